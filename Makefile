@@ -1,0 +1,46 @@
+# make demo: generated images out of a real Triton, in demo/
+# make test: lint, types and every test that needs no GPU
+# make test-slow: the minutes-long tier       make benchmark: the table in docs/performance.md
+# Both set up .venv/ by themselves; the second time they install nothing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+EXTRAS := train,export,serve,cpu,dev
+
+.PHONY: demo test test-slow test-gpu check format benchmark clean
+
+demo: $(STAMP)
+	$(BIN)/python demo.py
+
+test: check
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m "slow"
+
+test-gpu: $(STAMP)
+	$(BIN)/pytest -m "gpu"
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(STAMP)
+	$(BIN)/python benchmarks/serving.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; assert (3, 11) <= sys.version_info[:2] < (3, 13), sys.version" \
+	  || { echo "Python 3.11 or 3.12 is needed: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/python benchmarks/perf_analyzer.py
+	touch $@
+
+clean:
+	rm -rf .venv .perf_analyzer demo build *.egg-info

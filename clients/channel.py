@@ -1,0 +1,122 @@
+"""The gRPC channel: address, TLS, headers, and the options that make a lost server noticed soon."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from latentry.serving.errors import BadRequest
+
+DEFAULT_URL = "127.0.0.1:8001"
+URL_VARIABLE = "LATENTRY_URL"
+
+Tls = bool | str | os.PathLike[str] | tuple[str | None, str, str]
+
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
+_HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
+_LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|\[::1\]", re.IGNORECASE)
+
+_OPTIONS = {
+    # Tritonclient's own default; gRPC's of 4 MiB is less than one batch of pictures.
+    "grpc.max_send_message_length": -1,
+    "grpc.max_receive_message_length": -1,
+    # A server that hangs is noticed after one silent interval and one unanswered ping.
+    "grpc.keepalive_time_ms": 10_000,
+    "grpc.keepalive_timeout_ms": 2_000,
+    "grpc.http2.ping_timeout_ms": 2_000,
+    "grpc.http2.max_pings_without_data": 0,
+    # A server that came back is found soon.
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 200,
+    # In spite of its name the time that one attempt to connect may take: TLS needs round trips.
+    "grpc.min_reconnect_backoff_ms": 1_000,
+    # Its own connection: another client's back-off is not inherited.
+    "grpc.use_local_subchannel_pool": 1,
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server is and how to talk to it.
+
+    Attributes:
+        url: ``HOST:PORT``.
+        credentials: gRPC's channel credentials; None without TLS.
+        metadata: Sent with every call.
+    """
+
+    url: str
+    credentials: Any
+    metadata: tuple[tuple[str, str], ...]
+
+
+def address_from_arguments(
+    url: str | None, *, tls: Tls = False, headers: Mapping[str, str] | None = None
+) -> Address:
+    """Return the address that a client's arguments name; see :class:`latentry.clients.Client`.
+
+    Raises:
+        BadRequest: One of them is not allowed.
+    """
+    chosen = url if url is not None else os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    return Address(_check_url(chosen), _credentials(tls), _metadata(headers or {}))
+
+
+def open_channel(address: Address, *, asynchronous: bool = False) -> Any:
+    """Return a ``grpc.Channel``, or a ``grpc.aio.Channel`` of the running event loop.
+
+    Nothing is sent: gRPC connects with the first call.
+    """
+    options = dict(_OPTIONS)
+    if _LOOPBACK.fullmatch(address.url.rpartition(":")[0]):
+        options["grpc.enable_http_proxy"] = 0
+    module = grpc.aio if asynchronous else grpc
+    if address.credentials is None:
+        return module.insecure_channel(address.url, options=tuple(options.items()))
+    return module.secure_channel(address.url, address.credentials, options=tuple(options.items()))
+
+
+def _check_url(url: str) -> str:
+    match = _HOST_AND_PORT.fullmatch(url)
+    if not match or not 1 <= int(match["port"]) <= 65535:
+        raise BadRequest(f"address {url!r} is not allowed; give HOST:PORT, such as {DEFAULT_URL}")
+    return url
+
+
+def _credentials(tls: Tls) -> Any:
+    if tls is False:
+        return None
+    if tls is True:
+        return grpc.ssl_channel_credentials()
+    if not isinstance(tls, tuple):
+        return grpc.ssl_channel_credentials(_read(tls))
+    if len(tls) != 3:
+        raise BadRequest("tls takes (root certificates or None, private key, certificate chain)")
+    roots, key, chain = tls
+    return grpc.ssl_channel_credentials(
+        None if roots is None else _read(roots), _read(key), _read(chain)
+    )
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BadRequest(f"tls: {os.fspath(path)} cannot be read: {error.strerror}") from error
+
+
+def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    metadata = tuple((name.lower(), value) for name, value in headers.items())
+    for name, value in metadata:
+        allowed = _HEADER_NAME.fullmatch(name) and not name.startswith("grpc-")
+        if not allowed or name.endswith("-bin"):
+            raise BadRequest(f"header {name!r} is not allowed; use a-z, 0-9, _, - and .")
+        if not value.isascii() or not value.isprintable():
+            # The value may be a secret, so it is not shown.
+            raise BadRequest(f"header {name!r} holds something other than printable ASCII")
+    return metadata

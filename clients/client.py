@@ -1,0 +1,275 @@
+"""The synchronous client."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from os import PathLike
+from types import TracebackType
+from typing import Self, TypeVar
+
+from latentry.clients.requests import (
+    MAX_RESULT_BYTES,
+    Arguments,
+    ClassLabels,
+    Latents,
+    Numbers,
+    Samples,
+    Seeds,
+    check_chunk_size,
+    samples_from_arguments,
+    unary_requests,
+)
+from latentry.clients.results import (
+    GenerateResult,
+    Health,
+    StreamChunk,
+    health_from_names,
+    result_from_replies,
+)
+from latentry.clients.retry import (
+    RETRIED,
+    UNSET,
+    Deadline,
+    Retries,
+    Unset,
+    policy_from_retry_for_s,
+)
+from latentry.clients.streams import StreamCursor, close_replies
+from latentry.serving.errors import BadRequest, LatentryError
+from latentry.serving.spec import check_name
+from latentry.serving.transport import ModelInfo, Reply, Transport
+from latentry.serving.wire import Arrays
+
+T = TypeVar("T")
+
+# Parts of one call that are under way at a time: enough to keep a server busy.
+PARTS_IN_FLIGHT = 4
+
+
+class Client:
+    """Asks a Latentry server for images.
+
+    One client holds one connection and may be used from several threads.
+
+    Example::
+
+        with Client() as client:
+            for image in client.generate("digits", seeds=range(4), class_label=7):
+                ...
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout_s: float | None = 120.0,
+        retry_for_s: float | None = None,
+        tls: bool | str | PathLike[str] | tuple[str | None, str, str] = False,
+        headers: Mapping[str, str] | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        """Make a client; the connection is opened by the first call.
+
+        Args:
+            url: ``HOST:PORT``; None takes the environment's ``LATENTRY_URL`` or 127.0.0.1:8001.
+            timeout_s: Longest a ``generate`` may take, retries and all; None for no limit. The
+                answer is abandoned then, the server is not told.
+            retry_for_s: Keep trying for so long when the server is busy or gone; None means up to
+                3 attempts within 0.8 s.
+            tls: Whether to use TLS; a file of root certificates, or (roots or None, private key,
+                certificate chain), all PEM.
+            headers: Sent with every call, for a proxy that asks for a token.
+            transport: What answers instead of a server, such as a ``LocalTransport``; it is closed
+                with the client.
+
+        Raises:
+            BadRequest: An argument is not allowed.
+        """
+        Deadline(timeout_s)
+        self._timeout_s = timeout_s
+        self._policy = policy_from_retry_for_s(retry_for_s)
+        if transport is None:
+            # Here, because importing gRPC takes longer than everything else together.
+            from latentry.clients.grpc_transport import GrpcTransport
+
+            transport = GrpcTransport(url, tls=tls, headers=headers)
+        elif url is not None or tls or headers:
+            raise BadRequest("url, tls and headers go with a server, not with transport; give one")
+        self._transport = transport
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._transport.close()
+
+    def generate(
+        self,
+        model: str,
+        *,
+        seeds: Seeds | None = None,
+        n: int | None = None,
+        class_label: ClassLabels | None = None,
+        truncation_psi: Numbers | None = None,
+        z: Latents | None = None,
+        w: Latents | None = None,
+        format: str = "raw",
+        timeout_s: float | None | Unset = UNSET,
+    ) -> GenerateResult:
+        """Draw images, one for each seed, in their order. Give exactly one of seeds, n, z, w.
+
+        Args:
+            model: Name of the model.
+            seeds: One integer or several, 0 .. 2^32-1.
+            n: Number of images with seeds of the system's randomness (they are in the result).
+            class_label: Integer, one for all or one for each; required by conditional models.
+            truncation_psi: Number, one for all or one for each; 1 is off.
+            z: Input latents, float32 [N, z_dim].
+            w: Intermediate latents, float32 [N, num_ws, w_dim].
+            format: ``raw`` (uint8), ``float`` (also the network's float32), ``png``, ``jpeg`` or
+                ``webp``.
+            timeout_s: As in :meth:`__init__`, for this call.
+
+        Raises:
+            BadRequest: What was asked is not allowed; the message says what is.
+            NotFound: There is no such model.
+            Busy: The server's queue is full.
+            TimedOut: No answer came in time.
+            Draining: The server is shutting down.
+            ServerGone: Nobody answers, or the server died.
+            InvalidOutput: The generator produced NaN or infinity.
+            ServerFault: The server answered with another fault.
+        """
+        arguments = Arguments(seeds, n, class_label, truncation_psi, z, w, format)
+        deadline = Deadline(self._timeout_s if isinstance(timeout_s, Unset) else timeout_s)
+        info = self._info(model, deadline)
+        samples = samples_from_arguments(info, arguments, max_bytes=MAX_RESULT_BYTES)
+        replies = self._infer_all(model, unary_requests(samples), deadline)
+        if any(reply.version != info.version for reply in replies):
+            samples = Samples(self._info(model, deadline), samples.rows)
+        return result_from_replies(samples, replies)
+
+    def stream(
+        self,
+        model: str,
+        *,
+        seeds: Seeds | None = None,
+        n: int | None = None,
+        class_label: ClassLabels | None = None,
+        truncation_psi: Numbers | None = None,
+        z: Latents | None = None,
+        w: Latents | None = None,
+        format: str = "raw",
+        chunk_size: int | None = None,
+        resume: bool = False,
+    ) -> Generator[StreamChunk, None, None]:
+        """Draw images and give them in chunks as they come; arguments as in :meth:`generate`.
+
+        The number of images is not limited by memory: the server is asked for more when what it
+        sent has been taken. Closing the iterator cancels the rest. No time limit applies.
+
+        Args:
+            model: Name of the model.
+            seeds: See :meth:`generate`.
+            n: See :meth:`generate`.
+            class_label: See :meth:`generate`.
+            truncation_psi: See :meth:`generate`.
+            z: See :meth:`generate`.
+            w: See :meth:`generate`.
+            format: See :meth:`generate`.
+            chunk_size: Images in a chunk; None for a small first chunk and large ones after it.
+            resume: Go on by itself when the stream breaks, within ``retry_for_s`` each time.
+
+        Raises:
+            ServerGone: The stream broke; ``resume_at`` is the index of the first sample that was
+                not delivered. Others as for :meth:`generate`.
+        """
+        arguments = Arguments(seeds, n, class_label, truncation_psi, z, w, format)
+        chunk_size = check_chunk_size(chunk_size)
+        info = self._info(model, Deadline(self._timeout_s))
+        samples = samples_from_arguments(info, arguments)
+        return self._chunks(StreamCursor(samples, chunk_size), resume)
+
+    def models(self) -> list[str]:
+        """Return the names of the generators being served, sorted.
+
+        Raises:
+            LatentryError: As for :meth:`generate`.
+        """
+        return self._retried(self._transport.model_names, Deadline(self._timeout_s))
+
+    def info(self, model: str) -> ModelInfo:
+        """Return what is being served under ``model``.
+
+        Raises:
+            NotFound: There is no such model; others as for :meth:`generate`.
+        """
+        return self._info(model, Deadline(self._timeout_s))
+
+    def health(self) -> Health:
+        """Return whether the server is ready, and the reason where it is not; never raises."""
+        try:
+            return health_from_names(self._transport.ready(), self._transport.model_names())
+        except LatentryError as error:
+            return Health(False, str(error))
+
+    def _info(self, model: str, deadline: Deadline) -> ModelInfo:
+        check_name(model)
+        return self._retried(lambda: self._transport.model_info(model), deadline)
+
+    def _retried(self, call: Callable[[], T], deadline: Deadline) -> T:
+        retries = Retries(self._policy, deadline)
+        while True:
+            try:
+                return call()
+            except RETRIED as error:
+                time.sleep(retries.delay_s(error))
+
+    def _infer_all(self, model: str, requests: Sequence[Arrays], deadline: Deadline) -> list[Reply]:
+        replies = []
+        waiting: deque[Future[Reply]] = deque()
+        ahead = iter(requests)
+        for request in requests:
+            for later in islice(ahead, PARTS_IN_FLIGHT - len(waiting)):
+                waiting.append(self._transport.infer(model, later))
+            replies.append(self._settle(model, request, waiting.popleft(), deadline))
+        return replies
+
+    def _settle(
+        self, model: str, request: Arrays, future: Future[Reply], deadline: Deadline
+    ) -> Reply:
+        """Wait for one part, starting it again where that may help."""
+        retries = Retries(self._policy, deadline)
+        while True:
+            try:
+                return future.result(deadline.left_s())
+            except TimeoutError:
+                raise deadline.error() from None
+            except RETRIED as error:
+                time.sleep(retries.delay_s(error))
+            future = self._transport.infer(model, request)
+
+    def _chunks(self, cursor: StreamCursor, resume: bool) -> Generator[StreamChunk, None, None]:
+        retries = Retries(self._policy, Deadline(None))
+        while not cursor.finished:
+            replies = self._transport.stream(cursor.requests())
+            try:
+                for reply in replies:
+                    yield cursor.take(reply)
+                    retries = Retries(self._policy, Deadline(None))
+                cursor.check_finished()
+            except RETRIED as error:
+                time.sleep(cursor.delay_s(error, retries, resume=resume))
+            finally:
+                close_replies(replies)

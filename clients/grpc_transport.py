@@ -1,0 +1,344 @@
+"""Transports to a Triton server over gRPC.
+
+Bursts of short deadlines or cancelled calls on unary requests crash Triton before 2.59, so unary
+calls here carry no deadline and are never cancelled: who stops waiting abandons the answer. A
+stream may be cancelled.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from latentry.clients import codec
+from latentry.clients.adapter import answer_of
+from latentry.clients.channel import Address, Tls, address_from_arguments, open_channel
+from latentry.clients.status import error_from_rpc, error_from_status
+from latentry.serving.errors import (
+    BadRequest,
+    Draining,
+    LatentryError,
+    NotFound,
+    ServerGone,
+    TimedOut,
+)
+from latentry.serving.transport import ModelInfo, Reply
+from latentry.serving.wire import STREAM_MODEL, Arrays
+
+# Questions about the server itself are answered at once or not at all.
+QUESTION_TIMEOUT_S = 10.0
+# Closing a channel cancels what is under way on it, so abandoned answers get a moment to come in.
+CLOSE_GRACE_S = 1.0
+
+# Errors of a stream come with their status code instead of as a text without one.
+_STREAM_HEADER = ("triton_grpc_error", "true")
+
+
+class _InfoCache:
+    """What is known of models, as long as the server is surely the same one."""
+
+    def __init__(self) -> None:
+        self._infos: dict[str, ModelInfo] = {}
+
+    def get(self, model: str) -> ModelInfo | None:
+        return self._infos.get(model)
+
+    def put(self, info: ModelInfo) -> None:
+        self._infos[info.name] = info
+
+    def watch_connection(self, state: grpc.ChannelConnectivity) -> None:
+        if state is not grpc.ChannelConnectivity.READY:
+            self._infos.clear()
+
+    def watched(self, error: LatentryError) -> LatentryError:
+        """Return ``error``, having forgotten what it puts in doubt."""
+        if isinstance(error, Draining | NotFound | ServerGone):
+            self._infos.clear()
+        return error
+
+    def watch_reply(self, model: str, reply: Reply) -> None:
+        info = self._infos.get(model)
+        if info is not None and info.version != reply.version:
+            self._infos.pop(model, None)
+
+
+class GrpcTransport:
+    """Carries requests to a Triton server; see :class:`latentry.serving.transport.Transport`."""
+
+    def __init__(
+        self, url: str | None = None, *, tls: Tls = False, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Make a transport; arguments as for :class:`latentry.clients.Client`.
+
+        Raises:
+            BadRequest: An argument is not allowed.
+        """
+        self._address = address_from_arguments(url, tls=tls, headers=headers)
+        self._channel = open_channel(self._address)
+        self._stub = GRPCInferenceServiceStub(self._channel)
+        self._infos = _InfoCache()
+        self._channel.subscribe(self._infos.watch_connection)
+        self._lock = threading.Lock()
+        self._open: set[Future[Any]] | None = set()
+
+    def ready(self) -> bool:
+        """Whether the server answers and every model is ready; False when nobody answers."""
+        try:
+            return bool(self._ask(self._stub.ServerReady, service_pb2.ServerReadyRequest()).ready)
+        except LatentryError:
+            return False
+
+    def model_names(self) -> list[str]:
+        """Names of the models being served, sorted, without the stream model."""
+        question = service_pb2.RepositoryIndexRequest(ready=True)
+        return _names_from_index(self._ask(self._stub.RepositoryIndex, question))
+
+    def model_info(self, model: str) -> ModelInfo:
+        """What is being served under ``model``; raises NotFound."""
+        if (known := self._infos.get(model)) is not None:
+            return known
+        try:
+            config = self._ask(self._stub.ModelConfig, service_pb2.ModelConfigRequest(name=model))
+            metadata = self._ask(
+                self._stub.ModelMetadata, service_pb2.ModelMetadataRequest(name=model)
+            )
+        except NotFound as error:
+            raise _not_found(model, self.model_names()) from error
+        info = codec.info_from_config(config.config, metadata.versions)
+        self._infos.put(info)
+        return info
+
+    def infer(self, model: str, inputs: Arrays) -> Future[Reply]:
+        """Start one unary request; the future holds a Reply or a LatentryError."""
+
+        def reply_from_response(response: Any) -> Reply:
+            reply = codec.reply_from_response(response)
+            self._infos.watch_reply(model, reply)
+            return reply
+
+        request = codec.infer_request(model, inputs)
+        return self._start(self._stub.ModelInfer, request, reply_from_response)
+
+    def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
+        """Send requests to ``generate_stream``, each once the one before it is answered in full."""
+        self._check_open()
+        outbox: SimpleQueue[Any] = SimpleQueue()
+        call = self._stub.ModelStreamInfer(
+            iter(outbox.get, None), metadata=(*self._address.metadata, _STREAM_HEADER)
+        )
+        try:
+            for request in requests:
+                outbox.put(_stream_request(request))
+                for message in call:
+                    response = _response_from_stream(message, self._address)
+                    if response.outputs:
+                        yield codec.reply_from_response(response)
+                    if codec.is_final(response):
+                        break
+            outbox.put(None)
+            # The status comes after the last answer.
+            for _ in call:
+                pass
+        except grpc.RpcError as error:
+            raise self._infos.watched(error_from_rpc(error, self._address.url)) from error
+        finally:
+            outbox.put(None)
+            call.cancel()
+
+    def close(self) -> None:
+        """Give up the connection; answers that nobody waits for get a second to come in."""
+        with self._lock:
+            still_open, self._open = self._open, None
+        wait(still_open or (), timeout=CLOSE_GRACE_S)
+        self._channel.unsubscribe(self._infos.watch_connection)
+        self._channel.close()
+
+    def _ask(self, method: Any, request: Any) -> Any:
+        try:
+            return self._start(method, request, lambda response: response).result(
+                QUESTION_TIMEOUT_S
+            )
+        except TimeoutError:
+            raise _no_answer(self._address) from None
+
+    def _start(self, method: Any, request: Any, convert: Callable[[Any], Any]) -> Future[Any]:
+        answer: Future[Any] = Future()
+
+        def finish(call: Any) -> None:
+            try:
+                answer.set_result(convert(call.result()))
+            except grpc.RpcError as error:
+                answer.set_exception(self._infos.watched(error_from_rpc(error, self._address.url)))
+            except Exception as error:  # whoever waits must hear of it, whatever it is
+                answer.set_exception(error)
+
+        with self._lock:
+            self._check_open().add(answer)
+            answer.add_done_callback(self._forget)
+            call = method.future(request, metadata=self._address.metadata)
+        call.add_done_callback(finish)
+        return answer
+
+    def _check_open(self) -> set[Future[Any]]:
+        if self._open is None:
+            raise _closed()
+        return self._open
+
+    def _forget(self, answer: Future[Any]) -> None:
+        with self._lock:
+            if self._open is not None:
+                self._open.discard(answer)
+
+
+class AsyncGrpcTransport:
+    """The same for asyncio; the channel is opened in the event loop of the first call."""
+
+    def __init__(
+        self, url: str | None = None, *, tls: Tls = False, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Make a transport; arguments as for :class:`latentry.clients.AsyncClient`.
+
+        Raises:
+            BadRequest: An argument is not allowed.
+        """
+        self._address = address_from_arguments(url, tls=tls, headers=headers)
+        self._channel: Any = None
+        self._channel_stub: Any = None
+        self._closed = False
+        self._infos = _InfoCache()
+        self._open: set[asyncio.Future[Any]] = set()
+
+    async def ready(self) -> bool:
+        """Whether the server answers and every model is ready; False when nobody answers."""
+        try:
+            ready = await self._ask(self._stub().ServerReady, service_pb2.ServerReadyRequest())
+        except LatentryError:
+            return False
+        return bool(ready.ready)
+
+    async def model_names(self) -> list[str]:
+        """Names of the models being served, sorted, without the stream model."""
+        question = service_pb2.RepositoryIndexRequest(ready=True)
+        return _names_from_index(await self._ask(self._stub().RepositoryIndex, question))
+
+    async def model_info(self, model: str) -> ModelInfo:
+        """What is being served under ``model``; raises NotFound."""
+        stub = self._stub()
+        if (known := self._infos.get(model)) is not None:
+            return known
+        try:
+            config = await self._ask(stub.ModelConfig, service_pb2.ModelConfigRequest(name=model))
+            metadata = await self._ask(
+                stub.ModelMetadata, service_pb2.ModelMetadataRequest(name=model)
+            )
+        except NotFound as error:
+            raise _not_found(model, await self.model_names()) from error
+        info = codec.info_from_config(config.config, metadata.versions)
+        self._infos.put(info)
+        return info
+
+    async def infer(self, model: str, inputs: Arrays) -> Reply:
+        """Send one unary request; cancelling the task abandons the answer."""
+        request = codec.infer_request(model, inputs)
+        response = await answer_of(self._start(self._stub().ModelInfer, request))
+        reply = codec.reply_from_response(response)
+        self._infos.watch_reply(model, reply)
+        return reply
+
+    async def stream(self, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
+        """Send requests to ``generate_stream``, each once the one before it is answered in full."""
+        call = self._stub().ModelStreamInfer(metadata=(*self._address.metadata, _STREAM_HEADER))
+        try:
+            for request in requests:
+                await call.write(_stream_request(request))
+                while (message := await call.read()) is not grpc.aio.EOF:
+                    response = _response_from_stream(message, self._address)
+                    if response.outputs:
+                        yield codec.reply_from_response(response)
+                    if codec.is_final(response):
+                        break
+            await call.done_writing()
+            await call.read()
+        except asyncio.InvalidStateError as error:
+            # The call ended between two requests, and gRPC says only that it did.
+            ended = error_from_status(await call.code(), await call.details(), self._address.url)
+            raise self._infos.watched(ended) from error
+        except grpc.RpcError as error:
+            raise self._infos.watched(error_from_rpc(error, self._address.url)) from error
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Give up the connection; answers that nobody waits for get a second to come in."""
+        self._closed = True
+        if self._open:
+            await asyncio.wait(tuple(self._open), timeout=CLOSE_GRACE_S)
+        if self._channel is not None:
+            await self._channel.close()
+
+    def _stub(self) -> Any:
+        if self._closed:
+            raise _closed()
+        if self._channel is None:
+            self._channel = open_channel(self._address, asynchronous=True)
+            self._channel_stub = GRPCInferenceServiceStub(self._channel)
+        self._infos.watch_connection(self._channel.get_state())
+        return self._channel_stub
+
+    async def _ask(self, method: Any, request: Any) -> Any:
+        answer = self._start(method, request)
+        try:
+            async with asyncio.timeout(QUESTION_TIMEOUT_S):
+                return await answer_of(answer)
+        except TimeoutError:
+            raise _no_answer(self._address) from None
+
+    def _start(self, method: Any, request: Any) -> "asyncio.Future[Any]":
+        answer = asyncio.ensure_future(
+            self._response(method(request, metadata=self._address.metadata))
+        )
+        self._open.add(answer)
+        answer.add_done_callback(self._open.discard)
+        return answer
+
+    async def _response(self, call: Awaitable[Any]) -> Any:
+        try:
+            return await call
+        except grpc.RpcError as error:
+            raise self._infos.watched(error_from_rpc(error, self._address.url)) from error
+
+
+def _names_from_index(index: Any) -> list[str]:
+    names = {model.name for model in index.models if model.state == "READY"}
+    return sorted(names - {STREAM_MODEL})
+
+
+def _not_found(model: str, names: Iterable[str]) -> NotFound:
+    return NotFound(f"model {model!r} is not being served; these are: {', '.join(names) or 'none'}")
+
+
+def _closed() -> BadRequest:
+    return BadRequest("this client is closed; make a new one")
+
+
+def _no_answer(address: Address) -> TimedOut:
+    return TimedOut(
+        f"{address.url} took the question and did not answer within {QUESTION_TIMEOUT_S:g} s; "
+        "the server hangs or is overloaded: see its log"
+    )
+
+
+def _stream_request(request: Arrays) -> Any:
+    return codec.infer_request(STREAM_MODEL, request, {codec.ASK_FINAL_RESPONSE: True})
+
+
+def _response_from_stream(message: Any, address: Address) -> Any:
+    if message.error_message:
+        raise error_from_status(grpc.StatusCode.UNKNOWN, message.error_message, address.url)
+    return message.infer_response

@@ -1,0 +1,280 @@
+"""From a caller's arguments to checked samples, and from those to wire requests; pure.
+
+Every rule about what a request may carry is ``latentry.serving``'s: arguments are brought into
+wire form here and then go through the very check that the server makes.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentry.serving.errors import BadRequest
+from latentry.serving.images import Format, format_from_text
+from latentry.serving.seeds import check_seed, check_seeds, draw_seeds
+from latentry.serving.spec import Input
+from latentry.serving.transport import ModelInfo
+from latentry.serving.wire import Rows, rows_from_request
+
+MAX_RESULT_BYTES = 2**30
+MAX_SAMPLES = 2**24
+MAX_STREAM_REQUEST_SAMPLES = 4096
+MAX_STREAM_REQUEST_BYTES = 64 * 2**20
+
+Seeds = int | Iterable[int]
+ClassLabels = int | Sequence[int] | NDArray[Any]
+Numbers = float | Sequence[float] | NDArray[Any]
+Latents = Sequence[Any] | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a caller gives to ``generate`` or ``stream``, unchecked; see :meth:`Client.generate`."""
+
+    seeds: Seeds | None = None
+    n: int | None = None
+    class_label: ClassLabels | None = None
+    truncation_psi: Numbers | None = None
+    z: Latents | None = None
+    w: Latents | None = None
+    format: str = Format.RAW
+
+    @property
+    def latent(self) -> tuple[str, Any]:
+        """The one latent that was given, as (name of the argument, its value).
+
+        Raises:
+            BadRequest: None was given, or several.
+        """
+        names = ("seeds", "n", "z", "w")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if len(given) != 1:
+            what = " and ".join(given) if given else "none"
+            verb = "were" if len(given) > 1 else "was"
+            raise BadRequest(f"exactly one of seeds, n, z, w must be given; {what} {verb}")
+        return next(iter(given.items()))
+
+    @property
+    def controls(self) -> dict[str, Any]:
+        """The controls that were given, by role."""
+        controls = {"class_label": self.class_label, "truncation_psi": self.truncation_psi}
+        return {name: value for name, value in controls.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Checked samples of one model, with the defaults of left-out controls filled in."""
+
+    info: ModelInfo
+    rows: Rows
+
+    @property
+    def seeds(self) -> NDArray[np.int64] | None:
+        """The samples' seeds, int64 [N]; None where latents were given."""
+        return self.rows.values[:, 0] if self.rows.latent == "seed" else None
+
+
+def samples_from_arguments(
+    info: ModelInfo, arguments: Arguments, *, max_bytes: int | None = None
+) -> Samples:
+    """Return the checked samples that ``arguments`` ask of the model ``info``.
+
+    Args:
+        info: The model.
+        arguments: What the caller gave.
+        max_bytes: Refuse a result larger than this.
+
+    Raises:
+        BadRequest: Naming the argument, what it holds and what is allowed.
+    """
+    image_format = format_from_text(arguments.format)
+    kind, value = arguments.latent
+    if kind == "seeds" and not isinstance(value, Sized | int | np.integer):
+        value = list(islice(value, MAX_SAMPLES + 1)) if isinstance(value, Iterable) else value
+    count = _count(kind, value)
+    _check_size(info, count, image_format, max_bytes)
+    request = _latents(kind, value)
+    for name, control in arguments.controls.items():
+        request[name] = _control(info.spec.find(name), name, control, count)
+    if image_format is not Format.RAW:
+        request["format"] = _format_rows(image_format, count)
+    return Samples(info, rows_from_request(info.spec, request, most=max(count, 1)))
+
+
+def unary_requests(samples: Samples) -> list[dict[str, NDArray[Any]]]:
+    """Return the samples as unary requests, each no larger than the model's largest batch."""
+    size = samples.info.max_batch_size
+    return [
+        _unary_request(samples.rows, slice(start, start + size))
+        for start in range(0, samples.rows.count, size)
+    ]
+
+
+def samples_per_stream_request(samples: Samples) -> int:
+    """Return how many samples one stream request carries: 4,096, or 64 MiB of output."""
+    row_bytes = _row_bytes(samples.info, samples.rows.image_format)
+    return max(1, min(MAX_STREAM_REQUEST_SAMPLES, MAX_STREAM_REQUEST_BYTES // row_bytes))
+
+
+def stream_requests(
+    samples: Samples, start: int = 0, chunk_size: int | None = None
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield the samples from index ``start`` as requests to ``generate_stream``, in order."""
+    size = samples_per_stream_request(samples)
+    for first in range(start, samples.rows.count, size):
+        yield _stream_request(samples, slice(first, first + size), chunk_size)
+
+
+def check_chunk_size(chunk_size: int | None) -> int | None:
+    """Return ``chunk_size`` if a stream may have it.
+
+    Raises:
+        BadRequest: It is no integer from 1 to 4,096.
+    """
+    if chunk_size is None:
+        return None
+    is_integer = isinstance(chunk_size, int | np.integer) and not isinstance(chunk_size, bool)
+    if not is_integer or not 1 <= chunk_size <= MAX_STREAM_REQUEST_SAMPLES:
+        raise BadRequest(
+            f"chunk_size={chunk_size!r}; it takes an integer from 1 to {MAX_STREAM_REQUEST_SAMPLES}"
+        )
+    return int(chunk_size)
+
+
+def _count(kind: str, value: Any) -> int:
+    if kind == "n":
+        return value if isinstance(value, int) else 1  # what n may be is draw_seeds' to say
+    is_scalar = isinstance(value, np.ndarray) and not value.ndim
+    return len(value) if isinstance(value, Sized) and not is_scalar else 1
+
+
+def _check_size(info: ModelInfo, count: int, image_format: Format, max_bytes: int | None) -> None:
+    if count > MAX_SAMPLES:
+        raise BadRequest(f"{count} samples are more than one call takes; it takes {MAX_SAMPLES}")
+    size = count * _row_bytes(info, image_format)
+    if max_bytes is not None and size > max_bytes:
+        height, width, channels = info.spec.image.row_shape
+        raise BadRequest(
+            f"{count} images of {height} x {width} x {channels} are {size / 2**30:.1f} GiB; one "
+            f"result holds up to {max_bytes / 2**30:g} GiB. Use stream(...), which takes the same "
+            "arguments and gives the images in chunks"
+        )
+
+
+def _row_bytes(info: ModelInfo, image_format: Format) -> int:
+    # With float, every element travels as one uint8 and one float32.
+    return info.spec.image.row_bytes * (5 if image_format is Format.FLOAT else 1)
+
+
+def _latents(kind: str, value: Any) -> dict[str, NDArray[Any]]:
+    if kind == "seeds":
+        return {"seed": _seeds(value)[:, None]}
+    if kind == "n":
+        return {"seed": draw_seeds(value)[:, None]}
+    return {kind: _float32_from_numbers(kind, value)}
+
+
+def _seeds(seeds: Any) -> NDArray[np.int64]:
+    if isinstance(seeds, range) and seeds:
+        # A range is monotonic, so its ends vouch for what lies between.
+        check_seed(seeds[0])
+        check_seed(seeds[-1])
+        return np.arange(seeds.start, seeds.stop, seeds.step, dtype=np.int64)
+    return check_seeds(seeds)
+
+
+def _control(item: Input | None, name: str, value: Any, count: int) -> NDArray[Any]:
+    """Return a control as [count, 1], one value being for all samples."""
+    if item is None:
+        return np.zeros((count, 1))  # the model has no such control, and the check says so
+    if item.dtype is np.int64:
+        array: NDArray[Any] = _int64_from_integers(name, value, item.allowed)
+    else:
+        array = _float32_from_numbers(name, value, item.allowed)
+    if array.ndim == 0:
+        return np.full((count, 1), array)
+    if array.shape not in ((count,), (count, 1)):
+        raise BadRequest(
+            f"{name} has shape {list(array.shape)} for {count} samples; "
+            "give one value for all, or one for each"
+        )
+    return array.reshape(count, 1)
+
+
+def _int64_from_integers(name: str, value: Any, allowed: str) -> NDArray[np.int64]:
+    array = _array(name, value, allowed, (int, np.integer), "iu")
+    try:
+        return array.astype(np.int64)
+    except OverflowError:
+        raise BadRequest(f"{name} does not fit in 64 bits; it takes {allowed}") from None
+
+
+def _float32_from_numbers(name: str, value: Any, allowed: str = "numbers") -> NDArray[np.float32]:
+    array = _array(name, value, allowed, (int, float, np.integer, np.floating), "iuf")
+    try:
+        with np.errstate(over="ignore"):  # becomes infinity, which the check refuses
+            return np.ascontiguousarray(array.astype(np.float32)).reshape(array.shape)
+    except OverflowError:
+        raise BadRequest(f"{name} does not fit in float32; it takes {allowed}") from None
+
+
+def _array(
+    name: str, value: Any, allowed: str, types: tuple[type, ...], kinds: str
+) -> NDArray[Any]:
+    """Return ``value`` as an array whose elements are all of ``types``, never bool."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in kinds:
+        return value
+    try:
+        # Arrays of other libraries come as they are; lists keep the types that the caller wrote.
+        array = np.asarray(value) if hasattr(value, "__array__") else np.asarray(value, object)
+    except (TypeError, ValueError):
+        raise BadRequest(f"{name} is no array of numbers; it takes {allowed}") from None
+    for element in array.flat:
+        if isinstance(element, bool | np.bool_) or not isinstance(element, types):
+            what = type(element).__name__
+            raise BadRequest(f"{name} holds {element!r}, a {what}; it takes {allowed}")
+    return array
+
+
+def _format_rows(image_format: Format, count: int) -> NDArray[Any]:
+    return np.full((count, 1), image_format.value.encode(), np.object_)
+
+
+def _unary_request(rows: Rows, part: slice) -> dict[str, NDArray[Any]]:
+    request = {rows.latent: rows.values[part]}
+    request.update((name, values[part]) for name, values in rows.controls.items())
+    if rows.image_format is not Format.RAW:
+        request["format"] = _format_rows(rows.image_format, len(request[rows.latent]))
+    return request
+
+
+def _stream_request(
+    samples: Samples, part: slice, chunk_size: int | None
+) -> dict[str, NDArray[Any]]:
+    rows = samples.rows
+    request = {"model": _text(samples.info.name)}
+    if rows.latent == "seed":
+        request.update(_stream_seeds(rows.values[part, 0]))
+    else:
+        request[rows.latent] = rows.values[part]
+    for name, values in rows.controls.items():
+        piece = values[part]
+        request[name] = piece[:1] if (piece == piece[0]).all() else piece
+    if chunk_size is not None:
+        request["chunk_size"] = np.array([chunk_size], np.int64)
+    if rows.image_format is not Format.RAW:
+        request["format"] = _text(rows.image_format.value)
+    return request
+
+
+def _stream_seeds(seeds: NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]:
+    if len(seeds) > 1 and (np.diff(seeds) == 1).all():
+        return {"seed": seeds[:1], "count": np.array([len(seeds)], np.int64)}
+    return {"seed": seeds}
+
+
+def _text(text: str) -> NDArray[Any]:
+    return np.array([text.encode()], np.object_)

@@ -1,0 +1,88 @@
+"""Where a stream stands, without any input or output: shared by both clients."""
+
+from collections.abc import Generator, Iterator
+
+from latentry.clients.requests import Samples, samples_per_stream_request, stream_requests
+from latentry.clients.results import StreamChunk, chunk_from_reply
+from latentry.clients.retry import Retries
+from latentry.serving.errors import LatentryError, ServerFault, ServerGone
+from latentry.serving.transport import Reply
+from latentry.serving.wire import Arrays
+
+
+class StreamCursor:
+    """Counts what a stream has delivered, so that it can go on from there.
+
+    Attributes:
+        delivered: Number of samples delivered.
+    """
+
+    def __init__(self, samples: Samples, chunk_size: int | None) -> None:
+        self.delivered = 0
+        self._samples = samples
+        self._chunk_size = chunk_size
+        self._start = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every sample has been delivered."""
+        return self.delivered == self._samples.rows.count
+
+    def requests(self) -> Iterator[Arrays]:
+        """Return the requests for what has not been delivered."""
+        self._start = self.delivered
+        return stream_requests(self._samples, self._start, self._chunk_size)
+
+    def take(self, reply: Reply) -> StreamChunk:
+        """Return the chunk in ``reply`` and count it as delivered.
+
+        Raises:
+            ServerFault: It is not the chunk that comes next.
+        """
+        expected = (self.delivered - self._start) % samples_per_stream_request(self._samples)
+        index = reply.outputs.get("index")
+        if index is None or index.size != 1 or int(index.flat[0]) != expected:
+            what = "no index" if index is None else f"index {index.tolist()}"
+            raise ServerFault(f"the stream sent a chunk with {what}; {expected} was next")
+        chunk = chunk_from_reply(self._samples, self.delivered, reply)
+        self.delivered += len(chunk)
+        return chunk
+
+    def check_finished(self) -> None:
+        """Check a stream that the server has ended.
+
+        Raises:
+            ServerGone: Samples are missing.
+        """
+        if not self.finished:
+            raise ServerGone("the server ended the stream early")
+
+    def delay_s(self, error: LatentryError, retries: Retries, *, resume: bool) -> float:
+        """Return the seconds to wait before the stream goes on after ``error``.
+
+        Raises:
+            ServerGone: It does not go on; ``resume_at`` says where it stands.
+            LatentryError: ``error`` itself, where nothing had been delivered.
+        """
+        if not self.delivered:
+            return retries.delay_s(error)
+        if not resume:
+            raise self._broken(error) from error
+        try:
+            return retries.delay_s(error)
+        except LatentryError:
+            raise self._broken(error) from error
+
+    def _broken(self, error: LatentryError) -> ServerGone:
+        total, done = self._samples.rows.count, self.delivered
+        return ServerGone(
+            f"the stream broke off after {done} of {total} samples: {error}. Go on with samples "
+            f"{done} to {total - 1}, or let it go on by itself with resume=True",
+            resume_at=done,
+        )
+
+
+def close_replies(replies: Iterator[Reply]) -> None:
+    """Cancel what is under way of a transport's stream."""
+    if isinstance(replies, Generator):
+        replies.close()

@@ -1,0 +1,191 @@
+"""From a checkpoint, or a user's own module, to a published entry: the whole road in one place.
+
+Every step may refuse; only the last one writes, and it writes all or nothing.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import nn
+
+from latentry.export.graph_checks import check_graphs
+from latentry.export.modules import check_stages, module_from_target
+from latentry.export.onnx_export import OPSET, onnx_from_module
+from latentry.export.parity import Parity, prove
+from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.errors import CheckpointError, LatentryError, SpecError
+from latentry.serving.generator import Generator
+from latentry.serving.goldens import GOLDEN_FILE, golden_bytes, golden_inputs, golden_record
+from latentry.serving.images import Uint8
+from latentry.serving.manifest import (
+    Manifest,
+    ModelPart,
+    RecordPart,
+    ServingPart,
+    file_record,
+)
+from latentry.serving.repository import MODEL_FILE, MODEL_PY, Entry, publish
+from latentry.serving.spec import GeneratorSpec, Role, check_name, spec_from_json
+from latentry.serving.wire import Arrays
+from latentry.training.checkpoint import checkpoint_digest, load_checkpoint
+
+PERF_INPUT_FILE = "perf_input.json"
+_PERF_ROWS = 64
+_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "latentry")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A generator to be exported.
+
+    Attributes:
+        name: Model name in the repository.
+        spec: What it takes and gives.
+        module: The network with its weights.
+        architecture: How the network is called, for the record.
+        digest: SHA-256 of what it was loaded from.
+    """
+
+    name: str
+    spec: GeneratorSpec
+    module: nn.Module
+    architecture: str
+    digest: str
+
+
+def source_from_checkpoint(folder: Path, name: str | None = None) -> Source:
+    """Return the generator in a checkpoint folder.
+
+    Raises:
+        CheckpointError: The folder is damaged; the message says how.
+    """
+    checkpoint, module = load_checkpoint(folder)
+    return Source(
+        name=check_name(name or checkpoint.name),
+        spec=checkpoint.spec,
+        module=module,
+        architecture=checkpoint.architecture,
+        digest=checkpoint_digest(folder),
+    )
+
+
+def source_from_target(target: str, weights: Path, spec: Path, name: str | None = None) -> Source:
+    """Return a user's own generator: ``package.module:build``, its weights and its spec.
+
+    The name is the module's own unless ``name`` is given.
+
+    Raises:
+        CheckpointError: The weights do not fit the module.
+        SpecError: The spec file is missing or wrong.
+        ExportRefused: The target cannot be built.
+    """
+    chosen = name or target.partition(":")[0].rpartition(".")[2].lower()
+    check_name(chosen)
+    try:
+        text = spec.read_bytes()
+    except OSError as error:
+        raise SpecError(f"{spec} cannot be read: {error.strerror}") from error
+    parsed = spec_from_json(text, str(spec))
+    module = module_from_target(target, weights)
+    try:
+        digest = hashlib.sha256(text + weights.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{weights} cannot be read: {error.strerror}") from error
+    return Source(chosen, parsed, module, target, digest)
+
+
+def export_generator(
+    source: Source,
+    repository: Path,
+    *,
+    max_batch_size: int = ServingPart().max_batch_size,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> tuple[Entry, bool]:
+    """Export, prove and publish ``source``; return the entry and whether it is new.
+
+    Args:
+        source: The generator.
+        repository: The model repository; made where it does not exist.
+        max_batch_size: Largest batch that will be served, and up to which it is proved.
+        on_step: Called with a line for people before each step.
+
+    Raises:
+        ExportRefused: A proof failed; nothing was written.
+        LatentryError: The name is not allowed, or its other versions have other tensors.
+    """
+    check_stages(source.module, source.spec)
+    on_step("exporting to ONNX")
+    artefacts = onnx_from_module(source.module, source.spec)
+    check_graphs(source.spec, artefacts)
+    on_step(f"proving it against PyTorch at batch 1, 3 and {max_batch_size}")
+    parity = prove(source.module, source.spec, artefacts, max_batch_size)
+    on_step("drawing the goldens")
+    generator = _generator(source.spec, artefacts)
+    inputs = golden_inputs(source.spec)
+    images = _draw(generator, inputs)
+    files = {
+        GOLDEN_FILE: golden_bytes(images),
+        PERF_INPUT_FILE: perf_input(source.spec),
+        MODEL_FILE: MODEL_PY,
+    }
+    manifest = Manifest(
+        model=ModelPart(
+            spec=source.spec,
+            artefacts={name: file_record(data) for name, data in artefacts.items()},
+        ),
+        record=RecordPart(
+            checkpoint_digest=source.digest,
+            architecture=source.architecture,
+            opset=OPSET,
+            precision="fp32",
+            parity=_summary(parity),
+            goldens=golden_record(inputs, images, generator.engine_class),
+            files={name: file_record(data) for name, data in files.items()},
+            tools={name: version(name) for name in _TOOLS},
+            host=f"{platform.system()}-{platform.machine()}",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+        serving=ServingPart(max_batch_size=max_batch_size),
+    )
+    on_step("publishing")
+    return publish(repository, source.name, manifest, {**artefacts, **files})
+
+
+def perf_input(spec: GeneratorSpec) -> bytes:
+    """Return the ``--input-data`` file for perf_analyzer, whose random defaults are all invalid.
+
+    Rows go through the seeds and the classes; controls are always there, so that every request has
+    the same tensors and they batch together.
+    """
+    rows = []
+    for seed in range(_PERF_ROWS):
+        row: dict[str, list[int | float]] = {"seed": [seed]}
+        if spec.classes:
+            row[Role.CLASS_LABEL] = [seed % len(spec.classes)]
+        if spec.w:
+            row[Role.TRUNCATION_PSI] = [1.0]
+        rows.append(row)
+    return json.dumps({"data": rows}, indent=1).encode()
+
+
+def _generator(spec: GeneratorSpec, artefacts: Mapping[str, bytes]) -> Generator:
+    engines = {stage: OnnxRuntimeEngine(artefacts[f"{stage}.onnx"]) for stage in spec.stages}
+    return Generator(spec, dict(engines), max_batch_size=len(golden_inputs(spec)["seed"]))
+
+
+def _draw(generator: Generator, inputs: Arrays) -> Uint8:
+    answer = generator.answer([inputs])[0]
+    if isinstance(answer, LatentryError):
+        raise answer
+    images: Uint8 = answer["image"]
+    return images
+
+
+def _summary(parity: Parity) -> dict[str, object]:
+    return parity.model_dump(mode="json")

@@ -1,0 +1,126 @@
+"""Ask a running server for its goldens, the way any client would.
+
+The only place in ``serving`` that speaks gRPC. No call carries a gRPC deadline: bursts of them
+crash Triton 2.51, so a late answer is abandoned on this side.
+"""
+
+import queue
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from latentry.serving.engines.onnxruntime_cpu import engine_class
+from latentry.serving.errors import ServeError
+from latentry.serving.goldens import (
+    Verdict,
+    compare_with_goldens,
+    golden_inputs,
+    read_goldens,
+    save_worst_pair,
+)
+from latentry.serving.images import Uint8
+from latentry.serving.repository import Entry
+
+_PROBE_S = 2.0
+
+
+class Pending:
+    """A golden that was asked for and may be answered later."""
+
+    def __init__(self) -> None:
+        self._answers: queue.Queue[InferResult | InferenceServerException] = queue.Queue()
+
+    def resolve(self, result: InferResult, error: InferenceServerException | None) -> None:
+        """Take the answer; called by gRPC."""
+        self._answers.put(error or result)
+
+    def wait(self, timeout_s: float) -> Uint8 | None:
+        """Return the images [N, H, W, C], or None where none came in time.
+
+        Raises:
+            ServeError: The server answered with an error.
+        """
+        try:
+            answer = self._answers.get(timeout=timeout_s) if timeout_s else self._answers.get(False)
+        except queue.Empty:
+            return None
+        if isinstance(answer, InferenceServerException):
+            raise ServeError(f"the canary got an error: {answer}")
+        images: Uint8 = answer.as_numpy("image")
+        return images
+
+
+class Canary:
+    """Compares what a server draws with the goldens of its entries."""
+
+    def __init__(self, url: str, entries: list[Entry]) -> None:
+        self._client = InferenceServerClient(url)
+        self._entries = {entry.name: entry for entry in entries}
+        self._goldens = {name: read_goldens(e.folder) for name, e in self._entries.items()}
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._client.close()
+
+    def server_ready(self) -> bool:
+        """Whether the server says that it is ready."""
+        try:
+            return bool(self._client.is_server_ready(client_timeout=_PROBE_S))
+        except InferenceServerException:
+            return False
+
+    def ask(self, name: str, golden: int) -> Pending:
+        """Ask model ``name`` for one of its goldens."""
+        pending = Pending()
+        inputs = golden_inputs(self._entries[name].manifest.model.spec)
+        tensors = [_infer_input(key, array[golden : golden + 1]) for key, array in inputs.items()]
+        self._client.async_infer(name, tensors, callback=pending.resolve)
+        return pending
+
+    def compare(self, name: str, image: Uint8, golden: int) -> Verdict:
+        """Compare the one image that :meth:`ask` brought with its golden."""
+        return self._compare(name, image, slice(golden, golden + 1))
+
+    def check_all(self, timeout_s: float) -> list[str]:
+        """Compare every golden of every model; return a warning for each that is not exact.
+
+        Raises:
+            ServeError: A model does not draw its goldens; the worst pair lies in the named PNG.
+        """
+        warnings = []
+        for name, entry in self._entries.items():
+            # One by one: a model's largest batch may be smaller than the number of goldens.
+            pending = [self.ask(name, index) for index in range(len(self._goldens[name]))]
+            drawn = [one.wait(timeout_s) for one in pending]
+            images = np.concatenate([image for image in drawn if image is not None])
+            if len(images) < len(drawn):
+                raise ServeError(f"{name} did not draw its goldens within {timeout_s:g} s")
+            verdict = self._compare(name, images, slice(None))
+            if not verdict.passed:
+                picture = Path(f"latentry-canary-{name}.png").resolve()
+                save_worst_pair(images, self._goldens[name], verdict, picture)
+                raise ServeError(
+                    f"{name} does not draw its goldens: {verdict}. Made by "
+                    f"{entry.manifest.record.goldens.engine_class}, served by {engine_class()}. "
+                    f"Golden and answer side by side: {picture}. Export {name} again on a machine "
+                    "you trust; do not serve this one"
+                )
+            if not verdict.exact:
+                warnings.append(f"{name}: other engine class than its goldens; {verdict}")
+        return warnings
+
+    def _compare(self, name: str, images: Uint8, rows: slice) -> Verdict:
+        made_by = self._entries[name].manifest.record.goldens.engine_class
+        return compare_with_goldens(
+            images, self._goldens[name][rows], same_class=made_by == engine_class()
+        )
+
+
+def _infer_input(name: str, array: NDArray[Any]) -> InferInput:
+    tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+    tensor.set_data_from_numpy(np.ascontiguousarray(array))
+    return tensor

@@ -1,0 +1,225 @@
+"""``latentry serve``, ``latentry models`` and ``latentry doctor``."""
+
+import json
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from latentry.serving.repository import Entry
+    from latentry.serving.tritonserver import Endpoint
+
+_REPOSITORY = Path("model_repository")
+
+Repository = Annotated[Path, typer.Option(help="The model repository.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
+
+
+class LogLevel(StrEnum):
+    """How much Triton logs."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+    DEBUG = "debug"
+
+
+def serve(
+    repository: Repository = _REPOSITORY,
+    models: Annotated[
+        str, typer.Option(help="Names, such as digits,textures; all if left out.")
+    ] = "",
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")
+    ] = 8001,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Metrics port on loopback; 0 takes a free one.")
+    ] = 8002,
+    instances: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes of each model; the entry's own if left out."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=0, help="Engine threads of each; 0 means one for each core.")
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="How much Triton logs.")] = LogLevel.WARNING,
+    log_file: Annotated[Path | None, typer.Option(help="Triton's output, appended.")] = None,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="Seconds that running requests get when stopping.")
+    ] = 10.0,
+    expose_old_server: Annotated[
+        bool,
+        typer.Option(
+            "--expose-old-server",
+            help="Let the wheel's Triton 2.51, which has known holes, listen beyond loopback.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the newest version of every model in the repository until Ctrl-C.
+
+    Every file is verified first, and the server must draw the goldens of every entry before it
+    counts as ready. When Triton or a model's process dies, it is started again.
+
+    latentry serve --repository model_repository --models digits --port 8001
+    """
+    from latentry.serving.server import ServeOptions
+    from latentry.serving.server import serve as run
+
+    console = Console(stderr=True)
+    logging.basicConfig(
+        format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    options = ServeOptions(
+        repository=repository,
+        models=tuple(name for name in models.split(",") if name),
+        address=address,
+        port=port,
+        metrics_port=metrics_port,
+        instances=instances,
+        threads=threads,
+        log_level=log_level.value,
+        log_file=log_file,
+        drain_s=drain_s,
+        expose_old_server=expose_old_server,
+    )
+
+    def say_ready(endpoint: "Endpoint", entries: "list[Entry]") -> None:
+        if as_json:
+            _print_json(
+                {
+                    "ready": True,
+                    "url": endpoint.url,
+                    "metrics_url": f"http://127.0.0.1:{endpoint.metrics_port}/metrics",
+                    "models": {entry.name: str(entry.version) for entry in entries},
+                },
+                one_line=True,
+            )
+            return
+        names = ", ".join(f"{entry.name} (version {entry.version})" for entry in entries)
+        console.print(f"[green]ready[/] on {endpoint.url}: {names}")
+        console.print(f"metrics: http://127.0.0.1:{endpoint.metrics_port}/metrics")
+        first = entries[0]
+        label = " --class 0" if first.manifest.model.spec.classes else ""
+        url = "" if endpoint.url == "127.0.0.1:8001" else f" --url {endpoint.url}"
+        console.print(
+            f"try: latentry generate {first.name} --seeds 0-15{label} --grid {first.name}.png{url}"
+        )
+        console.print("Ctrl-C stops it")
+
+    run(options, say_ready)
+
+
+models = typer.Typer(help="List or remove the entries of a model repository.")
+
+
+@models.callback(invoke_without_command=True)
+def list_models(
+    context: typer.Context, repository: Repository = _REPOSITORY, as_json: AsJson = False
+) -> None:
+    """List every model with its versions, inputs, digest, parity and size.
+
+    latentry models --repository model_repository
+    """
+    from latentry.serving.repository import list_entries, list_strays
+
+    if context.invoked_subcommand is not None:
+        return
+    entries, errors = list_entries(repository)
+    if as_json:
+        damaged = {str(folder): str(error) for folder, error in errors.items()}
+        _print_json({"entries": [_facts(entry) for entry in entries], "damaged": damaged})
+        return
+    console = Console()
+    for entry in entries:
+        console.print(_table(entry))
+    for error in errors.values():
+        console.print(f"[red]damaged:[/] {error}")
+    for stray in list_strays(repository):
+        console.print(f"[yellow]no entry:[/] {stray}")
+    if not entries:
+        console.print(f"no entries in {repository}; run `latentry export CHECKPOINT` first")
+
+
+@models.command("remove")
+def remove_model(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    version: Annotated[
+        int | None, typer.Option("--version", help="One version; all of them if left out.")
+    ] = None,
+    repository: Repository = _REPOSITORY,
+) -> None:
+    """Remove a model, or one version of it.
+
+    latentry models remove digits --version 1
+    """
+    from latentry.serving.repository import remove_entry
+
+    for folder in remove_entry(repository, name, version):
+        Console(stderr=True).print(f"removed {folder}")
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Look at this machine and say what is missing for serving, and what to do.
+
+    latentry doctor
+    """
+    from latentry.serving.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json([finding.__dict__ for finding in findings])
+    else:
+        colours = {"ok": "green", "warning": "yellow", "error": "red"}
+        table = Table(box=None, show_header=False)
+        for finding in findings:
+            status = f"[{colours[finding.status]}]{finding.status}[/]"
+            table.add_row(status, finding.name, finding.found)
+            if finding.advice:
+                table.add_row("", "", f"[dim]{finding.advice}[/]")
+        Console().print(table)
+    if any(finding.status == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _facts(entry: "Entry") -> dict[str, Any]:
+    manifest = entry.manifest
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "model_digest": manifest.digest,
+        "spec": manifest.model.spec.model_dump(mode="json"),
+        "parity": manifest.record.parity,
+        "bytes": sum(record.size for record in manifest.files().values()),
+        "serving": manifest.serving.model_dump(),
+        "created": manifest.record.created,
+    }
+
+
+def _table(entry: "Entry") -> Table:
+    manifest = entry.manifest
+    spec = manifest.model.spec
+    height, width, channels = spec.image.row_shape
+    size = sum(record.size for record in manifest.files().values())
+    table = Table(box=None, show_header=False, title_justify="left")
+    table.title = f"[bold]{entry.name}[/] version {entry.version}"
+    table.add_row("image", f"{height} x {width} x {channels}")
+    table.add_row("seed", "an integer from 0 to 4294967295")
+    for item in spec.inputs:
+        table.add_row(str(item.role), item.allowed)
+    worst = max(manifest.record.parity["differences"].values())
+    table.add_row("digest", manifest.digest)
+    table.add_row("parity", f"{worst:.1e}, allowed {manifest.record.parity['tolerance']:.0e}")
+    table.add_row("size", f"{size / 2**20:.1f} MiB, exported {manifest.record.created}")
+    return table
+
+
+def _print_json(value: object, *, one_line: bool = False) -> None:
+    Console(soft_wrap=True).print_json(json.dumps(value), indent=None if one_line else 2)

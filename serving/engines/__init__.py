@@ -1,0 +1,23 @@
+"""Engines run a network: arrays by name in, arrays by name out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+
+class Engine(Protocol):
+    """A loaded network.
+
+    Attributes:
+        engine_class: Names everything on which the last bit of an image may depend: the engine,
+            its version, the precision and, on a CPU, the vector level.
+    """
+
+    engine_class: str
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+    ) -> dict[str, NDArray[Any]]:
+        """Return the named ``outputs`` for ``inputs``, all with the same first dimension."""
+        ...

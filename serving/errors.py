@@ -1,0 +1,101 @@
+"""Every error that Latentry raises on purpose, as one tree.
+
+::
+
+    LatentryError
+    ├── BadRequest          what was asked is not allowed; the message says what is
+    ├── NotFound            no such model, version, file or entry
+    ├── Busy                the server's queue is full; try again later
+    ├── TimedOut            no answer within the caller's time
+    ├── Draining            the server is shutting down and takes nothing new
+    ├── ServerGone          nobody answers at the address, or the server died
+    ├── ServerFault         the server answered with a fault that is none of the above
+    ├── InvalidOutput       the generator produced NaN or infinity for some seeds
+    ├── SpecError           a generator's spec contradicts itself
+    ├── CheckpointError     a checkpoint folder is damaged or does not fit its spec
+    ├── ExportRefused       an export failed a proof; nothing was published
+    ├── EntryError          a repository entry is damaged, half-written or not an entry
+    └── ServeError          the server could not be started or kept up
+"""
+
+from collections.abc import Sequence
+
+
+class LatentryError(Exception):
+    """Root of the tree. ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class BadRequest(LatentryError):
+    """What was asked is not allowed; the message names what was given and what is allowed."""
+
+
+class NotFound(LatentryError):
+    """There is no such model, version, file or entry."""
+
+
+class Busy(LatentryError):
+    """The server's queue is full; the same request will do later."""
+
+    exit_code = 75
+
+
+class TimedOut(LatentryError):
+    """No answer came within the time that the caller gave."""
+
+    exit_code = 75
+
+
+class Draining(LatentryError):
+    """The server is shutting down and takes no new requests."""
+
+    exit_code = 75
+
+
+class ServerGone(LatentryError):
+    """Nobody answers at the address, or the server died with the request open.
+
+    Attributes:
+        resume_at: For a broken stream, the index of the first sample that was not delivered.
+    """
+
+    def __init__(self, message: str, *, resume_at: int | None = None) -> None:
+        super().__init__(message)
+        self.resume_at = resume_at
+
+
+class ServerFault(LatentryError):
+    """The server answered with a fault of its own; the message carries its text."""
+
+
+class InvalidOutput(LatentryError):
+    """The generator produced NaN or infinity; such an image is never delivered.
+
+    Attributes:
+        seeds: The seeds concerned; empty where the request carried latents instead of seeds.
+    """
+
+    def __init__(self, message: str, *, seeds: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.seeds = tuple(seeds)
+
+
+class SpecError(LatentryError):
+    """A generator's spec contradicts itself or uses something unknown."""
+
+
+class CheckpointError(LatentryError):
+    """A checkpoint folder is damaged or does not fit its architecture or spec."""
+
+
+class ExportRefused(LatentryError):
+    """An export failed one of its proofs; nothing was published."""
+
+
+class EntryError(LatentryError):
+    """A repository entry is damaged, half-written or not an entry."""
+
+
+class ServeError(LatentryError):
+    """The server could not be started or kept up."""

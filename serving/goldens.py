@@ -1,0 +1,118 @@
+"""Goldens: a few samples with known images that travel with an entry and prove a server.
+
+On the engine class that made them, the images must be equal to the bit. On another CPU class a
+correct engine differs by at most one level in at most 0.1 % of the elements.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentry.serving.errors import EntryError
+from latentry.serving.images import Uint8, grid_from_images, pil_from_uint8
+from latentry.serving.manifest import GoldenRecord
+from latentry.serving.spec import GeneratorSpec, Role
+
+GOLDEN_FILE = "goldens.npz"
+GOLDEN_SEEDS = tuple(range(8))
+_GOLDEN_PSI = (1.0, 0.7)
+_MAX_LEVELS = 1
+_MAX_FRACTION = 0.001
+
+
+def golden_inputs(spec: GeneratorSpec) -> dict[str, NDArray[Any]]:
+    """Return the wire inputs of the goldens: seeds, and controls that go through the classes."""
+    index = np.arange(len(GOLDEN_SEEDS))
+    inputs: dict[str, NDArray[Any]] = {"seed": np.array(GOLDEN_SEEDS, np.int64)[:, None]}
+    if spec.classes:
+        inputs[Role.CLASS_LABEL] = (index % len(spec.classes)).astype(np.int64)[:, None]
+    if spec.w:
+        inputs[Role.TRUNCATION_PSI] = np.resize(_GOLDEN_PSI, index.size).astype(np.float32)[:, None]
+    return inputs
+
+
+def golden_record(
+    inputs: Mapping[str, NDArray[Any]], images: Uint8, engine_class: str
+) -> GoldenRecord:
+    """Return what the manifest says of goldens with these inputs and images [N, H, W, C]."""
+    return GoldenRecord(
+        seeds=tuple(inputs["seed"][:, 0].tolist()),
+        controls={k: tuple(v[:, 0].tolist()) for k, v in inputs.items() if k != "seed"},
+        sha256=tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in images),
+        engine_class=engine_class,
+    )
+
+
+def golden_bytes(images: Uint8) -> bytes:
+    """Return the ``goldens.npz`` of uint8 [N, H, W, C]."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=images)
+    return buffer.getvalue()
+
+
+def read_goldens(folder: Path) -> Uint8:
+    """Return the golden images of an entry, uint8 [N, H, W, C].
+
+    Raises:
+        EntryError: The file is no archive of images.
+    """
+    path = folder / GOLDEN_FILE
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            images: Uint8 = archive["images"]
+    except (OSError, ValueError, KeyError) as error:
+        raise EntryError(f"{path} holds no golden images ({error}); export again") from error
+    return images
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison with the goldens found.
+
+    Attributes:
+        passed: The images are right for their engine class.
+        exact: They are equal to the bit.
+        worst: Index of the golden that differs most.
+        levels: Largest difference of an element, 0 .. 255.
+        fraction: Share of the elements that differ.
+    """
+
+    passed: bool
+    exact: bool
+    worst: int
+    levels: int
+    fraction: float
+
+    def __str__(self) -> str:
+        return (
+            f"golden {self.worst} differs most, by up to {self.levels} levels; "
+            f"{self.fraction:.2%} of all elements differ"
+        )
+
+
+def compare_with_goldens(images: Uint8, goldens: Uint8, *, same_class: bool) -> Verdict:
+    """Compare ``images`` with ``goldens``, both uint8 [N, H, W, C]."""
+    if images.shape != goldens.shape:
+        return Verdict(False, False, 0, 255, 1.0)
+    difference = np.abs(images.astype(np.int16) - goldens.astype(np.int16))
+    per_image = difference.reshape(len(goldens), -1)
+    levels = int(difference.max(initial=0))
+    fraction = float((difference > 0).mean())
+    near = levels <= _MAX_LEVELS and fraction <= _MAX_FRACTION
+    worst = int(per_image.sum(axis=1).argmax())
+    return Verdict(levels == 0 or (near and not same_class), levels == 0, worst, levels, fraction)
+
+
+def save_worst_pair(images: Uint8, goldens: Uint8, verdict: Verdict, path: Path) -> None:
+    """Write a PNG with the golden on the left and what the server drew on the right."""
+    pair = [goldens[verdict.worst], images[verdict.worst]]
+    if pair[0].shape != pair[1].shape:
+        pair = pair[1:]
+    picture = pil_from_uint8(grid_from_images(pair, columns=len(pair)))
+    picture.resize((picture.width * 4, picture.height * 4), 0).save(path)

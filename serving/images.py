@@ -1,0 +1,101 @@
+"""Images at the edge: uint8 [H, W, C], encoded as PNG, JPEG or WebP, put together as a grid."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from latentry.serving.errors import BadRequest
+
+Uint8 = NDArray[np.uint8]
+
+JPEG_QUALITY = 95
+_PNG_LEVEL = 1  # level 6 costs 1.6 times the CPU for images a few percent smaller
+
+
+class Format(StrEnum):
+    """What a request gets back; ``raw`` and ``float`` are tensors, the others encoded files."""
+
+    RAW = "raw"
+    FLOAT = "float"
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def encoded(self) -> bool:
+        """Whether images of this format travel as files."""
+        return self not in (Format.RAW, Format.FLOAT)
+
+
+def format_from_text(text: str) -> Format:
+    """Return the format called ``text``.
+
+    Raises:
+        BadRequest: There is no such format; the message lists those that exist.
+    """
+    try:
+        return Format(text)
+    except ValueError:
+        raise BadRequest(f"format {text!r} is unknown; use one of {', '.join(Format)}") from None
+
+
+def uint8_from_sample(sample: NDArray[np.float32]) -> Uint8:
+    """Return uint8 [N, H, W, C] of a network's float32 [N, C, H, W] in [-1, 1].
+
+    ``clamp(x * 127.5 + 128, 0, 255)`` and truncation, as StyleGAN3's ``gen_images.py`` does.
+    """
+    scaled = np.clip(sample * np.float32(127.5) + np.float32(128), 0, 255)
+    return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1)).astype(np.uint8)
+
+
+def pil_from_uint8(image: Uint8) -> Image.Image:
+    """Return a PIL image of uint8 [H, W, 1 or 3]."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def encode_image(
+    image: Uint8, image_format: Format, text: Mapping[str, str] | None = None
+) -> bytes:
+    """Return uint8 [H, W, 1 or 3] as a file; ``text`` becomes PNG text chunks.
+
+    PNG and WebP are lossless; JPEG has quality 95.
+    """
+    buffer = io.BytesIO()
+    picture = pil_from_uint8(image)
+    if image_format is Format.PNG:
+        info = PngInfo()
+        for key, value in (text or {}).items():
+            info.add_text(key, value)
+        picture.save(buffer, "PNG", compress_level=_PNG_LEVEL, pnginfo=info)
+    elif image_format is Format.JPEG:
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    elif image_format is Format.WEBP:
+        picture.save(buffer, "WEBP", lossless=True, method=0)
+    else:
+        raise BadRequest(f"format {image_format} is not a file format")
+    return buffer.getvalue()
+
+
+def decode_image(data: bytes) -> Uint8:
+    """Return uint8 [H, W, 1 or 3] of a PNG, JPEG or WebP file."""
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as picture:
+        pixels = np.asarray(picture)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def grid_from_images(images: Sequence[Uint8] | Uint8, columns: int | None = None) -> Uint8:
+    """Return one uint8 picture of N images [H, W, C], row by row, as square as possible."""
+    stack = np.asarray(images)
+    count, height, width, channels = stack.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    padded = np.zeros((rows * columns, height, width, channels), np.uint8)
+    padded[:count] = stack
+    tiles = padded.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(tiles.reshape(rows * height, columns * width, channels))

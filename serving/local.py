@@ -1,0 +1,112 @@
+"""Draw in this process, without a server: the same checks, latents, engine and encoders.
+
+For tests of code that uses a client, for notebooks, and for comparing with a server::
+
+    with Client(transport=LocalTransport("model_repository")) as client:
+        client.generate("digits", seeds=range(8), class_label=7)
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.errors import LatentryError, NotFound
+from latentry.serving.generator import Generator, load_generator
+from latentry.serving.repository import Entry, newest_entries, verify_entry
+from latentry.serving.streaming import stream_from_request, text_from_tensor
+from latentry.serving.transport import ModelInfo, Reply
+from latentry.serving.wire import Arrays
+
+
+class LocalTransport:
+    """Answers a client with the entries of a model repository, in one thread of this process.
+
+    A :class:`latentry.serving.transport.Transport` for ``Client`` and ``AsyncClient``.
+    """
+
+    def __init__(
+        self, repository: str | Path, models: tuple[str, ...] = (), *, threads: int = 0
+    ) -> None:
+        """Verify the newest entries (of ``models`` only, where given).
+
+        Args:
+            repository: The model repository.
+            models: Names; empty means all.
+            threads: Engine threads; 0 means one for each core.
+
+        Raises:
+            NotFound: There is no such repository or model.
+            EntryError: An entry is damaged.
+        """
+        self._entries = {entry.name: entry for entry in newest_entries(Path(repository), models)}
+        for entry in self._entries.values():
+            verify_entry(entry)
+        self._load_engine = partial(OnnxRuntimeEngine, threads=threads)
+        self._generators: dict[str, Generator] = {}
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="latentry-local")
+
+    def ready(self) -> bool:
+        """Return True."""
+        return True
+
+    def model_names(self) -> list[str]:
+        """Names of the entries."""
+        return sorted(self._entries)
+
+    def model_info(self, model: str) -> ModelInfo:
+        """What the entry says of itself; raises NotFound."""
+        entry = self._entry(model)
+        return ModelInfo(
+            name=model,
+            version=str(entry.version),
+            model_digest=entry.manifest.digest,
+            engine_class=self._generator(model).engine_class,
+            spec=entry.manifest.model.spec,
+            max_batch_size=entry.manifest.serving.max_batch_size,
+        )
+
+    def infer(self, model: str, inputs: Arrays) -> Future[Reply]:
+        """Draw one batch."""
+        return self._thread.submit(self._draw, model, inputs)
+
+    def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
+        """Draw chunk after chunk, each when it is asked for."""
+        for request in requests:
+            model = text_from_tensor(request["model"])
+            stream = stream_from_request(self._entry(model).manifest.model.spec, request)
+            most = self._entry(model).manifest.serving.max_batch_size
+            for index, tensors in stream.chunks(most):
+                reply = self.infer(model, tensors).result()
+                outputs = {**reply.outputs, "index": np.array([index], np.int64)}
+                if "encoded" in outputs:
+                    outputs["encoded"] = outputs["encoded"].reshape(-1)
+                yield Reply(reply.version, outputs)
+
+    def close(self) -> None:
+        """Let the engines go."""
+        self._thread.shutdown()
+        self._generators.clear()
+
+    def _entry(self, model: str) -> Entry:
+        try:
+            return self._entries[model]
+        except KeyError:
+            known = ", ".join(self.model_names())
+            raise NotFound(f"model {model!r} is not being served; these are: {known}") from None
+
+    def _generator(self, model: str) -> Generator:
+        if model not in self._generators:
+            entry = self._entry(model)
+            self._generators[model] = load_generator(entry.folder, self._load_engine)
+        return self._generators[model]
+
+    def _draw(self, model: str, inputs: Arrays) -> Reply:
+        version = str(self._entry(model).version)
+        answer = self._generator(model).answer([inputs])[0]
+        if isinstance(answer, LatentryError):
+            raise answer
+        return Reply(version, answer)

@@ -1,0 +1,244 @@
+"""The model repository: entries ``<repository>/<name>/<version>/``, written whole or not at all.
+
+A version is written beside the repository, synced and renamed into place; its artefacts are never
+rewritten. ``<name>/config.pbtxt`` follows from the newest version's manifest.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentry.serving.errors import BadRequest, EntryError, LatentryError, NotFound
+from latentry.serving.manifest import MANIFEST_FILE, Manifest, manifest_bytes, read_manifest
+from latentry.serving.spec import GeneratorSpec, check_name
+from latentry.serving.triton_config import config_pbtxt
+from latentry.serving.wire import STREAM_MODEL
+
+TEMPORARY_FOLDER = ".latentry-tmp"
+CONFIG_FILE = "config.pbtxt"
+MODEL_FILE = "model.py"
+MODEL_PY = b'''"""Serves this entry; the same three lines for every generator."""
+
+from latentry.serving.front_model import FrontModel as TritonPythonModel  # noqa: F401
+'''
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version of one model, with its manifest read and sealed."""
+
+    name: str
+    version: int
+    folder: Path
+    manifest: Manifest
+
+
+def list_entries(repository: Path) -> tuple[list[Entry], dict[Path, LatentryError]]:
+    """Return every entry, by name and version, and an error for each folder that cannot be read.
+
+    Folders without any ``latentry.json`` are no entries and are left out (:func:`list_strays`).
+
+    Raises:
+        NotFound: ``repository`` is no folder.
+    """
+    entries: list[Entry] = []
+    errors: dict[Path, LatentryError] = {}
+    for folder in _version_folders(repository):
+        try:
+            entries.append(_read_entry(folder))
+        except LatentryError as error:
+            errors[folder] = error
+    entries.sort(key=lambda entry: (entry.name, entry.version))
+    return entries, errors
+
+
+def list_strays(repository: Path) -> list[Path]:
+    """Return what lies in ``repository`` and is neither an entry nor ``generate_stream``."""
+    known = {folder.parent for folder in _version_folders(repository)}
+    known.add(repository / STREAM_MODEL)
+    return sorted(path for path in repository.iterdir() if path not in known)
+
+
+def newest_entries(repository: Path, names: tuple[str, ...] = ()) -> list[Entry]:
+    """Return the newest version of every model, or of ``names`` only.
+
+    Raises:
+        NotFound: A name is not there, or there is nothing at all.
+        EntryError: Something there is damaged; all of it is listed.
+    """
+    entries, unreadable = list_entries(repository)
+    newest = {entry.name: entry for entry in entries}
+    missing = [name for name in names if name not in newest]
+    errors = [
+        str(e) for folder, e in unreadable.items() if not names or folder.parent.name in names
+    ]
+    if errors:
+        raise EntryError("\n".join(errors))
+    if missing:
+        raise NotFound(
+            f"{', '.join(missing)} is not in {repository}; there: {', '.join(newest) or 'nothing'}"
+        )
+    if not newest:
+        raise NotFound(f"{repository} holds no entry; run `latentry export CHECKPOINT` first")
+    return [entry for name, entry in newest.items() if not names or name in names]
+
+
+def verify_entry(entry: Entry) -> None:
+    """Compare every file of ``entry`` with the manifest.
+
+    Raises:
+        EntryError: Naming every file that is missing, was changed (with both hashes), or does not
+            belong there.
+    """
+    problems = []
+    records = entry.manifest.files()
+    for name, record in records.items():
+        path = entry.folder / name
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+            continue
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != record.sha256:
+            problems.append(
+                f"{path} was changed: its SHA-256 is {found}, the manifest says {record.sha256}"
+            )
+    present = {path.name for path in entry.folder.iterdir()}
+    for name in sorted(present - set(records) - {MANIFEST_FILE}):
+        problems.append(f"{entry.folder / name} does not belong to the entry")
+    if problems:
+        raise EntryError("\n".join([*problems, f"export {entry.name} again, or remove it"]))
+
+
+def publish(
+    repository: Path, name: str, manifest: Manifest, files: Mapping[str, bytes]
+) -> tuple[Entry, bool]:
+    """Write a new version and return it with True; the newest digest again writes nothing.
+
+    Raises:
+        BadRequest: The name is not allowed.
+        EntryError: The name's other versions have other inputs or outputs, or are damaged.
+        OSError: The file system refused; nothing is left behind.
+    """
+    if check_name(name) == STREAM_MODEL:
+        raise BadRequest(f"{STREAM_MODEL} is the streaming model's own name; choose another")
+    repository.mkdir(parents=True, exist_ok=True)
+    versions = [_read_entry(folder) for folder in _version_folders(repository, name)]
+    versions.sort(key=lambda entry: entry.version)
+    if versions:
+        newest = versions[-1]
+        if newest.manifest.digest == manifest.digest:
+            verify_entry(newest)
+            return newest, False
+        _check_same_tensors(name, newest.manifest.model.spec, manifest.model.spec)
+    version = versions[-1].version + 1 if versions else 1
+    folder = repository / name / str(version)
+    _write_folder(folder, {**files, MANIFEST_FILE: manifest_bytes(manifest)})
+    write_config(repository, name)
+    return Entry(name, version, folder, manifest), True
+
+
+def remove_entry(repository: Path, name: str, version: int | None = None) -> list[Path]:
+    """Delete a version, or the whole model; return the folders that went.
+
+    Raises:
+        NotFound: There is no such model or version.
+    """
+    check_name(name)
+    folders = [f for f in _version_folders(repository, name) if version in (None, int(f.name))]
+    if not folders:
+        what = name if version is None else f"{name} version {version}"
+        raise NotFound(f"{what} is not in {repository}; `latentry models` lists what is")
+    for folder in folders:
+        with _temporary_folder(repository) as trash:
+            folder.rename(trash / folder.name)
+    write_config(repository, name)
+    return folders
+
+
+def write_config(repository: Path, name: str) -> None:
+    """Write ``<name>/config.pbtxt`` anew from the newest version, or remove an empty model."""
+    folder = repository / name
+    versions = _version_folders(repository, name)
+    if not versions:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    entry = _read_entry(max(versions, key=lambda path: int(path.name)))
+    temporary = folder / f".{CONFIG_FILE}.{os.getpid()}"
+    temporary.write_text(config_pbtxt(name, entry.manifest))
+    temporary.rename(folder / CONFIG_FILE)
+
+
+def _version_folders(repository: Path, name: str = "*") -> list[Path]:
+    if not repository.is_dir():
+        raise NotFound(f"{repository} is no folder; give the model repository with --repository")
+    return sorted(
+        path
+        for path in repository.glob(f"{name}/*")
+        if path.name.isdecimal() and path.is_dir() and path.parent.name != STREAM_MODEL
+    )
+
+
+def _read_entry(folder: Path) -> Entry:
+    name = check_name(folder.parent.name)
+    return Entry(name, int(folder.name), folder, read_manifest(folder))
+
+
+def _check_same_tensors(name: str, old: GeneratorSpec, new: GeneratorSpec) -> None:
+    def tensors(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
+        shapes = {str(item.role): item.row_shape for item in spec.inputs}
+        return {**shapes, "image": spec.image.row_shape}
+
+    if tensors(old) != tensors(new):
+        raise EntryError(
+            f"all versions of a name have the same tensors; {name} has {tensors(old)}, this one "
+            f"{tensors(new)}; export it under another name with --name"
+        )
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write ``files`` so that ``folder`` either exists with all of them or does not exist."""
+    created = not folder.parent.exists()
+    try:
+        with _temporary_folder(folder.parents[1]) as temporary:
+            half = temporary / folder.name
+            half.mkdir()
+            for name, data in files.items():
+                with (half / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            _sync_folder(half)
+            folder.parent.mkdir(exist_ok=True)
+            half.rename(folder)
+            _sync_folder(folder.parent)
+    except BaseException:
+        if created:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _temporary_folder(repository: Path) -> Iterator[Path]:
+    """Give a folder beside the repository, on the same file system, and take it away after."""
+    parent = repository.resolve().parent / TEMPORARY_FOLDER
+    parent.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another writer is using it
+            parent.rmdir()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,171 @@
+"""The private folder of one running server, and the sweeping of those that were left behind.
+
+Triton never sees the model repository itself: one stray folder in it would keep the server from
+starting. It gets links to verified files, in a folder that only this user can read. The folder
+holds all that is needed to clean up after a supervisor that was killed.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from latentry.serving.engines.onnxruntime_cpu import engine_class
+from latentry.serving.errors import ServeError
+from latentry.serving.repository import CONFIG_FILE, MODEL_FILE, MODEL_PY, Entry
+from latentry.serving.triton_config import config_pbtxt
+from latentry.serving.tritonserver import SERVER_ID
+from latentry.serving.wire import ENGINE_CLASS, STREAM_MODEL
+
+_STATE_FILE = "state.json"
+_SHM = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class ServerFolder:
+    """A private folder.
+
+    Attributes:
+        path: The folder, mode 0700.
+        server_id: Marks every process of this server, in its environment.
+    """
+
+    path: Path
+    server_id: str
+
+    @property
+    def repository(self) -> Path:
+        """What Triton gets as its model repository."""
+        return self.path / "repository"
+
+    @property
+    def backends(self) -> Path:
+        """What Triton gets as its backend folder, where it needs one."""
+        return self.path / "backends"
+
+    @property
+    def log_file(self) -> Path:
+        """Where the server's output goes unless the user names a file."""
+        return self.path / "tritonserver.log"
+
+    @property
+    def shm_prefix(self) -> str:
+        """How the names of this server's shared-memory regions begin."""
+        return f"latentry_{self.server_id}_"
+
+    def kill_leftovers(self) -> None:
+        """Kill every process of this server and remove its shared memory."""
+        marked = [process for process in psutil.process_iter() if self._owns(process)]
+        for process in marked:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(marked, timeout=5)
+        for region in _SHM.glob(f"{self.shm_prefix}*"):
+            region.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Kill and remove everything."""
+        self.kill_leftovers()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _owns(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get(SERVER_ID) == self.server_id
+        except (psutil.Error, OSError):
+            return False
+
+
+def create_server_folder(entries: Sequence[Entry]) -> ServerFolder:
+    """Return a folder from which Triton can serve ``entries`` (verified) and the stream model."""
+    home = _home()
+    server_id = secrets.token_hex(4)
+    half = Path(tempfile.mkdtemp(prefix=".", dir=home))
+    state = {
+        "server_id": server_id,
+        "pid": os.getpid(),
+        "pid_started": psutil.Process().create_time(),
+        "boot_id": _boot_id(),
+    }
+    (half / _STATE_FILE).write_text(json.dumps(state))
+    folder = ServerFolder(half.rename(home / server_id), server_id)
+    try:
+        for entry in entries:
+            _link_entry(entry, folder.repository)
+        _copy_stream_model(folder.repository)
+    except BaseException:
+        folder.remove()
+        raise
+    return folder
+
+
+def sweep_server_folders() -> list[str]:
+    """Clean up after servers whose supervisor is gone; return their ids."""
+    swept = []
+    for path in _home().iterdir():
+        try:
+            state = json.loads((path / _STATE_FILE).read_text())
+            folder = ServerFolder(path, str(state["server_id"]))
+            if _is_running(state["pid"], state["pid_started"], state["boot_id"]):
+                continue
+        except (OSError, ValueError, KeyError):
+            continue  # another supervisor is writing it, or it is none of ours
+        folder.remove()
+        swept.append(folder.server_id)
+    return swept
+
+
+def _home() -> Path:
+    """Return the folder of all server folders of this user."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    home = Path(base) / f"latentry-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    status = home.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077 or home.is_symlink():
+        raise ServeError(
+            f"{home} belongs to or can be read by somebody else; remove it, or set XDG_RUNTIME_DIR"
+        )
+    return home
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _is_running(pid: int, started: float, boot_id: str) -> bool:
+    if boot_id != _boot_id():
+        return False
+    try:
+        # A later process with the same number started at another time.
+        return abs(psutil.Process(pid).create_time() - started) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _link_entry(entry: Entry, repository: Path) -> None:
+    folder = repository / entry.name / str(entry.version)
+    folder.mkdir(parents=True)
+    for path in entry.folder.iterdir():
+        if path.name != MODEL_FILE:
+            (folder / path.name).symlink_to(path.resolve())
+    (folder / MODEL_FILE).write_bytes(MODEL_PY)
+    config = config_pbtxt(entry.name, entry.manifest, {ENGINE_CLASS: engine_class()})
+    (folder.parent / CONFIG_FILE).write_text(config)
+
+
+def _copy_stream_model(repository: Path) -> None:
+    # A namespace package: importlib.resources cannot read those of an editable install.
+    spec = find_spec("latentry.model_repository")
+    places = (spec.submodule_search_locations if spec else None) or []
+    source = next(p for place in places if (p := Path(place) / STREAM_MODEL).is_dir())
+    for name in (CONFIG_FILE, f"1/{MODEL_FILE}"):
+        target = repository / STREAM_MODEL / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((source / name).read_bytes())

@@ -1,0 +1,120 @@
+"""The decoupled Triton model ``generate_stream``: one request, many chunks, in order.
+
+It forwards chunks to the batched model of the same server, so streams and unary requests share
+batches, engines and every check.
+"""
+
+import asyncio
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from latentry.serving.errors import LatentryError, NotFound
+from latentry.serving.front_model import arrays_from_request, exit_with_parent, triton_error
+from latentry.serving.manifest import Manifest
+from latentry.serving.repository import newest_entries
+from latentry.serving.spec import check_name
+from latentry.serving.streaming import StreamRequest, stream_from_request, text_from_tensor
+
+# One chunk is drawn while the next waits in the queue, so the engines never idle.
+_IN_FLIGHT = 2
+
+
+class _ChunkFailed(Exception):
+    """The batched model refused a chunk."""
+
+    def __init__(self, error: Any) -> None:
+        super().__init__(error.message())
+        self.triton_error = error
+
+
+class StreamModel:
+    """Triton calls ``execute`` with new requests while earlier ones still run."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Remember where the other models stand."""
+        exit_with_parent()
+        self._repository = Path(args["model_repository"]).parent
+        self._manifests: dict[str, Manifest] = {}
+
+    async def execute(self, requests: list[Any]) -> None:
+        """Answer every request with chunks and an end mark."""
+        await asyncio.gather(*(self._answer(request) for request in requests))
+
+    async def _answer(self, request: Any) -> None:
+        sender = request.get_response_sender()
+        try:
+            tensors = arrays_from_request(request)
+            model = text_from_tensor(tensors["model"])
+            manifest = self._manifest(model)
+            stream = stream_from_request(manifest.model.spec, tensors)
+            await _send_chunks(sender, model, stream, manifest.serving.max_batch_size)
+        except LatentryError as error:
+            sender.send(pb_utils.InferenceResponse(error=triton_error(error)))
+        except _ChunkFailed as failed:
+            # Already one of the contract's errors, from the model itself or from Triton's queue.
+            sender.send(pb_utils.InferenceResponse(error=failed.triton_error))
+        finally:
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _manifest(self, model: str) -> Manifest:
+        if model not in self._manifests:
+            try:
+                entry = newest_entries(self._repository, (check_name(model),))[0]
+            except LatentryError as error:
+                raise NotFound(f"model {model!r} is not being served") from error
+            self._manifests[model] = entry.manifest
+        return self._manifests[model]
+
+
+async def _send_chunks(sender: Any, model: str, stream: StreamRequest, max_batch_size: int) -> None:
+    waiting: deque[tuple[int, asyncio.Task[Any]]] = deque()
+    try:
+        for index, tensors in stream.chunks(max_batch_size):
+            # The first chunk goes alone: sharing the cores would delay it.
+            while waiting and (len(waiting) == _IN_FLIGHT or waiting[0][0] == 0):
+                await _send_next(sender, waiting)
+            if sender.is_cancelled():
+                return
+            waiting.append((index, asyncio.ensure_future(_draw(model, tensors))))
+        while waiting and not sender.is_cancelled():
+            await _send_next(sender, waiting)
+    finally:
+        # What is under way cannot be stopped, but must be awaited: it holds shared memory.
+        await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
+
+
+async def _send_next(sender: Any, waiting: "deque[tuple[int, asyncio.Task[Any]]]") -> None:
+    index, task = waiting.popleft()
+    response = await task
+    if response.has_error():
+        raise _ChunkFailed(response.error())
+    outputs = [_without_row_axis(tensor) for tensor in response.output_tensors()]
+    outputs.append(pb_utils.Tensor("index", np.array([index], np.int64)))
+    sender.send(pb_utils.InferenceResponse(outputs))
+
+
+async def _draw(model: str, tensors: dict[str, Any]) -> Any:
+    """Ask the batched model for one chunk."""
+    request = pb_utils.InferenceRequest(
+        model_name=model,
+        requested_output_names=_outputs_for(tensors),
+        inputs=[pb_utils.Tensor(name, array) for name, array in tensors.items()],
+    )
+    return await request.async_exec()
+
+
+def _outputs_for(tensors: dict[str, Any]) -> list[str]:
+    if "format" not in tensors:
+        return ["image"]
+    is_float = tensors["format"].flat[0] == b"float"
+    return ["image", "sample"] if is_float else ["encoded"]
+
+
+def _without_row_axis(tensor: Any) -> Any:
+    if tensor.name() != "encoded":
+        return tensor
+    return pb_utils.Tensor("encoded", tensor.as_numpy().reshape(-1))

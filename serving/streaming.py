@@ -1,0 +1,133 @@
+"""What a stream request asks for, cut into chunks; no Triton in here.
+
+A stream has no batch axis: ``seed`` [n], or the first seed [1] with ``count`` [1]; controls and
+latents [1, ...] for all samples or [n, ...] one for each; see docs/contract.md.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentry.serving.errors import BadRequest
+from latentry.serving.images import Format, format_from_text
+from latentry.serving.seeds import seed_range
+from latentry.serving.spec import LATENT_ROLES, GeneratorSpec
+from latentry.serving.wire import Arrays, rows_from_request
+
+MAX_SAMPLES = 4096
+MAX_BYTES = 64 * 2**20
+FIRST_CHUNK = 8
+
+
+@dataclass(frozen=True)
+class StreamRequest:
+    """A checked stream request.
+
+    Attributes:
+        count: Number of samples.
+        tensors: Unary tensors of all samples [count, ...], as the model takes them.
+        chunk_size: Samples in a chunk; None leaves it to the server.
+    """
+
+    count: int
+    tensors: dict[str, NDArray[Any]]
+    chunk_size: int | None
+
+    def chunks(self, max_batch_size: int) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        """Yield (index of the first sample, unary request) for every chunk in order.
+
+        Without a chunk size the first chunk is small, so that the caller sees something soon, and
+        the others are the model's largest batch.
+        """
+        size = min(self.chunk_size or max_batch_size, max_batch_size)
+        start, stop = 0, min(self.chunk_size or FIRST_CHUNK, size)
+        while start < self.count:
+            yield start, {name: array[start:stop] for name, array in self.tensors.items()}
+            start, stop = stop, stop + size
+
+
+def text_from_tensor(array: NDArray[Any]) -> str:
+    """Return the text in a BYTES tensor of one element.
+
+    Raises:
+        BadRequest: It holds more or fewer, or is no UTF-8.
+    """
+    if array.size != 1:
+        raise BadRequest(f"one text is expected, {array.size} were given")
+    value = array.flat[0]
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        raise BadRequest(f"{value!r} is no UTF-8 text") from None
+
+
+def stream_from_request(spec: GeneratorSpec, request: Arrays) -> StreamRequest:
+    """Check a stream request for a generator with ``spec``; the tensor ``model`` is left out.
+
+    Raises:
+        BadRequest: Naming the tensor and the row, what was given and what is allowed.
+    """
+    given = {name: array for name, array in request.items() if name != "model"}
+    chunk_size = _chunk_size(given.pop("chunk_size", None))
+    image_format = format_from_text(text_from_tensor(given.pop("format", np.array(["raw"]))))
+    count = _expand_seeds(given)
+    _check_count(count, most_samples(spec, image_format))
+    tensors = {name: _for_all(name, array, count) for name, array in given.items()}
+    rows_from_request(spec, tensors, most=count)
+    if image_format is not Format.RAW:
+        tensors["format"] = np.full((count, 1), str(image_format).encode(), np.object_)
+    return StreamRequest(count, tensors, chunk_size)
+
+
+def most_samples(spec: GeneratorSpec, image_format: Format) -> int:
+    """Return how many samples one stream request may carry: 4,096, or 64 MiB of output."""
+    per_element = 5 if image_format is Format.FLOAT else 1
+    return max(1, min(MAX_SAMPLES, MAX_BYTES // (spec.image.row_bytes * per_element)))
+
+
+def _expand_seeds(given: dict[str, NDArray[Any]]) -> int:
+    """Turn ``seed`` [n] or [1] + ``count`` into unary seeds [n, 1]; return the samples' number."""
+    counts = given.pop("count", None)
+    seeds = given.get("seed")
+    if seeds is None:
+        if counts is not None:
+            raise BadRequest("count goes with seed: the first seed and how many follow from it")
+        return max((len(given[role]) for role in LATENT_ROLES if role in given), default=1)
+    if seeds.ndim != 1 or not seeds.size:
+        raise BadRequest(f"seed has shape {list(seeds.shape)}; a stream takes [n], n from 1")
+    if counts is not None:
+        if counts.size != 1 or seeds.size != 1:
+            raise BadRequest("count goes with one seed, the first of the range")
+        _check_count(int(counts.flat[0]), MAX_SAMPLES)
+        seeds = seed_range(int(seeds[0]), int(counts.flat[0]))
+    given["seed"] = seeds[:, None]
+    return len(seeds)
+
+
+def _check_count(count: int, most: int) -> None:
+    if not 1 <= count <= most:
+        raise BadRequest(
+            f"the stream asks for {count} samples; one request takes 1 to {most} of this model, "
+            "send several requests on one stream for more"
+        )
+
+
+def _chunk_size(array: NDArray[Any] | None) -> int | None:
+    if array is None:
+        return None
+    if array.size != 1 or not 1 <= int(array.flat[0]) <= MAX_SAMPLES:
+        raise BadRequest(f"chunk_size is {array.tolist()}; give one integer, 1 to {MAX_SAMPLES}")
+    return int(array.flat[0])
+
+
+def _for_all(name: str, array: NDArray[Any], count: int) -> NDArray[Any]:
+    if array.ndim and len(array) == count:
+        return array
+    if array.ndim and len(array) == 1:
+        return np.repeat(array, count, axis=0)
+    raise BadRequest(
+        f"{name} has shape {list(array.shape)}; its first dimension is 1 or {count}, one a sample"
+    )

@@ -1,0 +1,138 @@
+"""What a request may carry, checked; see docs/contract.md for the tensors.
+
+Used by the Triton front model, by the stream model and by the local transport, so that all of them
+refuse the same things with the same words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentry.serving.errors import BadRequest
+from latentry.serving.images import Format, format_from_text
+from latentry.serving.seeds import MAX_SEED
+from latentry.serving.spec import LATENT_ROLES, GeneratorSpec, Role
+
+# Keys in the parameters of a served model's config.pbtxt.
+MODEL_DIGEST = "latentry.model_digest"
+SPEC = "latentry.spec"
+ENGINE_CLASS = "latentry.engine_class"
+THREADS = "latentry.threads"
+
+STREAM_MODEL = "generate_stream"
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A checked request: ``count`` samples.
+
+    Attributes:
+        count: Number of samples.
+        latent: ``seed``, ``z`` or ``w``: which of them the request carries.
+        values: The latent's values [count, ...].
+        controls: The values [count, 1] of every control that the computation takes.
+        image_format: What is asked for.
+    """
+
+    count: int
+    latent: str
+    values: NDArray[Any]
+    controls: dict[str, NDArray[Any]]
+    image_format: Format
+
+
+def rows_from_request(spec: GeneratorSpec, request: Arrays, *, most: int) -> Rows:
+    """Check ``request`` (tensor name to array, the first axis being samples).
+
+    Raises:
+        BadRequest: Naming the tensor and the row, what was given and what is allowed.
+    """
+    count = _count_rows(request, most)
+    latent = _latent(spec, request)
+    controls = _controls(spec, request, latent, count)
+    for name in request:
+        if name not in (latent, "format", *controls):
+            raise BadRequest(f"this model takes no {name}; it takes {spec.takes}")
+    image_format = _format(request.get("format"))
+    return Rows(count, latent, request[latent], controls, image_format)
+
+
+def check_wire_seeds(seeds: NDArray[Any]) -> None:
+    """Check int64 ``seeds`` of any shape; raises BadRequest naming the first bad row."""
+    if seeds.dtype != np.int64:
+        raise BadRequest(f"seed has dtype {seeds.dtype}; seeds travel as int64")
+    bad = (seeds < 0) | (seeds > MAX_SEED)
+    if bad.any():
+        row = int(np.argwhere(bad)[0][0])
+        raise BadRequest(
+            f"seed in row {row} is {seeds[row].item()}; a seed is an integer from 0 to {MAX_SEED}"
+        )
+
+
+def _count_rows(request: Arrays, most: int) -> int:
+    counts = {name: len(array) for name, array in request.items()}
+    if not counts:
+        raise BadRequest("the request carries no tensors; send at least seed")
+    count = next(iter(counts.values()))
+    if any(other != count for other in counts.values()):
+        raise BadRequest(f"tensors differ in their number of rows: {counts}; one row is one sample")
+    if not 1 <= count <= most:
+        raise BadRequest(f"the request has {count} rows; this model takes 1 to {most}")
+    return count
+
+
+def _latent(spec: GeneratorSpec, request: Arrays) -> str:
+    given = [name for name in ("seed", *LATENT_ROLES) if name in request]
+    allowed = ["seed", *(role for role in LATENT_ROLES if spec.find(role))]
+    if len(given) != 1:
+        what = " and ".join(given) if given else "none"
+        raise BadRequest(f"exactly one of {', '.join(allowed)} must be given; {what} was")
+    latent = given[0]
+    item = spec.find(latent)
+    if latent == "seed":
+        if request[latent].shape[1:] != (1,):
+            shape = list(request[latent].shape)
+            raise BadRequest(f"seed has shape {shape}; it takes one integer a row: [N, 1]")
+        check_wire_seeds(request[latent])
+    elif item is None:
+        raise BadRequest(f"this model takes no {latent}; it takes {spec.takes}")
+    else:
+        item.check(request[latent])
+    return latent
+
+
+def _controls(
+    spec: GeneratorSpec, request: Arrays, latent: str, count: int
+) -> dict[str, NDArray[Any]]:
+    controls = {}
+    for item in spec.controls:
+        values = request.get(item.role)
+        if item.role == Role.CLASS_LABEL and latent == Role.W:
+            if values is not None:
+                raise BadRequest(
+                    "class_label acts in the mapping network, which w goes around; leave it out"
+                )
+            continue
+        default = getattr(item, "default", None)
+        if values is not None:
+            item.check(values)
+        elif default is None:
+            raise BadRequest(f"{item.role} is required by this model; it takes {item.allowed}")
+        else:
+            values = np.full((count, 1), default, item.dtype)
+        controls[str(item.role)] = values
+    return controls
+
+
+def _format(values: NDArray[Any] | None) -> Format:
+    if values is None:
+        return Format.RAW
+    texts = {v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values.flat}
+    if len(texts) != 1:
+        raise BadRequest(f"format differs inside one request: {sorted(texts)}; give one for all")
+    return format_from_text(texts.pop())

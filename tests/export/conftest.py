@@ -1,0 +1,152 @@
+"""Small generators and their exports, shared because each export takes seconds."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from latentry.export.onnx_export import onnx_from_module
+from latentry.serving.spec import GeneratorSpec
+
+Z_DIM = 8
+HEIGHT, WIDTH = 48, 80
+
+
+def make_spec(height=HEIGHT, width=WIDTH, channels=3, z_dim=Z_DIM, classes=(), w=None):
+    inputs = [{"role": "z", "shape": [z_dim]}]
+    if classes:
+        inputs.append({"role": "class_label", "classes": list(classes)})
+    if w is not None:
+        inputs += [{"role": "w", "shape": w, "w_avg": [0.25] * w[1]}, {"role": "truncation_psi"}]
+    image = {"height": height, "width": width, "channels": channels}
+    return GeneratorSpec.model_validate({"inputs": inputs, "image": image})
+
+
+class Upsampler(nn.Sequential):
+    """[N, 16, 6, 10] to [N, 3, 48, 80], with one foldable BatchNorm of every kind."""
+
+    def __init__(self):
+        super().__init__(
+            nn.ConvTranspose2d(16, 8, 4, 2, 1, groups=2, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2),
+            spectral_norm(nn.Conv2d(8, 8, 3, padding=1)),
+            nn.BatchNorm2d(8),
+            nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(8, 3, 4, 2, 1),
+            nn.Tanh(),
+        )
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(Z_DIM, 16 * 6 * 10)
+        self.norm = nn.BatchNorm1d(16 * 6 * 10)
+        self.up = Upsampler()
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.up(self.norm(self.first(z)).reshape(-1, 16, 6, 10))
+
+
+class Conditional(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.embedding = nn.Embedding(classes, Z_DIM)
+        self.plain = Plain()
+
+    def forward(self, z: Tensor, class_label: Tensor) -> Tensor:
+        return self.plain(z * self.embedding(class_label))
+
+
+class Mapped(nn.Module):
+    """A mapping submodule and a synthesis method, since both ways are allowed."""
+
+    num_ws, w_dim = 2, 8
+
+    def __init__(self, classes):
+        super().__init__()
+        self.embedding = nn.Embedding(classes, Z_DIM)
+        self.layers = nn.Sequential(nn.Linear(Z_DIM, 16), nn.LeakyReLU(0.2), nn.Linear(16, 8))
+        self.plain = Plain()
+        self.style = nn.Linear(self.w_dim, 3)
+
+    def mapping(self, z: Tensor, class_label: Tensor) -> Tensor:
+        w = self.layers(z + self.embedding(class_label))
+        return w[:, None].repeat(1, self.num_ws, 1)
+
+    def synthesis(self, w: Tensor) -> Tensor:
+        return torch.tanh(self.plain(w[:, 0]) + self.style(w[:, 1])[:, :, None, None])
+
+
+def trained(module: nn.Module) -> nn.Module:
+    """Return the module as after training: parameters and running statistics of all kinds."""
+    generator = torch.Generator().manual_seed(0)
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            for tensor in (child.weight.data, child.running_var):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+            for tensor in (child.bias.data, child.running_mean):
+                tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
+    return module
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """An unconditional generator, left in training mode as a trainer would: module, spec, files."""
+    torch.manual_seed(1)
+    module, spec = trained(Plain()).train(), make_spec()
+    return module, spec, onnx_from_module(module, spec)
+
+
+@pytest.fixture(scope="session")
+def conditional():
+    torch.manual_seed(2)
+    module, spec = trained(Conditional(12)), make_spec(classes=[str(i) for i in range(12)])
+    return module, spec, onnx_from_module(module, spec)
+
+
+@pytest.fixture(scope="session")
+def mapped():
+    torch.manual_seed(3)
+    module = trained(Mapped(2))
+    spec = make_spec(classes=["cat", "dog"], w=[Mapped.num_ws, Mapped.w_dim])
+    return module, spec, onnx_from_module(module, spec)
+
+
+class Small(nn.Module):
+    """A 4x6 grey generator around one function of z, to show one fault each."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(4)
+        self.linear = nn.Linear(Z_DIM, 24)
+        self.function = function
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.function(self, z)
+
+    def draw(self, z: Tensor) -> Tensor:
+        return self.linear(z).reshape(-1, 1, 4, 6).tanh()
+
+
+@pytest.fixture(scope="session")
+def small_spec():
+    return make_spec(height=4, width=6, channels=1)
+
+
+@pytest.fixture(scope="session")
+def export_small(small_spec):
+    """Return module and files of a Small around ``function(module, z)``."""
+
+    def export(function):
+        module = Small(function)
+        return module, onnx_from_module(module, small_spec)
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def small(export_small):
+    return export_small(lambda module, z: module.draw(z))

@@ -1,0 +1,156 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper
+
+from latentry.export.graph_checks import check_graphs
+from latentry.serving.errors import ExportRefused
+from latentry.serving.spec import GeneratorSpec
+
+
+def respecced(spec, **image):
+    content = spec.model_dump(mode="json")
+    content["image"] |= image
+    return GeneratorSpec.model_validate(content)
+
+
+def edited(data, edit):
+    model = onnx.load_model_from_string(data)
+    edit(model)
+    return {"generator.onnx": model.SerializeToString()}
+
+
+@pytest.mark.parametrize("kind", ["plain", "conditional", "mapped"])
+def test_honest_graphs_pass(kind, request):
+    _, spec, files = request.getfixturevalue(kind)
+    check_graphs(spec, files)
+
+
+@pytest.mark.parametrize(
+    ("noise", "operator"),
+    [
+        (lambda x: torch.randn(1, 1, 4, 6), "RandomNormal"),
+        (lambda x: torch.rand_like(x), "RandomUniformLike"),
+        (lambda x: torch.bernoulli(torch.full_like(x, 0.5)), "Bernoulli"),
+        (lambda x: torch.multinomial(torch.ones(4), 6, True).float(), "Multinomial"),
+    ],
+)
+def test_noise_in_the_forward_is_refused(small_spec, export_small, noise, operator):
+    _, files = export_small(lambda module, z: module.draw(z) + noise(module.draw(z)))
+    with pytest.raises(
+        ExportRefused, match=rf"{operator}\w* \(.+\) draws random.*an input or a con"
+    ):
+        check_graphs(small_spec, files)
+
+
+def test_dropout_that_eval_does_not_turn_off_is_refused(small_spec, export_small):
+    def forward(module, z):
+        return F.dropout(module.draw(z), 0.5, training=True)
+
+    _, files = export_small(forward)
+    with pytest.raises(ExportRefused, match=r"Dropout \(.*\) drops at random.*training=self"):
+        check_graphs(small_spec, files)
+
+
+def test_len_freezes_the_batch_and_is_named(small_spec, export_small):
+    _, files = export_small(lambda module, z: module.linear(z).reshape(len(z), 1, 4, 6).tanh())
+    with pytest.raises(ExportRefused, match=r"z, image, sample, peak can only be .* 3: .*len\(x\)"):
+        check_graphs(small_spec, files)
+
+
+def test_height_and_width_swapped_gives_both(plain):
+    _, spec, files = plain
+    message = r"sample has rows of shape \[3, 48, 80\]; the spec says \[3, 80, 48\] \(channels, hei"
+    with pytest.raises(ExportRefused, match=message):
+        check_graphs(respecced(spec, height=80, width=48), files)
+
+
+def test_every_finding_is_told_at_once(plain):
+    _, spec, files = plain
+    with pytest.raises(ExportRefused, match=r"output image has rows.*\n.*output sample has rows"):
+        check_graphs(respecced(spec, height=80, width=48), files)
+
+
+def test_a_missing_file_names_what_is_there(mapped):
+    _, spec, files = mapped
+    with pytest.raises(ExportRefused, match=r"needs synthesis\.onnx; what is there: mapping\.onnx"):
+        check_graphs(spec, {"mapping.onnx": files["mapping.onnx"]})
+
+
+def rename_output(model):
+    model.graph.output[0].name = "picture"
+
+
+def retype_output(model):
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def raise_opset(model):
+    model.opset_import[0].version = 20
+
+
+def add_custom_node(model):
+    model.graph.node.append(helper.make_node("Blur", ["z"], ["y"], "blur", domain="com.example"))
+
+
+def add_training_norm(model):
+    node = helper.make_node("BatchNormalization", ["z"] * 5, ["y", "m", "v"], "norm")
+    node.attribute.append(helper.make_attribute("training_mode", 1))
+    model.graph.node.append(node)
+
+
+def add_random_branch(model):
+    noise = helper.make_node("RandomNormal", [], ["n"], "hidden", shape=[1])
+    body = helper.make_graph([noise], "body", [], [])
+    branch = helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
+    model.graph.node.append(branch)
+
+
+def add_function(model):
+    function = helper.make_function("local", "Twice", ["x"], ["y"], [], [])
+    model.functions.append(function)
+
+
+def move_weights_out(model):
+    tensor = model.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+
+
+def add_constant_outside(model):
+    tensor = TensorProto(name="far", data_location=TensorProto.EXTERNAL)
+    model.graph.node.append(helper.make_node("Constant", [], ["y"], value=tensor))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            rename_output,
+            r"outputs are picture, sample, peak; the spec asks for image, sample, peak",
+        ),
+        (retype_output, r"output image is FLOAT; it must be UINT8"),
+        (raise_opset, r"operator sets are \{'': 20\}; it must have 18"),
+        (add_custom_node, r"Blur \(blur\) is of the domain 'com\.example'"),
+        (add_training_norm, r"BatchNormalization \(norm\) takes its statistics from the batch"),
+        (add_random_branch, r"RandomNormal \(hidden\) draws random numbers"),
+        (add_function, r"local function local::Twice"),
+        (move_weights_out, r"weights .* lie in another file"),
+        (add_constant_outside, r"weights far lie in another file"),
+    ],
+)
+def test_foreign_graphs_are_refused(small, small_spec, edit, message):
+    with pytest.raises(ExportRefused, match=message):
+        check_graphs(small_spec, edited(small[1]["generator.onnx"], edit))
+
+
+@pytest.mark.parametrize("switch", [None, False])
+def test_dropout_in_evaluation_mode_passes(small, small_spec, switch):
+    def add_dropout(model):
+        inputs = ["z", ""] if switch is None else ["z", "", "off"]
+        model.graph.node.append(helper.make_node("Dropout", inputs, ["y"], "drop"))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(False), "off"))
+
+    check_graphs(small_spec, edited(small[1]["generator.onnx"], add_dropout))

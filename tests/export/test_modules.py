@@ -1,0 +1,103 @@
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from latentry.export.modules import check_stages, module_from_target
+from latentry.serving.errors import BadRequest, CheckpointError, ExportRefused, NotFound
+
+SOURCE = """
+from torch import nn
+
+SIZE = 3
+
+def build():
+    return nn.Sequential(nn.Linear(SIZE, 2), nn.Dropout())
+
+def build_name():
+    return "generator"
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A current folder with a user's package in it; what is imported from it is forgotten."""
+    (tmp_path / "my_generators").mkdir()
+    (tmp_path / "my_generators" / "tiny.py").write_text(SOURCE)
+    (tmp_path / "my_generators" / "wanting.py").write_text("import no_such_dependency\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_generators"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def weights(project):
+    path = project / "weights.safetensors"
+    save_file({"0.weight": torch.full((2, 3), 0.5), "0.bias": torch.ones(2)}, path)
+    return path
+
+
+def test_a_module_comes_from_the_current_folder_with_its_weights(weights):
+    module = module_from_target("my_generators.tiny:build", weights)
+    assert isinstance(module, nn.Sequential)
+    assert not module.training
+    assert module[0].weight.tolist() == [[0.5] * 3] * 2
+
+
+def test_the_current_folder_comes_once_on_the_path(project, weights):
+    module_from_target("my_generators.tiny:build", weights)
+    module_from_target("my_generators.tiny:build", weights)
+    assert sys.path.count(str(project)) == 1
+    assert sys.path[0] == str(project)
+
+
+def test_weights_that_do_not_fit_are_refused(project, weights):
+    save_file({"0.weight": torch.zeros(2, 4), "0.bias": torch.ones(2)}, weights)
+    with pytest.raises(CheckpointError, match=r"0\.weight: found float32 \[2, 4\], expected"):
+        module_from_target("my_generators.tiny:build", weights)
+
+
+@pytest.mark.parametrize("target", ["", "my_generators.tiny", "my_generators/tiny.py:f", "a:b:c"])
+def test_another_spelling_is_refused(target, weights):
+    with pytest.raises(BadRequest, match=r"names no function; write it as my_package\.my_module"):
+        module_from_target(target, weights)
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "message"),
+    [
+        (
+            "my_generator.tiny:build",
+            NotFound,
+            r"no Python module 'my_generator' in .*; run this",
+        ),
+        ("my_generators.tin:build", NotFound, r"no Python module 'my_generators\.tin' in "),
+        (
+            "my_generators.wanting:build",
+            NotFound,
+            r"was found, but it imports 'no_such_depend",
+        ),
+        ("my_generators.tiny:bild", NotFound, r"tiny\.py\) has no 'bild'; .* build, build_name"),
+        ("my_generators.tiny:SIZE", BadRequest, r"tiny:SIZE is a int; name a function"),
+        ("my_generators.tiny:build_name", BadRequest, r"returned a str; it must return the gener"),
+    ],
+)
+def test_what_was_found_is_told(weights, target, error, message):
+    with pytest.raises(error, match=message):
+        module_from_target(target, weights)
+
+
+def test_a_generator_with_w_needs_both_stages(mapped):
+    module = nn.Module()
+    module.mapping = nn.Linear(2, 2)
+    message = r"input w, but Module has no synthesis \(its submodules: mapping\); give it mapping"
+    with pytest.raises(ExportRefused, match=message):
+        check_stages(module, mapped[1])
+
+
+def test_a_generator_without_w_needs_no_stages(plain):
+    check_stages(nn.Module(), plain[1])

@@ -1,0 +1,270 @@
+import copy
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import nn
+
+from latentry.export.onnx_export import OPSET, onnx_from_module
+from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.errors import ExportRefused
+from latentry.serving.images import uint8_from_sample
+from latentry.serving.spec import GeneratorSpec
+
+
+def image_spec(height, width, channels, z_dim):
+    return GeneratorSpec.model_validate(
+        {
+            "inputs": [{"role": "z", "shape": [z_dim]}],
+            "image": {"height": height, "width": width, "channels": channels},
+        }
+    )
+
+
+def operators(data):
+    return [node.op_type for node in onnx.load_model_from_string(data).graph.node]
+
+
+def interface(values):
+    return {
+        value.name: (
+            value.type.tensor_type.elem_type,
+            [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
+        )
+        for value in values
+    }
+
+
+class Wired(nn.Module):
+    """The sample is z itself, so a test decides every value of it."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, z):
+        return z.reshape(-1, *self.shape)
+
+
+@pytest.fixture(scope="module", params=[(1, 1, 1), (1, 5, 7), (3, 16, 17)], ids=str)
+def wired(request):
+    channels, height, width = request.param
+    count = channels * height * width
+    spec = image_spec(height, width, channels, count)
+    files = onnx_from_module(Wired(request.param), spec)
+    return OnnxRuntimeEngine(files["generator.onnx"]), count
+
+
+@pytest.fixture(scope="module")
+def row(plain):
+    """Run the plain generator's graph on rows of z."""
+    engine = OnnxRuntimeEngine(plain[2]["generator.onnx"])
+    return lambda z: engine.run({"z": z}, ["image", "sample", "peak"])
+
+
+def test_unconditional_graph_has_the_contracts_interface(plain):
+    model = onnx.load_model_from_string(plain[2]["generator.onnx"])
+    assert list(plain[2]) == ["generator.onnx"]
+    assert interface(model.graph.input) == {"z": (1, ["batch", 8])}
+    assert interface(model.graph.output) == {
+        "image": (2, ["batch", 48, 80, 3]),
+        "sample": (1, ["batch", 3, 48, 80]),
+        "peak": (1, ["batch"]),
+    }
+
+
+def test_conditional_graph_takes_a_column_of_integers(conditional):
+    model = onnx.load_model_from_string(conditional[2]["generator.onnx"])
+    assert interface(model.graph.input) == {
+        "z": (1, ["batch", 8]),
+        "class_label": (7, ["batch", 1]),
+    }
+
+
+def test_mapped_generator_becomes_two_graphs_with_their_own_weights(mapped):
+    assert list(mapped[2]) == ["mapping.onnx", "synthesis.onnx"]
+    mapping, synthesis = (onnx.load_model_from_string(data) for data in mapped[2].values())
+    assert interface(mapping.graph.input).keys() == {"z", "class_label"}
+    assert interface(mapping.graph.output) == {"w": (1, ["batch", 2, 8])}
+    assert interface(synthesis.graph.input) == {"w": (1, ["batch", 2, 8])}
+    assert interface(synthesis.graph.output).keys() == {"image", "sample", "peak"}
+    assert not any("plain" in tensor.name for tensor in mapping.graph.initializer)
+    assert not any("embedding" in tensor.name for tensor in synthesis.graph.initializer)
+
+
+@pytest.mark.parametrize("kind", ["plain", "conditional", "mapped"])
+def test_files_are_valid_plain_opset_18(kind, request):
+    for data in request.getfixturevalue(kind)[2].values():
+        model = onnx.load_model_from_string(data)
+        onnx.checker.check_model(model, full_check=True)
+        assert [(item.domain, item.version) for item in model.opset_import] == [("", OPSET)]
+        assert not model.functions
+        assert not any(tensor.external_data for tensor in model.graph.initializer)
+
+
+def test_norms_are_folded_away(plain):
+    found = operators(plain[2]["generator.onnx"])
+    assert "BatchNormalization" not in found
+    assert found.count("Conv") + found.count("ConvTranspose") == 3
+    names = [
+        t.name for t in onnx.load_model_from_string(plain[2]["generator.onnx"]).graph.initializer
+    ]
+    assert not any("original" in name or "_u" in name for name in names)
+
+
+def test_nothing_of_the_authors_machine_is_in_the_file(plain):
+    data = plain[2]["generator.onnx"]
+    assert b"stack_trace" not in data
+    assert b".py" not in data
+    assert torch.__version__.encode() not in data
+
+
+def test_the_callers_module_is_unchanged(plain):
+    module, spec, files = plain
+    before = copy.deepcopy(module.state_dict())
+    again = onnx_from_module(module, spec)
+    assert module.training
+    assert all(child.training for child in module.modules())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    after = module.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert copy.deepcopy(module)(torch.zeros(2, 8)).requires_grad
+    assert again == files
+
+
+PROGRAM = """
+import hashlib, torch
+from torch import nn
+from latentry.export.onnx_export import onnx_from_module
+from latentry.serving.spec import GeneratorSpec
+torch.manual_seed(0)
+module = nn.Sequential(nn.Linear(8, 24), nn.Unflatten(1, (1, 4, 6)), nn.Conv2d(1, 1, 3, padding=1))
+spec = GeneratorSpec.model_validate({
+    "inputs": [{"role": "z", "shape": [8]}], "image": {"height": 4, "width": 6, "channels": 1}})
+print(hashlib.sha256(onnx_from_module(module, spec)["generator.onnx"]).hexdigest())
+"""
+
+
+def test_every_process_writes_the_same_bytes_and_nothing_to_the_terminal():
+    digests = set()
+    for hash_seed in ("1", "2"):
+        result = subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        )
+        assert result.stderr == ""
+        digests.add(result.stdout.strip())
+    assert len(digests) == 1
+    assert len(digests.pop()) == 64
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+def test_peak_sees_a_bad_value_at_every_position(wired, value):
+    engine, count = wired
+    z = np.random.RandomState(0).randn(count + 1, count).astype(np.float32)
+    expected = np.abs(z).max(axis=1)
+    z[np.arange(count), np.arange(count)] = value
+    peak = engine.run({"z": z}, ["peak"])["peak"]
+    assert np.isposinf(peak[:count]).all()
+    assert peak[count] == expected[count]
+
+
+@given(data=st.data())
+def test_peak_is_finite_exactly_where_the_sample_is(wired, data):
+    engine, count = wired
+    values = st.floats(width=32) | st.sampled_from([np.nan, np.inf, -np.inf])
+    z = data.draw(arrays(np.float32, (3, count), elements=values, fill=st.just(np.float32(0.5))))
+    peak = engine.run({"z": z}, ["peak"])["peak"]
+    finite = np.isfinite(z).all(axis=1)
+    assert (np.isfinite(peak) == finite).all()
+    assert (peak[finite] == np.abs(z).max(axis=1)[finite]).all()
+
+
+@given(data=st.data())
+def test_image_is_the_arithmetic_of_serving(wired, data):
+    engine, count = wired
+    near = st.floats(-1.25, 1.25, width=32)
+    z = data.draw(arrays(np.float32, (2, count), elements=near, fill=near))
+    outputs = engine.run({"z": z}, ["image", "sample"])
+    assert (outputs["image"] == uint8_from_sample(outputs["sample"])).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 16])
+def test_any_batch_size_runs(row, size):
+    outputs = row(np.zeros((size, 8), np.float32))
+    assert outputs["image"].shape == (size, 48, 80, 3)
+    assert outputs["peak"].shape == (size,)
+
+
+def test_a_forward_that_fails_is_named_with_what_it_got(export_small):
+    with pytest.raises(ExportRefused, match=r"generator of Small fails on z of shape \[3, 8\]: "):
+        export_small(lambda module, z: module.linear(z[:, :5]))
+
+
+def test_a_sample_of_another_size_names_both_shapes(export_small):
+    with pytest.raises(ExportRefused, match=r"\[3, 1, 6, 4\] for 3 rows; .* \[3, 1, 4, 6\]"):
+        export_small(lambda module, z: module.draw(z).transpose(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (lambda module, z: module.draw(z).half(), "torch.float16"),
+        (lambda module, z: (module.draw(z), z), "tuple"),
+    ],
+)
+def test_a_sample_that_is_not_one_float32_tensor_is_refused(export_small, function, found):
+    with pytest.raises(ExportRefused, match=f"gives {found}; it must give one float32 tensor"):
+        export_small(function)
+
+
+def test_w_of_another_shape_is_refused(mapped):
+    module, spec, _ = mapped
+    narrow = spec.model_dump(mode="json")
+    narrow["inputs"][2]["shape"] = [3, 8]
+    with pytest.raises(ExportRefused, match=r"mapping of Mapped gives shape \[3, 2, 8\].*num_ws"):
+        onnx_from_module(module, GeneratorSpec.model_validate(narrow))
+
+
+def test_an_operation_without_onnx_is_refused_with_the_exporters_reason(export_small):
+    with pytest.raises(ExportRefused, match=r"cannot export generator.*aten\.randperm(.|\n)*try:"):
+        export_small(lambda module, z: module.draw(z)[:, :, torch.randperm(4)])
+
+
+def test_a_branch_on_values_is_refused_with_what_to_do(export_small):
+    def branch(module, z):
+        return module.draw(z) if z.sum() > 0 else -module.draw(z)
+
+    with pytest.raises(
+        ExportRefused, match=r"data-dependent(.|\n)*test_onnx_export\.py.*line(.|\n)*torch\.where"
+    ):
+        export_small(branch)
+
+
+def test_a_view_with_a_fixed_batch_is_refused_as_frozen(export_small):
+    with pytest.raises(ExportRefused, match=r"Constraints violated(.|\n)*a fixed first size"):
+        export_small(lambda module, z: module.linear(z).reshape(3, -1, 4, 6).tanh())
+
+
+def test_a_module_that_cannot_be_copied_is_refused(small_spec):
+    module = nn.Linear(8, 24)
+    module.derived = module.weight * 2
+    with pytest.raises(ExportRefused, match=r"Linear cannot be copied \(.*\.weight_norm"):
+        onnx_from_module(module, small_spec)
+
+
+def test_weights_over_two_gibibytes_are_refused(small_spec):
+    module = nn.Linear(2**15, 2**15, device="meta")
+    with pytest.raises(ExportRefused, match=r"GiB; one ONNX file holds at most 2 GiB"):
+        onnx_from_module(module, small_spec)

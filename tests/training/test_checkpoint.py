@@ -1,0 +1,259 @@
+import json
+import os
+import pickle
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from latentry.serving.errors import CheckpointError
+from latentry.serving.spec import ClassLabelInput, GeneratorSpec, ImageOutput, ZInput
+from latentry.training.architectures import build
+from latentry.training.checkpoint import (
+    Checkpoint,
+    checkpoint_digest,
+    load_checkpoint,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+
+CONFIG = {"z_dim": 4, "width": 2, "channels": 1, "num_classes": 3, "resolution": 8}
+
+
+def make_checkpoint(**changes):
+    spec = GeneratorSpec(
+        inputs=(ZInput(shape=(4,)), ClassLabelInput(classes=("a", "b", "c"))),
+        image=ImageOutput(height=8, width=8, channels=1),
+    )
+    fields = {"name": "tiny", "architecture": "conditional_dcgan", "config": CONFIG, "spec": spec}
+    return Checkpoint(**(fields | changes))
+
+
+@pytest.fixture
+def module():
+    return build("conditional_dcgan", CONFIG)
+
+
+@pytest.fixture
+def folder(tmp_path, module):
+    folder = tmp_path / "tiny"
+    save_checkpoint(folder, make_checkpoint(), module.state_dict())
+    return folder
+
+
+def change_weights(folder, change):
+    path = folder / "weights.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def change_json(folder, change):
+    path = folder / "generator.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_what_was_saved_is_loaded(folder, module):
+    checkpoint, loaded = load_checkpoint(folder)
+    assert checkpoint == make_checkpoint()
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_checkpoint_is_replaced_whole_and_leaves_nothing_beside_it(folder, module):
+    (folder / "old.txt").write_text("of the older checkpoint")
+    save_checkpoint(folder, make_checkpoint(), module.state_dict(), samples_png=b"picture")
+    files = sorted(path.name for path in folder.iterdir())
+    assert files == ["generator.json", "samples.png", "weights.safetensors"]
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path, module):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(CheckpointError, match="is no checkpoint, so it is not replaced"):
+        save_checkpoint(tmp_path, make_checkpoint(), module.state_dict())
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_weights_that_are_nan_are_not_saved(tmp_path, module):
+    nn.init.constant_(module.last.bias, float("nan"))
+    with pytest.raises(CheckpointError, match=r"NaN or infinite: last\.bias: 1 of 1 values"):
+        save_checkpoint(tmp_path / "tiny", make_checkpoint(), module.state_dict())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere is no folder; a checkpoint is a folder"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["generator.json", "weights.safetensors"])
+def test_a_missing_file_is_named_and_what_is_there_listed(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"has no {name} \(it holds .*; a checkpoint needs"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.update(colour="red"), "colour: Extra inputs are not permitted"),
+        (lambda content: content.pop("spec"), "spec: Field required"),
+        (lambda content: content.update(format=2), "format: Input should be 1"),
+        (lambda content: content.update(name="../up"), r"model name '\.\./up' is not allowed"),
+        (lambda content: content["spec"].update(inputs=[]), "needs an input with role z"),
+    ],
+)
+def test_a_wrong_generator_json_is_explained(folder, change, message):
+    change_json(folder, change)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder)
+
+
+def test_a_generator_json_that_is_no_json_is_explained(folder):
+    (folder / "generator.json").write_text('{"format": 1,')
+    with pytest.raises(CheckpointError, match="does not describe a checkpoint: .*Invalid JSON"):
+        load_checkpoint(folder)
+
+
+def test_every_tensor_that_does_not_fit_is_listed(folder):
+    def change(tensors):
+        del tensors["last.weight"]
+        tensors["extra"] = torch.zeros(3)
+        tensors["norms.0.scale.weight"] = torch.zeros(3, 9)
+        tensors["last.bias"] = torch.zeros(1, dtype=torch.float64)
+
+    change_weights(folder, change)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder)
+    message = str(caught.value)
+    assert "last.weight: missing, expected float32 [2, 1, 4, 4]" in message
+    assert "extra: float32 [3] is not expected" in message
+    assert "norms.0.scale.weight: found float32 [3, 9], expected float32 [3, 2]" in message
+    assert "last.bias: found float64 [1], expected float32 [1]" in message
+    assert "check the architecture and its config" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder, value):
+    change_weights(folder, lambda tensors: tensors["last.weight"].fill_(value))
+    with pytest.raises(CheckpointError, match=r"last\.weight: 32 of 32 values"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("kept", [0.99, 0.2])
+def test_a_truncated_file_is_told_by_its_size(folder, kept):
+    path = folder / "weights.safetensors"
+    os.truncate(path, int(path.stat().st_size * kept))
+    with pytest.raises(CheckpointError, match="truncated: it has .* and its header declares"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("length", [2**62, 200_000_000])
+def test_an_absurd_header_length_is_refused_without_reading_it(folder, length):
+    (folder / "weights.safetensors").write_bytes(struct.pack("<Q", length) + b"{}")
+    with pytest.raises(CheckpointError, match="is no safetensors file"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("header", [b'{"a": 1}', b"[1, 2]  ", b'{"a": {"dtype": "F4"}}', b"{nope}"])
+def test_a_damaged_header_is_refused(folder, header):
+    content = struct.pack("<Q", len(header)) + header
+    (folder / "weights.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged safetensors header|is no safetensors file"):
+        load_checkpoint(folder)
+
+
+def test_overlapping_tensors_are_refused(folder):
+    path = folder / "weights.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    names = [name for name in header if header[name]["shape"] == [3, 2]]
+    header[names[0]]["data_offsets"] = header[names[1]]["data_offsets"]
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    with pytest.raises(CheckpointError, match="is damaged: .*copy it again"):
+        load_checkpoint(folder)
+
+
+class _Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_is_refused_and_its_code_never_runs(folder, tmp_path, protocol):
+    trap = pickle.dumps({"weight": _Trap(tmp_path / "executed")}, protocol)
+    (folder / "weights.safetensors").write_bytes(trap)
+    with pytest.raises(CheckpointError, match="is a pickle; it is never opened because pickles"):
+        load_checkpoint(folder)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_of_torch_save_is_refused(folder, module, zipped):
+    path = folder / "weights.safetensors"
+    torch.save(module.state_dict(), path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"convert it with safetensors\.torch\.save_file"):
+        load_checkpoint(folder)
+
+
+def test_a_safetensors_file_that_starts_like_a_pickle_is_taken(tmp_path):
+    module = nn.Linear(1, 1)
+    path = tmp_path / "weights.safetensors"
+    for padding in range(0, 512, 8):
+        save_file(module.state_dict(), path, metadata={"padding": "x" * padding})
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    assert path.read_bytes()[:1] == b"\x80"
+    load_weights(module, path)
+
+
+def test_load_weights_serves_any_module(tmp_path):
+    module = nn.Linear(2, 3)
+    save_file(module.state_dict(), tmp_path / "mine.safetensors")
+    other = nn.Linear(2, 3)
+    load_weights(other, tmp_path / "mine.safetensors")
+    assert torch.equal(module.weight, other.weight)
+    with pytest.raises(CheckpointError, match="does not exist; give a safetensors file"):
+        load_weights(other, tmp_path / "yours.safetensors")
+
+
+def test_a_spec_that_the_generator_does_not_keep_is_refused(folder):
+    change_json(folder, lambda content: content["spec"]["image"].update(width=16))
+    with pytest.raises(CheckpointError, match=r"shape \[1, 8, 8\]; its spec says \[1, 8, 16\]"):
+        load_checkpoint(folder)
+    change_json(folder, lambda content: content["spec"]["image"].update(width=8))
+    change_json(folder, lambda content: content["spec"]["inputs"].pop())
+    with pytest.raises(CheckpointError, match="does not take what its spec declares"):
+        load_checkpoint(folder)
+
+
+def test_the_digest_follows_content_and_not_form(folder, tmp_path):
+    digest = checkpoint_digest(folder)
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    change_json(copied, lambda content: None)  # writes it without indentation
+    assert checkpoint_digest(copied) == digest
+    change_json(copied, lambda content: content.update(name="other"))
+    assert checkpoint_digest(copied) != digest
+    change_weights(folder, lambda tensors: tensors["last.bias"].add_(1))
+    assert checkpoint_digest(folder) != digest
+    assert len(digest) == 64
+
+
+def test_read_checkpoint_does_not_open_the_weights(folder):
+    (folder / "weights.safetensors").unlink()
+    assert read_checkpoint(folder).name == "tiny"

@@ -1,0 +1,361 @@
+"""A checkpoint is a folder: ``generator.json`` and ``weights.safetensors``.
+
+``generator.json`` says what the generator is, how to build it and where it comes from;
+``weights.safetensors`` holds its tensors. A ``samples.png`` may lie beside them, for people only.
+No pickle is ever written or opened: unpickling a file runs the code in it.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from latentry.serving.errors import BadRequest, CheckpointError
+from latentry.serving.spec import GeneratorSpec, Role, check_name, explain
+from latentry.training.architectures import build
+
+GENERATOR_FILE = "generator.json"
+WEIGHTS_FILE = "weights.safetensors"
+SAMPLES_FILE = "samples.png"
+
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+_LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header, little-endian
+_PICKLE_MAGICS = (b"\x80", b"PK")  # pickle protocol 2 and later; the zip that torch.save writes
+_LISTED = 20
+
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+
+def _named(name: str) -> str:
+    try:
+        return check_name(name)
+    except BadRequest as error:
+        raise ValueError(str(error)) from error
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSource(_Strict):
+    """Where training data comes from, under which licence, and what of it was used."""
+
+    source: str
+    licence: str
+    detail: str
+
+
+class Provenance(_Strict):
+    """How a generator came to be.
+
+    Attributes:
+        recipe: The recipe as it was run, overrides included.
+        data: Every source of training data.
+        metrics: What was measured on the generator's samples at the end.
+        tools: Versions of the packages that took part.
+        seed: The seed of the run.
+        steps: Training steps done.
+    """
+
+    recipe: dict[str, JsonValue] = {}
+    data: tuple[DataSource, ...] = ()
+    metrics: dict[str, FiniteFloat] = {}
+    tools: dict[str, str] = {}
+    seed: int = 0
+    steps: int = 0
+
+
+class Checkpoint(_Strict):
+    """The content of ``generator.json``.
+
+    Attributes:
+        format: Version of this layout.
+        name: The generator's name, which becomes the model's name when it is exported.
+        architecture: A key of ``latentry.training.architectures.ARCHITECTURES``.
+        config: The arguments of that architecture.
+        spec: What the generator takes and gives.
+        provenance: How it came to be.
+    """
+
+    format: Literal[1] = 1
+    name: Annotated[str, AfterValidator(_named)]
+    architecture: str
+    config: dict[str, JsonValue]
+    spec: GeneratorSpec
+    provenance: Provenance = Provenance()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One tensor as a header or a module declares it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
+
+
+def save_checkpoint(
+    folder: Path,
+    checkpoint: Checkpoint,
+    state_dict: Mapping[str, Tensor],
+    samples_png: bytes | None = None,
+) -> None:
+    """Write a checkpoint folder whole or not at all; an older checkpoint there is replaced.
+
+    Args:
+        folder: The folder to make. Its parents are made too.
+        checkpoint: What goes into ``generator.json``.
+        state_dict: The generator's tensors by name.
+        samples_png: A picture for people to look at, written as ``samples.png``.
+
+    Raises:
+        CheckpointError: ``folder`` exists and is no checkpoint, or a tensor holds NaN or infinity.
+    """
+    if folder.exists() and not (folder / GENERATOR_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} exists and is no checkpoint, so it is not replaced; choose another folder"
+        )
+    tensors = {name: tensor.detach().contiguous() for name, tensor in state_dict.items()}
+    _check_finite(tensors, f"the generator {checkpoint.name}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        made = Path(temporary, "new")
+        made.mkdir()
+        text = json.dumps(checkpoint.model_dump(mode="json"), indent=2) + "\n"
+        (made / GENERATOR_FILE).write_text(text, encoding="utf-8")
+        (made / WEIGHTS_FILE).write_bytes(save(tensors))
+        if samples_png is not None:
+            (made / SAMPLES_FILE).write_bytes(samples_png)
+        for path in (*made.iterdir(), made):
+            _sync(path)
+        if folder.exists():
+            folder.rename(Path(temporary, "old"))
+        made.rename(folder)
+    _sync(folder.parent)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Return what ``generator.json`` says, without opening the weights.
+
+    Raises:
+        CheckpointError: The folder or the file is missing, or the file is no generator.json.
+    """
+    path = _existing(folder, GENERATOR_FILE)
+    try:
+        return Checkpoint.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path} does not describe a checkpoint: {explain(error)}; "
+            "correct it, or make the checkpoint again with `latentry train`"
+        ) from error
+
+
+def load_checkpoint(folder: Path) -> tuple[Checkpoint, nn.Module]:
+    """Return a checkpoint and its generator, in evaluation mode and without gradients.
+
+    Raises:
+        CheckpointError: Something is missing or damaged, the weights do not fit the architecture,
+            or the generator does not give what its spec says. The message names the file or the
+            tensors, what was found, and what is expected.
+    """
+    checkpoint = read_checkpoint(folder)
+    weights = _existing(folder, WEIGHTS_FILE)
+    module = build(checkpoint.architecture, checkpoint.config)
+    load_weights(module, weights)
+    _check_fits(module, checkpoint.spec, folder)
+    return checkpoint, module
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file into ``module``; then it is in evaluation mode without gradients.
+
+    Names, shapes and dtypes must be exactly those of ``module.state_dict()``.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, a pickle or no safetensors file; a tensor
+            is missing, unknown, of another shape or dtype, or holds NaN or infinity.
+    """
+    found = _read_header(path)
+    expected = {
+        name: _Entry(tuple(tensor.shape), tensor.dtype)
+        for name, tensor in module.state_dict().items()
+    }
+    _check_entries(path, found, expected)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is damaged: {error}; copy it again from its origin"
+        ) from error
+    _check_finite(tensors, str(path))
+    module.load_state_dict(tensors)
+    module.eval().requires_grad_(False)
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """Return the SHA-256 that names a checkpoint, as 64 hexadecimal digits.
+
+    It is taken over the canonical JSON (sorted keys, no spaces, UTF-8) of the two files' digests,
+    where ``generator.json`` counts by its content and not by its line breaks.
+
+    Raises:
+        CheckpointError: The folder or a file is missing, or ``generator.json`` is damaged.
+    """
+    content = read_checkpoint(folder).model_dump(mode="json")
+    with _existing(folder, WEIGHTS_FILE).open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    generator = hashlib.sha256(_canonical(content)).hexdigest()
+    both = _canonical({GENERATOR_FILE: generator, WEIGHTS_FILE: weights})
+    return hashlib.sha256(both).hexdigest()
+
+
+def _canonical(content: object) -> bytes:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
+
+
+def _existing(folder: Path, name: str) -> Path:
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} is no folder; a checkpoint is a folder with {GENERATOR_FILE} and "
+            f"{WEIGHTS_FILE}, as `latentry train` makes it"
+        )
+    if not (folder / name).is_file():
+        there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise CheckpointError(
+            f"{folder} has no {name} (it holds {there}); a checkpoint needs {GENERATOR_FILE} "
+            f"and {WEIGHTS_FILE}"
+        )
+    return folder / name
+
+
+def _read_header(path: Path) -> dict[str, _Entry]:
+    """Return the tensors that a safetensors file declares; its size must fit them."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; give a safetensors file")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(_LENGTH_BYTES + 1)
+        length = int.from_bytes(start[:_LENGTH_BYTES], "little")
+        # The length may begin with the bytes of a pickle, so the brace after it decides.
+        if start[_LENGTH_BYTES:] != b"{" or length > _MAX_HEADER_BYTES:
+            raise CheckpointError(_explain_foreign(path, start))
+        header = b"{" + file.read(length - 1)
+    if len(header) < length:
+        raise CheckpointError(_explain_truncated(path, size, _LENGTH_BYTES + length))
+    try:
+        declared = json.loads(header)
+        declared.pop("__metadata__", None)
+        ends = [item["data_offsets"][1] for item in declared.values()]
+        entries = {
+            name: _Entry(tuple(item["shape"]), _DTYPES[item["dtype"]])
+            for name, item in declared.items()
+        }
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} has a damaged safetensors header ({error!r}); copy it again from its origin"
+        ) from error
+    if size < (needed := _LENGTH_BYTES + length + max(ends, default=0)):
+        raise CheckpointError(_explain_truncated(path, size, needed))
+    return entries
+
+
+def _explain_foreign(path: Path, start: bytes) -> str:
+    if start.startswith(_PICKLE_MAGICS):
+        return (
+            f"{path} is a pickle; it is never opened because pickles execute code; "
+            "convert it with safetensors.torch.save_file where you trust it"
+        )
+    return f"{path} is no safetensors file (it starts with {start!r}); give a safetensors file"
+
+
+def _explain_truncated(path: Path, size: int, needed: int) -> str:
+    return (
+        f"{path} is truncated: it has {size:,} bytes and its header declares {needed:,}; "
+        "copy it again from its origin"
+    )
+
+
+def _check_entries(path: Path, found: dict[str, _Entry], expected: dict[str, _Entry]) -> None:
+    findings = [f"{name}: missing, expected {expected[name]}" for name in expected.keys() - found]
+    findings += [f"{name}: {found[name]} is not expected" for name in found.keys() - expected]
+    findings += [
+        f"{name}: found {found[name]}, expected {expected[name]}"
+        for name in found.keys() & expected.keys()
+        if found[name] != expected[name]
+    ]
+    if findings:
+        raise CheckpointError(
+            f"{path} does not fit the architecture: {_list(findings)}; "
+            "check the architecture and its config, or take the weights that belong to them"
+        )
+
+
+def _check_finite(tensors: Mapping[str, Tensor], owner: str) -> None:
+    findings = [
+        f"{name}: {int(bad)} of {tensor.numel()} values"
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and (bad := (~tensor.isfinite()).sum())
+    ]
+    if findings:
+        raise CheckpointError(
+            f"{owner} has weights that are NaN or infinite: {_list(findings)}; "
+            "the training diverged or the file is damaged: train again or take an older one"
+        )
+
+
+def _check_fits(module: nn.Module, spec: GeneratorSpec, folder: Path) -> None:
+    """Run two rows through the generator and compare with what the spec promises."""
+    if spec.w is not None:
+        return
+    rows = {Role.Z: torch.zeros(2, spec.z_dim), Role.CLASS_LABEL: torch.zeros(2, dtype=torch.int64)}
+    try:
+        with torch.no_grad():
+            sample = module(*(rows[role] for role in spec.stages["generator"]))
+    except (RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"the generator in {folder} does not take what its spec declares: {error}"
+        ) from error
+    height, width, channels = spec.image.row_shape
+    if tuple(sample.shape) != (2, channels, height, width):
+        raise CheckpointError(
+            f"the generator in {folder} gives samples of shape {list(sample.shape[1:])}; "
+            f"its spec says {[channels, height, width]}; correct the spec or the config"
+        )
+
+
+def _list(findings: list[str]) -> str:
+    shown = sorted(findings)[:_LISTED]
+    more = len(findings) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more else "")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
