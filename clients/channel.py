@@ -81,6 +81,16 @@ def open_channel(address: Address, *, asynchronous: bool = False) -> Any:
     return module.secure_channel(address.url, address.credentials, options=tuple(options.items()))
 
 
+def is_connected(channel: Any) -> bool:
+    """Whether the connection of ``channel`` stands; once lost it reads so until the next call."""
+    if hasattr(channel, "get_state"):
+        return bool(channel.get_state() is grpc.ChannelConnectivity.READY)
+    # A synchronous channel tells its state only to subscribers, by a thread that now and then keeps
+    # the interpreter from ending; so this looks inside. Should that fail, "no" costs a question.
+    check = getattr(getattr(channel, "_channel", None), "check_connectivity_state", None)
+    return check is not None and bool(check(False) == grpc.ChannelConnectivity.READY.value[0])
+
+
 def _check_url(url: str) -> str:
     match = _HOST_AND_PORT.fullmatch(url)
     if not match or not 1 <= int(match["port"]) <= 65535:

@@ -18,7 +18,13 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from latentry.clients import codec
 from latentry.clients.adapter import answer_of
-from latentry.clients.channel import Address, Tls, address_from_arguments, open_channel
+from latentry.clients.channel import (
+    Address,
+    Tls,
+    address_from_arguments,
+    is_connected,
+    open_channel,
+)
 from latentry.clients.status import error_from_rpc, error_from_status
 from latentry.serving.errors import (
     BadRequest,
@@ -52,8 +58,8 @@ class _InfoCache:
     def put(self, info: ModelInfo) -> None:
         self._infos[info.name] = info
 
-    def watch_connection(self, state: grpc.ChannelConnectivity) -> None:
-        if state is not grpc.ChannelConnectivity.READY:
+    def watch_channel(self, channel: Any) -> None:
+        if not is_connected(channel):
             self._infos.clear()
 
     def watched(self, error: LatentryError) -> LatentryError:
@@ -83,7 +89,6 @@ class GrpcTransport:
         self._channel = open_channel(self._address)
         self._stub = GRPCInferenceServiceStub(self._channel)
         self._infos = _InfoCache()
-        self._channel.subscribe(self._infos.watch_connection)
         self._lock = threading.Lock()
         self._open: set[Future[Any]] | None = set()
 
@@ -101,6 +106,8 @@ class GrpcTransport:
 
     def model_info(self, model: str) -> ModelInfo:
         """What is being served under ``model``; raises NotFound."""
+        with self._lock:
+            self._check_open()
         if (known := self._infos.get(model)) is not None:
             return known
         try:
@@ -127,7 +134,8 @@ class GrpcTransport:
 
     def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
         """Send requests to ``generate_stream``, each once the one before it is answered in full."""
-        self._check_open()
+        with self._lock:
+            self._check_open()
         outbox: SimpleQueue[Any] = SimpleQueue()
         call = self._stub.ModelStreamInfer(
             iter(outbox.get, None), metadata=(*self._address.metadata, _STREAM_HEADER)
@@ -155,9 +163,9 @@ class GrpcTransport:
         """Give up the connection; answers that nobody waits for get a second to come in."""
         with self._lock:
             still_open, self._open = self._open, None
-        wait(still_open or (), timeout=CLOSE_GRACE_S)
-        self._channel.unsubscribe(self._infos.watch_connection)
-        self._channel.close()
+        if still_open is not None:
+            wait(still_open, timeout=CLOSE_GRACE_S)
+            self._channel.close()
 
     def _ask(self, method: Any, request: Any) -> Any:
         try:
@@ -188,6 +196,7 @@ class GrpcTransport:
     def _check_open(self) -> set[Future[Any]]:
         if self._open is None:
             raise _closed()
+        self._infos.watch_channel(self._channel)
         return self._open
 
     def _forget(self, answer: Future[Any]) -> None:
@@ -288,7 +297,7 @@ class AsyncGrpcTransport:
         if self._channel is None:
             self._channel = open_channel(self._address, asynchronous=True)
             self._channel_stub = GRPCInferenceServiceStub(self._channel)
-        self._infos.watch_connection(self._channel.get_state())
+        self._infos.watch_channel(self._channel)
         return self._channel_stub
 
     async def _ask(self, method: Any, request: Any) -> Any:

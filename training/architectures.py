@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from latentry.serving.errors import CheckpointError
 
 _FIRST_RESOLUTION = 4
+_MAX_SIZE = 65536
 _INIT_STD = 0.02  # Radford et al. 2016, section 3
 
 
@@ -32,7 +33,7 @@ class DCGAN(nn.Module):
         resolution: Height and width of the image, a power of two from 8.
 
     Raises:
-        CheckpointError: A size is no positive integer, or the resolution is no power of two.
+        CheckpointError: A size is no integer from 1 to 65536, or the resolution is no power of two.
     """
 
     def __init__(self, z_dim: int, width: int, channels: int, resolution: int = 64) -> None:
@@ -65,7 +66,7 @@ class ConditionalDCGAN(nn.Module):
         resolution: Height and width of the image, a power of two from 8.
 
     Raises:
-        CheckpointError: A size is no positive integer, or the resolution is no power of two.
+        CheckpointError: A size is no integer from 1 to 65536, or the resolution is no power of two.
     """
 
     def __init__(
@@ -164,11 +165,12 @@ def check_sizes(*, resolution: int, **sizes: int) -> None:
     """Check the sizes of a network.
 
     Raises:
-        CheckpointError: A size is no positive integer, or the resolution is no power of two >= 8.
+        CheckpointError: A size is no integer from 1 to 65536, or the resolution is no power of two
+            from 8.
     """
     for name, size in {**sizes, "resolution": resolution}.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise CheckpointError(f"{name} is {size!r}; it is an integer from 1")
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MAX_SIZE:
+            raise CheckpointError(f"{name} is {size!r}; it is an integer from 1 to {_MAX_SIZE}")
     if resolution < 2 * _FIRST_RESOLUTION or resolution & (resolution - 1):
         raise CheckpointError(f"resolution is {resolution}; it is a power of two from 8")
 

@@ -183,6 +183,9 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, nn.Module]:
     """
     checkpoint = read_checkpoint(folder)
     weights = _existing(folder, WEIGHTS_FILE)
+    with torch.device("meta"):  # takes no memory, however large the config says it is
+        outline = build(checkpoint.architecture, checkpoint.config)
+    _check_entries(weights, _read_header(weights), _entries(outline))
     module = build(checkpoint.architecture, checkpoint.config)
     load_weights(module, weights)
     _check_fits(module, checkpoint.spec, folder)
@@ -198,12 +201,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         CheckpointError: The file is missing, truncated, a pickle or no safetensors file; a tensor
             is missing, unknown, of another shape or dtype, or holds NaN or infinity.
     """
-    found = _read_header(path)
-    expected = {
-        name: _Entry(tuple(tensor.shape), tensor.dtype)
-        for name, tensor in module.state_dict().items()
-    }
-    _check_entries(path, found, expected)
+    _check_entries(path, _read_header(path), _entries(module))
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -281,6 +279,13 @@ def _read_header(path: Path) -> dict[str, _Entry]:
     if size < (needed := _LENGTH_BYTES + length + max(ends, default=0)):
         raise CheckpointError(_explain_truncated(path, size, needed))
     return entries
+
+
+def _entries(module: nn.Module) -> dict[str, _Entry]:
+    return {
+        name: _Entry(tuple(tensor.shape), tensor.dtype)
+        for name, tensor in module.state_dict().items()
+    }
 
 
 def _explain_foreign(path: Path, start: bytes) -> str:

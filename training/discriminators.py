@@ -28,7 +28,7 @@ class ProjectionDiscriminator(nn.Module):
         num_classes: Number of classes; 0 for unconditional data.
 
     Raises:
-        CheckpointError: A size is no positive integer, or the resolution is no power of two.
+        CheckpointError: A size is no integer from 1 to 65536, or the resolution is no power of two.
     """
 
     def __init__(self, channels: int, resolution: int, width: int, num_classes: int = 0) -> None:

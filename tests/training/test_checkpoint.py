@@ -125,6 +125,12 @@ def test_a_generator_json_that_is_no_json_is_explained(folder):
         load_checkpoint(folder)
 
 
+def test_a_config_far_larger_than_the_weights_takes_no_memory(folder):
+    change_json(folder, lambda content: content["config"].update(width=65536))
+    with pytest.raises(CheckpointError, match=r"last\.weight: found .*expected .*65536, 1, 4"):
+        load_checkpoint(folder)
+
+
 def test_every_tensor_that_does_not_fit_is_listed(folder):
     def change(tensors):
         del tensors["last.weight"]

@@ -1,0 +1,214 @@
+"""What Triton and Python add to the engine: ratios, measured in alternating pairs in one run.
+
+Every row compares the served generator with ONNX Runtime in this process at its best batch, on one
+network: a DCGAN of width 64 at 64x64 with random weights (105 M multiply-adds). Each pair measures
+one and then the other, so what else the machine does falls on both. Medians and ranges are
+printed, and what the load generator itself used of the CPU.
+
+    python benchmarks/serving.py --pairs 7
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from perf_analyzer import PerfAnalyzer, find_perf_analyzer
+
+from latentry.clients import Client
+from latentry.export.publish import Source, export_generator
+from latentry.serving.repository import Entry
+from latentry.serving.seeds import LatentDrawer
+from latentry.serving.spec import GeneratorSpec, ImageOutput, ZInput
+from latentry.training.architectures import build
+
+MODEL = "bench"
+_BATCHES = (1, 4, 8, 16, 32)
+_WINDOW_S = 3.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    reach: str
+    values: list[float]
+    load_cpu: list[float]
+    unit: str
+
+    def text(self) -> str:
+        """The row in Markdown: median, range, and the load generator's share of one core."""
+        middle, low, high = statistics.median(self.values), min(self.values), max(self.values)
+        load = f"{statistics.median(self.load_cpu):.0%}" if self.load_cpu else "-"
+        return f"| {self.name} | {self.reach} | {middle:.2f}{self.unit} | {low:.2f} - {high:.2f} | {load} |"
+
+
+class InProcess:
+    """ONNX Runtime in this process, as anybody would use it: all cores, spinning on."""
+
+    def __init__(self, model: Path) -> None:
+        self._session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        self._drawer = LatentDrawer(64)
+        self.best_batch = max(_BATCHES, key=lambda batch: self.throughput(batch, 1.0))
+
+    def draw(self, batch: int) -> None:
+        """Draw z and the images for ``batch`` seeds."""
+        self._session.run(["image"], {"z": self._drawer.draw(range(batch))})
+
+    def throughput(self, batch: int, seconds: float = _WINDOW_S) -> float:
+        """Images a second."""
+        self.draw(batch)
+        start, count = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < seconds:
+            self.draw(batch)
+            count += batch
+        return count / elapsed
+
+    def latency_ms(self, batch: int, repeats: int) -> float:
+        """Median time of one call."""
+        return _median_ms(lambda: self.draw(batch), repeats)
+
+
+def _median_ms(call: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+        time.sleep(0.01)
+    return statistics.median(times) * 1e3
+
+
+def export_network(repository: Path) -> Entry:
+    """Publish the benchmark's network."""
+    torch.manual_seed(0)
+    spec = GeneratorSpec(
+        inputs=(ZInput(shape=(64,)),), image=ImageOutput(height=64, width=64, channels=3)
+    )
+    module = build("dcgan", {"z_dim": 64, "width": 64, "channels": 3}).eval()
+    entry, _ = export_generator(Source(MODEL, spec, module, "dcgan", "0" * 64), repository)
+    return entry
+
+
+@contextmanager
+def served(repository: Path, options: list[str]) -> Iterator[tuple[str, float]]:
+    """Run ``latentry serve``; give its address and the seconds until it was ready."""
+    command = ["serve", "--repository", str(repository), "--port", "0", "--metrics-port", "0"]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "latentry"), *command, "--json", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        yield json.loads(line)["url"], time.perf_counter() - start
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def perf_analyzer_throughput(
+    tool: PerfAnalyzer, url: str, entry: Entry, *, callers: int, batch: int, images: int
+) -> tuple[float, float]:
+    """Return images a second and perf_analyzer's own CPU (in cores) for closed-loop callers."""
+    before, start = _children_cpu(), time.perf_counter()
+    report = tool.run(
+        *("-m", MODEL, "-u", url, "-i", "grpc", "-b", str(batch)),
+        *("--concurrency-range", str(callers), "--request-count", str(images // batch)),
+        *("--input-data", str(entry.folder / "perf_input.json")),
+    )
+    cpu = (_children_cpu() - before) / (time.perf_counter() - start)
+    line = next(line for line in report.splitlines() if "Throughput:" in line)
+    return float(line.split()[1]), cpu
+
+
+def stream_throughput(client: Client, samples: int) -> tuple[float, float]:
+    """Return images a second of one stream and this process's CPU (in cores)."""
+    before, start = time.process_time(), time.perf_counter()
+    count = sum(len(chunk) for chunk in client.stream(MODEL, seeds=range(samples)))
+    elapsed = time.perf_counter() - start
+    assert count == samples
+    return count / elapsed, (time.process_time() - before) / elapsed
+
+
+def first_chunk(client: Client) -> None:
+    """Open a stream, take the first chunk of 8 and cancel."""
+    stream = client.stream(MODEL, seeds=range(64), chunk_size=8)
+    next(stream)
+    stream.close()
+
+
+def _children_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def measure(pairs: int, repository: Path, options: list[str]) -> list[Row]:
+    """Measure every row."""
+    tool = find_perf_analyzer()
+    if tool is None:
+        raise SystemExit("no perf_analyzer; run `python benchmarks/perf_analyzer.py` first")
+    entry = export_network(repository)
+    engine = InProcess(entry.folder / "generator.onnx")
+    rows = {
+        "callers": Row("32 callers of batch 1", ">= 0.90", [], [], "x"),
+        "batches": Row("one caller, batches of 32", ">= 0.95", [], [], "x"),
+        "stream": Row("a stream of 1,024", ">= 0.95", [], [], "x"),
+        "first": Row("first chunk of 8, over in process", "<= +4 ms", [], [], " ms"),
+        "idle": Row("one image, idle, p50, over in process", "<= +2 ms", [], [], " ms"),
+    }
+    with served(repository, options) as (url, ready_s), Client(url) as client:
+        print(f"ready after {ready_s:.1f} s; in process best at batch {engine.best_batch}")
+        for pair in range(pairs):
+            for name, callers, batch in (("callers", 32, 1), ("batches", 1, 32)):
+                alone = engine.throughput(engine.best_batch)
+                rate, cpu = perf_analyzer_throughput(
+                    tool, url, entry, callers=callers, batch=batch, images=2048
+                )
+                _add(rows[name], rate / alone, cpu)
+            alone = engine.throughput(engine.best_batch)
+            rate, cpu = stream_throughput(client, 1024)
+            _add(rows["stream"], rate / alone, cpu)
+            alone = engine.latency_ms(8, 15)
+            _add(rows["first"], _median_ms(lambda: first_chunk(client), 15) - alone)
+            alone = engine.latency_ms(1, 50)
+            one = _median_ms(lambda: client.generate(MODEL, seeds=0), 50)
+            _add(rows["idle"], one - alone)
+            print(f"pair {pair + 1}: " + ", ".join(f"{k} {r.values[-1]:.2f}" for k, r in rows.items()))
+    return list(rows.values())
+
+
+def _add(row: Row, value: float, load_cpu: float | None = None) -> None:
+    row.values.append(value)
+    if load_cpu is not None:
+        row.load_cpu.append(load_cpu)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("serve_options", nargs="*", help="after --, for latentry serve")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(arguments.pairs, Path(folder) / "repository", arguments.serve_options)
+    print("\n| | reach | median | range | load generator, cores |\n|---|---|---|---|---|")
+    print("\n".join(row.text() for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The command ``latentry``: a table of commands, and the one place where their errors end.
+
+A room is imported when one of its commands runs, so that ``--help`` is quick and a client-only
+installation has no need of torch.
+"""
+
+import difflib
+import errno
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import typer
+
+from latentry.serving.errors import LatentryError
+
+EXIT_FAULT = 1
+EXIT_USAGE = 2
+EXIT_TRY_LATER = 75
+EXIT_INTERRUPTED = 130
+
+
+class Command(NamedTuple):
+    """``module:function`` (or ``module:app``, a ``typer.Typer``), help, and the extras it uses."""
+
+    target: str
+    help: str
+    extras: str = ""
+
+
+COMMANDS = {
+    "train": Command("latentry.training.cli:train", "Train a generator.", "train"),
+    "export": Command(
+        "latentry.export.cli:export",
+        "Export a checkpoint to a proved entry of the model repository.",
+        "export,cpu",
+    ),
+    "models": Command(
+        "latentry.serving.cli:models", "List or remove the model repository's entries.", "cpu"
+    ),
+    "serve": Command(
+        "latentry.serving.cli:serve", "Serve the model repository with Triton.", "serve,cpu"
+    ),
+    "health": Command("latentry.clients.commands:health", "Tell whether a server is ready."),
+    "generate": Command("latentry.clients.commands:generate", "Draw images into files."),
+    "stream": Command(
+        "latentry.clients.commands:stream", "Draw many images into files as they come."
+    ),
+    "doctor": Command(
+        "latentry.serving.cli:doctor", "Check this machine and say what is missing.", "serve,cpu"
+    ),
+}
+
+# What only an extra brings; any other module that is missing is a fault of ours.
+_OF_EXTRAS = {
+    *("matplotlib", "onnx", "onnxruntime", "onnxscript", "pytriton"),
+    *("safetensors", "skimage", "sklearn", "tensorrt", "torch"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command in ``arguments``, the process's own by default; return the exit code.
+
+    0 done, 1 the input or the model is at fault, 2 usage, 75 try again later, 130 Ctrl-C.
+    """
+    name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    if name in ("--help", "-h"):
+        typer.echo(help_text())
+        return 0
+    if name == "--version":
+        typer.echo(f"latentry {version('latentry')}")
+        return 0
+    if name not in COMMANDS:
+        return _fail(_unknown(name), EXIT_USAGE)
+    return _run(name, COMMANDS[name], rest)
+
+
+def help_text() -> str:
+    """Return what ``latentry --help`` shows."""
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "Usage: latentry COMMAND [OPTIONS]",
+            "",
+            "From a PyTorch generator to images over gRPC.",
+            "",
+            "Commands:",
+            *(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items()),
+            "",
+            "`latentry COMMAND --help` shows a command's options and examples.",
+        ]
+    )
+
+
+def load_command(name: str) -> Any:
+    """Return the command ``name`` with its room imported, ready to be called with arguments."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    target = getattr(importlib.import_module(module), attribute)
+    if not isinstance(target, typer.Typer):
+        app = typer.Typer(add_completion=False)
+        app.command()(target)
+        target = app
+    return typer.main.get_command(target)
+
+
+def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
+    """Run a command; whatever it raises ends here."""
+    try:
+        load_command(name).main(args=list(arguments), prog_name=f"latentry {name}")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except LatentryError as error:
+        return _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _OF_EXTRAS:
+            raise
+        advice = f'pip install "latentry[{command.extras}]"' if command.extras else "install it"
+        return _fail(f"latentry {name} needs {error.name}: {advice}", EXIT_FAULT)
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except OSError as error:
+        return _fail(str(error), EXIT_TRY_LATER if error.errno == errno.ENOSPC else EXIT_FAULT)
+    return 0
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    what = "option" if name.startswith("-") else "command"
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+    return f"latentry has no {what} {name}; {hint}"
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(f"error: {message}", err=True)
+    return code

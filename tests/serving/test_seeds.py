@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentry.serving.errors import BadRequest
+from latentry.serving.seeds import (
+    MAX_SEED,
+    LatentDrawer,
+    check_seed,
+    check_seeds,
+    draw_seeds,
+    seed_range,
+)
+
+SEEDS = st.integers(0, MAX_SEED)
+
+
+@given(SEEDS)
+def test_z_is_numpys_frozen_stream(seed: int) -> None:
+    expected = np.random.RandomState(seed).randn(16).astype(np.float32)
+    np.testing.assert_array_equal(LatentDrawer(16).draw([seed])[0], expected)
+
+
+@given(st.lists(SEEDS, min_size=1, max_size=20), st.data())
+def test_z_belongs_to_the_seed_whatever_surrounds_it(seeds: list[int], data: st.DataObject) -> None:
+    drawer = LatentDrawer(8)
+    place = data.draw(st.integers(0, len(seeds) - 1))
+    np.testing.assert_array_equal(drawer.draw(seeds)[place], drawer.draw([seeds[place]])[0])
+
+
+def test_the_first_numbers_of_seed_0_never_change() -> None:
+    expected = np.array([1.7640524, 0.4001572, 0.978738, 2.2408931], np.float32)
+    np.testing.assert_array_equal(LatentDrawer(4).draw([0])[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("seed", "match"),
+    [
+        (-1, "seed -1 is out of range; a seed is an integer from 0 to 4294967295"),
+        (2**32, "seed 4294967296 is out of range"),
+        (1.0, r"seed 1\.0 is a float"),
+        (True, "seed True is a bool"),
+        (np.True_, "is a bool"),
+        ("7", "seed '7' is a str"),
+        (None, "seed None is a NoneType"),
+    ],
+)
+def test_what_is_no_seed_is_refused(seed: object, match: str) -> None:
+    with pytest.raises(BadRequest, match=match):
+        check_seed(seed)
+    with pytest.raises(BadRequest, match=match):
+        check_seeds([3, seed])
+
+
+@given(st.lists(SEEDS, min_size=1))
+def test_seeds_come_back_as_they_are(seeds: list[int]) -> None:
+    assert check_seeds(seeds).tolist() == seeds
+    assert check_seeds(np.array(seeds, np.uint64)).tolist() == seeds
+
+
+def test_no_seeds_are_refused() -> None:
+    with pytest.raises(BadRequest, match="no seeds were given; give at least one"):
+        check_seeds([])
+
+
+@given(SEEDS, st.integers(1, 100))
+def test_a_range_counts_up_or_is_refused_past_the_end(first: int, count: int) -> None:
+    if first + count - 1 > MAX_SEED:
+        with pytest.raises(BadRequest, match=f"{count} seeds from {first} run past {MAX_SEED}"):
+            seed_range(first, count)
+    else:
+        assert seed_range(first, count).tolist() == list(range(first, first + count))
+
+
+def test_drawn_seeds_are_seeds_and_differ() -> None:
+    seeds = draw_seeds(100)
+    assert len(set(check_seeds(seeds).tolist())) > 90
+    with pytest.raises(BadRequest, match="n=0; n is the number of samples"):
+        draw_seeds(0)

@@ -1,0 +1,96 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentry.serving.errors import BadRequest
+from latentry.serving.spec import GeneratorSpec
+from latentry.serving.streaming import MAX_SAMPLES, most_samples, stream_from_request
+
+SPEC = GeneratorSpec.model_validate(
+    {
+        "inputs": [{"role": "z", "shape": [4]}, {"role": "class_label", "classes": ["a", "b"]}],
+        "image": {"height": 4, "width": 4, "channels": 1},
+    }
+)
+LABEL = np.array([[1]])
+
+
+def ask(**tensors: object) -> dict[str, Any]:
+    return {"model": np.array([b"m"], object), "class_label": LABEL} | {
+        name: np.asarray(value) for name, value in tensors.items()
+    }
+
+
+@given(
+    st.integers(0, 1000),
+    st.integers(1, 300),
+    st.none() | st.integers(1, 100),
+    st.integers(1, 40),
+)
+def test_chunks_hold_every_sample_once_in_order(
+    first: int, count: int, chunk_size: int | None, most: int
+) -> None:
+    more = {} if chunk_size is None else {"chunk_size": [chunk_size]}
+    stream = stream_from_request(SPEC, ask(seed=[first], count=[count], **more))
+    chunks = list(stream.chunks(most))
+    seeds = np.concatenate([tensors["seed"] for _, tensors in chunks])[:, 0]
+    assert seeds.tolist() == list(range(first, first + count))
+    sizes = [len(tensors["seed"]) for _, tensors in chunks]
+    assert [index for index, _ in chunks] == [sum(sizes[:i]) for i in range(len(sizes))]
+    assert max(sizes) <= min(most, chunk_size or most)
+    assert all(len(tensors["class_label"]) == len(tensors["seed"]) for _, tensors in chunks)
+
+
+def test_without_a_chunk_size_the_first_chunk_is_small() -> None:
+    stream = stream_from_request(SPEC, ask(seed=[0], count=[100]))
+    assert [len(tensors["seed"]) for _, tensors in stream.chunks(32)] == [8, 32, 32, 28]
+
+
+def test_each_sample_may_have_its_own_controls() -> None:
+    stream = stream_from_request(SPEC, ask(seed=[5, 3], class_label=[[0], [1]]))
+    (_, tensors), *_ = stream.chunks(8)
+    assert tensors["seed"].tolist() == [[5], [3]]
+    assert tensors["class_label"].tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("request_", "match"),
+    [
+        (ask(), "exactly one of seed, z must be given; none was"),
+        (ask(seed=np.zeros(0, np.int64)), r"seed has shape \[0\]"),
+        (ask(seed=[[1]]), r"seed has shape \[1, 1\]; a stream takes \[n\]"),
+        (ask(seed=[-1]), "seed in row 0 is -1"),
+        (ask(seed=[0], count=[0]), "asks for 0 samples; one request takes 1 to 4096"),
+        (ask(seed=[0], count=[5000]), "asks for 5000 samples"),
+        (ask(seed=[2**32 - 2], count=[3]), "3 seeds from 4294967294 run past 4294967295"),
+        (ask(seed=[0, 1], count=[2]), "count goes with one seed"),
+        (ask(z=np.zeros((2, 4), np.float32), count=[2]), "count goes with seed"),
+        (ask(z=np.zeros((2, 5), np.float32)), r"z has rows of shape \[5\]"),
+        (ask(seed=[0], chunk_size=[0]), r"chunk_size is \[0\]; give one integer, 1 to 4096"),
+        (ask(seed=[0], class_label=[[2]]), "class_label in row 0 is 2"),
+        (ask(seed=[0, 1, 2], class_label=[[0], [1]]), "first dimension is 1 or 3, one a sample"),
+        (ask(seed=[0], truncation_psi=[[1.0]]), "takes no truncation_psi"),
+        (ask(seed=[0], format=np.array([b"gif"], object)), "format 'gif' is unknown"),
+        (ask(seed=[0], format=np.array([b"\xff"], object)), "is no UTF-8 text"),
+    ],
+)
+def test_refusals(request_: dict[str, Any], match: str) -> None:
+    with pytest.raises(BadRequest, match=match):
+        stream_from_request(SPEC, request_)
+
+
+def test_a_request_is_bounded_in_samples_and_bytes() -> None:
+    from latentry.serving.images import Format
+
+    large = GeneratorSpec.model_validate(
+        {
+            "inputs": [{"role": "z", "shape": [4]}],
+            "image": {"height": 512, "width": 512, "channels": 3},
+        }
+    )
+    assert most_samples(SPEC, Format.RAW) == MAX_SAMPLES
+    assert most_samples(large, Format.PNG) == 85
+    assert most_samples(large, Format.FLOAT) == 17

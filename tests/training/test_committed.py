@@ -1,0 +1,55 @@
+"""The checkpoints that come with the repository are what their recipes promise."""
+
+from pathlib import Path
+
+import pytest
+
+import latentry.training
+from latentry.training.checkpoint import load_checkpoint, read_checkpoint
+from latentry.training.metrics import METRICS, generate_images
+from latentry.training.recipe import find_recipe
+
+CHECKPOINTS = Path(latentry.training.__file__).parent / "checkpoints"
+NAMES = ["digits", "textures"]
+MAX_BYTES = 4_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_was_made_by_the_committed_recipe_and_reaches_its_aims(name):
+    provenance = read_checkpoint(CHECKPOINTS / name).provenance
+    recipe = find_recipe(name)
+    assert provenance.recipe == recipe.model_dump(mode="json")
+    assert (provenance.seed, provenance.steps) == (recipe.seed, recipe.steps)
+    assert recipe.find_shortfalls(provenance.metrics) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stored_metrics_are_those_of_the_weights(name):
+    checkpoint, generator = load_checkpoint(CHECKPOINTS / name)
+    measured = METRICS[name](generator, checkpoint.spec.z_dim)
+    # Another processor or library may round a pixel differently, which moves a sample or two.
+    assert measured == pytest.approx(checkpoint.provenance.metrics, abs=0.01)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_stays_small(name):
+    sizes = {path.name: path.stat().st_size for path in (CHECKPOINTS / name).iterdir()}
+    assert sizes.keys() == {"generator.json", "weights.safetensors", "samples.png"}
+    assert max(sizes.values()) < MAX_BYTES
+    assert sizes["samples.png"] < 1_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_samples_are_images_of_its_spec(name):
+    checkpoint, generator = load_checkpoint(CHECKPOINTS / name)
+    spec = checkpoint.spec
+    images, _ = generate_images(generator, spec.z_dim, 8, len(spec.classes))
+    assert images.shape == (8, *spec.image.row_shape)
+    assert images.std(axis=(1, 2, 3)).min() > 5
+
+
+def test_the_specs_are_the_promised_ones():
+    digits, textures = (read_checkpoint(CHECKPOINTS / name).spec for name in NAMES)
+    assert (digits.classes, digits.image.row_shape) == (tuple("0123456789"), (32, 32, 1))
+    assert (textures.classes, textures.image.row_shape) == ((), (64, 64, 3))
+    assert textures.z_dim == 64

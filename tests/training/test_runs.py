@@ -1,0 +1,94 @@
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from latentry.serving.errors import BadRequest
+from latentry.training.checkpoint import load_checkpoint
+from latentry.training.metrics import METRICS
+from latentry.training.runs import continue_run, finish_run, open_run
+
+
+@pytest.fixture(autouse=True)
+def _quick_metrics(monkeypatch):
+    monkeypatch.setitem(METRICS, "digits", lambda _generator, _z_dim: {"label_agreement": 0.1})
+
+
+def test_a_run_ends_in_a_checkpoint_that_says_where_it_comes_from(tiny_recipe, tmp_path):
+    trainer = open_run(tiny_recipe, tmp_path / "tiny")
+    steps = []
+    assert continue_run(trainer, tmp_path / "tiny", lambda: steps.append(trainer.step))
+    assert steps == [1, 2, 3, 4, 5, 6]
+    finish_run(trainer, tmp_path / "tiny")
+    checkpoint, generator = load_checkpoint(tmp_path / "tiny/checkpoint")
+    assert checkpoint.name == "tiny"
+    assert checkpoint.spec.classes == tuple("0123456789")
+    assert checkpoint.spec.z_dim == 8
+    assert checkpoint.provenance.recipe == tiny_recipe.model_dump(mode="json")
+    assert checkpoint.provenance.metrics == {"label_agreement": 0.1}
+    assert checkpoint.provenance.data[0].licence.startswith("CC BY 4.0")
+    assert checkpoint.provenance.tools["torch"] == torch.__version__
+    assert (checkpoint.provenance.steps, checkpoint.provenance.seed) == (6, 0)
+    expected = trainer.finished_generator().state_dict()
+    for name, tensor in generator.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("name", ["samples.png", "losses.png", "checkpoint/samples.png"])
+def test_a_run_leaves_pictures(tiny_recipe, tmp_path, name):
+    trainer = open_run(tiny_recipe, tmp_path)
+    continue_run(trainer, tmp_path, lambda: None)
+    finish_run(trainer, tmp_path)
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_ctrl_c_finishes_the_step_and_the_run_goes_on_bit_equal(tiny_recipe, tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    trainer = open_run(tiny_recipe, tmp_path / "interrupted")
+
+    def interrupt():
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert not continue_run(trainer, tmp_path / "interrupted", interrupt)
+    assert trainer.step == 2
+    assert signal.getsignal(signal.SIGINT) is handler
+    resumed = open_run(tiny_recipe, tmp_path / "interrupted", resume=True)
+    assert continue_run(resumed, tmp_path / "interrupted", lambda: None)
+    whole = open_run(tiny_recipe, tmp_path / "whole")
+    continue_run(whole, tmp_path / "whole", lambda: None)
+    name = "state.safetensors"
+    ours, theirs = tmp_path / "interrupted" / name, tmp_path / "whole" / name
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_second_ctrl_c_stops_at_once(tiny_recipe, tmp_path):
+    trainer = open_run(tiny_recipe, tmp_path)
+
+    def interrupt_twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        continue_run(trainer, tmp_path, interrupt_twice)
+
+
+def test_a_run_works_outside_the_main_thread(tiny_recipe, tmp_path):
+    trainer = open_run(tiny_recipe, tmp_path)
+    thread = threading.Thread(target=continue_run, args=(trainer, tmp_path, lambda: None))
+    thread.start()
+    thread.join()
+    assert trainer.step == 6
+
+
+def test_a_run_is_not_started_over_by_accident(tiny_recipe, tmp_path):
+    continue_run(open_run(tiny_recipe, tmp_path), tmp_path, lambda: None)
+    with pytest.raises(BadRequest, match="already holds a run; go on with it with --resume"):
+        open_run(tiny_recipe, tmp_path)
+
+
+def test_there_must_be_something_to_resume(tiny_recipe, tmp_path):
+    with pytest.raises(BadRequest, match="holds no run to resume; start it without --resume"):
+        open_run(tiny_recipe, tmp_path, resume=True)
