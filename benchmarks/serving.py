@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import torch
 from perf_analyzer import PerfAnalyzer, find_perf_analyzer
@@ -52,7 +51,8 @@ class Row:
         """The row in Markdown: median, range, and the load generator's share of one core."""
         middle, low, high = statistics.median(self.values), min(self.values), max(self.values)
         load = f"{statistics.median(self.load_cpu):.0%}" if self.load_cpu else "-"
-        return f"| {self.name} | {self.reach} | {middle:.2f}{self.unit} | {low:.2f} - {high:.2f} | {load} |"
+        span = f"{low:.2f} - {high:.2f}"
+        return f"| {self.name} | {self.reach} | {middle:.2f}{self.unit} | {span} | {load} |"
 
 
 class InProcess:
@@ -188,7 +188,8 @@ def measure(pairs: int, repository: Path, options: list[str]) -> list[Row]:
             alone = engine.latency_ms(1, 50)
             one = _median_ms(lambda: client.generate(MODEL, seeds=0), 50)
             _add(rows["idle"], one - alone)
-            print(f"pair {pair + 1}: " + ", ".join(f"{k} {r.values[-1]:.2f}" for k, r in rows.items()))
+            last = ", ".join(f"{name} {row.values[-1]:.2f}" for name, row in rows.items())
+            print(f"pair {pair + 1}: {last}", flush=True)
     return list(rows.values())
 
 

@@ -7,6 +7,7 @@ installation has no need of torch.
 import difflib
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 1 the input or the model is at fault, 2 usage, 75 try again later, 130 Ctrl-C.
     """
+    # gRPC writes of every lost connection on standard error; the commands say it themselves.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     if name in ("--help", "-h"):
         typer.echo(help_text())

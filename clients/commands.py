@@ -227,10 +227,15 @@ def _json_from_result(
     return {
         **_json_from_info(result.info),
         "seeds": None if result.seeds is None else result.seeds.tolist(),
-        "controls": {name: values.tolist() for name, values in result.controls.items()},
+        "controls": {name: _numbers(values) for name, values in result.controls.items()},
         "files": [str(path) for path in files],
         "grid": str(grid) if grid else None,
     }
+
+
+def _numbers(values: NDArray[Any]) -> list[Any]:
+    # A float32 is written as short as it reads: 0.7, not 0.699999988079071.
+    return [float(str(v)) if isinstance(v, np.floating) else v.item() for v in values]
 
 
 def _echo_json(value: dict[str, Any]) -> None:

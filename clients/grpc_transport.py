@@ -182,7 +182,9 @@ class GrpcTransport:
             try:
                 answer.set_result(convert(call.result()))
             except grpc.RpcError as error:
-                answer.set_exception(self._infos.watched(error_from_rpc(error, self._address.url)))
+                failure = self._infos.watched(error_from_rpc(error, self._address.url))
+                failure.__cause__ = error
+                answer.set_exception(failure)
             except Exception as error:  # whoever waits must hear of it, whatever it is
                 answer.set_exception(error)
 

@@ -86,7 +86,8 @@ class GenerateResult:
         """uint8 [N, H, W, C]; encoded images are decoded when this is first read."""
         if self.raw is not None:
             return self.raw
-        images = np.stack([decode_image(data) for data in self.encoded or ()])
+        channels = self.info.spec.image.channels
+        images = np.stack([decode_image(data, channels) for data in self.encoded or ()])
         images.flags.writeable = False
         return images
 
@@ -183,7 +184,7 @@ class GenerateResult:
             stem += f"-class{self.controls[Role.CLASS_LABEL][index]}"
         if Role.TRUNCATION_PSI in self.controls:
             psi = self.controls[Role.TRUNCATION_PSI][index]
-            stem += "" if psi == 1 else f"-psi{psi}"
+            stem += "" if psi == 1 else f"-psi{psi!s}"
         return stem
 
     def _file(self, index: int, image_format: Format) -> bytes:

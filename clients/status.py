@@ -27,7 +27,7 @@ _INVALID_OUTPUT = re.compile(
 
 # Most specific first; matched whatever the code, except where a server quotes what it was sent.
 _TEXTS: tuple[tuple[str, type[LatentryError]], ...] = (
-    (r"has no available versions|server (is )?(exiting|stopping)", Draining),
+    (r"has no available versions|server (is )?(exiting|stopping|not ready)", Draining),
     (r"unknown model.* is not found", NotFound),
     (r"exceeds maximum queue", Busy),
     (r"request timeout expired", TimedOut),

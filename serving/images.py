@@ -82,11 +82,14 @@ def encode_image(
     return buffer.getvalue()
 
 
-def decode_image(data: bytes) -> Uint8:
-    """Return uint8 [H, W, 1 or 3] of a PNG, JPEG or WebP file."""
+def decode_image(data: bytes, channels: int) -> Uint8:
+    """Return uint8 [H, W, channels] of a PNG, JPEG or WebP file; ``channels`` is 1 or 3.
+
+    WebP knows no grey images; one that was grey comes back so.
+    """
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as picture:
-        pixels = np.asarray(picture)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+        pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def grid_from_images(images: Sequence[Uint8] | Uint8, columns: int | None = None) -> Uint8:

@@ -94,6 +94,7 @@ def serve(options: ServeOptions, on_ready: Callable[[Endpoint, list[Entry]], Non
         ServeError: It could not be started, failed the canary, or died too often.
         EntryError: An entry is damaged; all of them are listed.
         NotFound: A model is not in the repository.
+        KeyboardInterrupt: It was ended by SIGINT, after everything was cleaned up.
     """
     installation = find_tritonserver()
     _check_exposure(options, installation)
@@ -107,6 +108,8 @@ def serve(options: ServeOptions, on_ready: Callable[[Endpoint, list[Entry]], Non
             _Supervisor(options, installation, endpoint, folder, entries, signals).run(on_ready)
     finally:
         folder.remove()
+    if signals.interrupted:
+        raise KeyboardInterrupt
 
 
 def _verified_entries(options: ServeOptions) -> list[Entry]:
@@ -169,6 +172,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.stops = 0
+        self.interrupted = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "_Signals":
@@ -180,8 +184,9 @@ class _Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() gave before
 
-    def _count(self, *_: object) -> None:
+    def _count(self, number: int, _: object) -> None:
         self.stops += 1
+        self.interrupted |= number == signal.SIGINT
 
 
 class _Supervisor:
@@ -263,13 +268,12 @@ class _Supervisor:
 
     def _watch(self, process: "subprocess.Popen[bytes]", canary: Canary) -> None:
         """Return when told to stop; raise _Died when the server is not what it should be."""
-        stubs = psutil.Process(process.pid).children(recursive=True)
+        stubs = _stubs(process)
         rounds = self._canary_rounds(canary)
         while not self._signals.stops:
             self._check_alive(process)
-            for stub in stubs:
-                if not stub.is_running() or stub.status() == psutil.STATUS_ZOMBIE:
-                    raise _Died(f"a model process ({stub.pid}) died")
+            if _any_ended(stubs):
+                raise _Died("a model process died")
             next(rounds)
             time.sleep(_TICK_S)
 
@@ -309,9 +313,14 @@ class _Supervisor:
 
     def _drain(self, process: "subprocess.Popen[bytes]") -> None:
         """Let running requests finish; a second signal, or the time, ends the patience."""
+        stubs = _stubs(process)
         process.terminate()
         deadline = time.monotonic() + self._options.drain_s
-        while process.poll() is None and time.monotonic() < deadline and self._signals.stops < 2:
+        while time.monotonic() < deadline and self._signals.stops < 2:
+            # Triton lets its model processes go when no request is left, and then takes seconds
+            # to end; nothing is lost by not waiting for that.
+            if process.poll() is not None or _any_ended(stubs):
+                return
             time.sleep(_TICK_S)
 
     def _back_off(self, why: str) -> None:
@@ -332,6 +341,24 @@ class _Supervisor:
     def _last_lines(self) -> str:
         lines = self._log_file.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LAST_LINES:]) or "(it printed nothing)"
+
+
+def _stubs(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """Return the processes that run the models."""
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess as error:
+        raise _Died("tritonserver ended") from error
+
+
+def _any_ended(processes: list[psutil.Process]) -> bool:
+    for process in processes:
+        try:
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+    return False
 
 
 def _wait(seconds: float) -> Iterator[None]:

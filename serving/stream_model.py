@@ -53,12 +53,15 @@ class StreamModel:
             stream = stream_from_request(manifest.model.spec, tensors)
             await _send_chunks(sender, model, stream, manifest.serving.max_batch_size)
         except LatentryError as error:
-            sender.send(pb_utils.InferenceResponse(error=triton_error(error)))
+            _end(sender, triton_error(error))
         except _ChunkFailed as failed:
             # Already one of the contract's errors, from the model itself or from Triton's queue.
-            sender.send(pb_utils.InferenceResponse(error=failed.triton_error))
-        finally:
-            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            _end(sender, failed.triton_error)
+        except Exception as error:
+            # Without an end mark the caller would wait forever.
+            _end(sender, pb_utils.TritonError(repr(error), pb_utils.TritonError.INTERNAL))
+        else:
+            _end(sender)
 
     def _manifest(self, model: str) -> Manifest:
         if model not in self._manifests:
@@ -68,6 +71,19 @@ class StreamModel:
                 raise NotFound(f"model {model!r} is not being served") from error
             self._manifests[model] = entry.manifest
         return self._manifests[model]
+
+
+def _end(sender: Any, error: Any = None) -> None:
+    """Send the end mark, on the error itself where there is one.
+
+    An error closes a stream that asked for ``triton_grpc_error``; whatever is sent after it, the
+    end mark too, crashes Triton 2.51.
+    """
+    flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+    if error is None:
+        sender.send(flags=flags)
+    else:
+        sender.send(pb_utils.InferenceResponse(error=error), flags=flags)
 
 
 async def _send_chunks(sender: Any, model: str, stream: StreamRequest, max_batch_size: int) -> None:

@@ -1,18 +1,13 @@
 """What the tests share: one repository of real exports, one real server on it."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from running_server import RunningServer, run_server
 
 ROOT = Path(__file__).resolve().parents[1]
-LATENTRY = Path(sys.executable).parent / "latentry"
 CHECKPOINTS = ROOT / "training" / "checkpoints"
 
 SPECS: dict[str, dict[str, Any]] = {
@@ -40,53 +35,6 @@ SPECS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass
-class RunningServer:
-    """A ``latentry serve`` in a process of its own."""
-
-    process: "subprocess.Popen[str]"
-    url: str
-    metrics_url: str
-
-    def triton_pid(self) -> int:
-        """Return the pid of its tritonserver."""
-        import psutil
-
-        return int(psutil.Process(self.process.pid).children()[0].pid)
-
-    def stub_pids(self) -> list[int]:
-        """Return the pids of the processes that run the models."""
-        import psutil
-
-        return [child.pid for child in psutil.Process(self.triton_pid()).children(recursive=True)]
-
-
-Serve = Callable[..., AbstractContextManager[RunningServer]]
-
-
-@contextmanager
-def run_server(repository: Path, *options: str) -> Iterator[RunningServer]:
-    """Serve ``repository`` on free ports until the block ends."""
-    command = [str(LATENTRY), "serve", "--repository", str(repository), "--json"]
-    command += ["--port", "0", "--metrics-port", "0", "--drain-s", "3", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, "latentry serve ended before it was ready"
-            ready = json.loads(line)
-            yield RunningServer(process, ready["url"], ready["metrics_url"])
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
-
-
-@pytest.fixture(scope="session")
-def serve() -> Serve:
-    """Return a context manager that serves a repository in a process of its own."""
-    return run_server
-
-
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model repository with the two committed models and the tests' own generators."""
@@ -97,8 +45,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from latentry.serving.spec import GeneratorSpec
 
     folder = tmp_path_factory.mktemp("serving") / "model_repository"
-    for name in ("digits", "textures"):
-        export_generator(source_from_checkpoint(CHECKPOINTS / name), folder)
+    for checkpoint in sorted(CHECKPOINTS.iterdir()):
+        export_generator(source_from_checkpoint(checkpoint), folder)
     for name, spec in SPECS.items():
         module = getattr(sample_generators, f"build_{name}")().eval()
         source = Source(name, GeneratorSpec.model_validate(spec), module, name, "0" * 64)

@@ -1,0 +1,213 @@
+import asyncio
+import inspect
+import time
+from contextlib import aclosing
+
+import numpy as np
+import pytest
+
+from latentry.clients import (
+    AsyncClient,
+    Client,
+    InvalidOutput,
+    Reply,
+    ServerGone,
+    TimedOut,
+)
+from latentry.clients.adapter import answer_of
+
+
+class AsyncFake:
+    """The fake transport with coroutines instead of futures."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    async def ready(self):
+        return self.inner.ready()
+
+    async def model_names(self):
+        return self.inner.model_names()
+
+    async def model_info(self, model):
+        return self.inner.model_info(model)
+
+    async def infer(self, model, inputs):
+        return await answer_of(asyncio.wrap_future(self.inner.infer(model, inputs)))
+
+    async def stream(self, requests):
+        replies = self.inner.stream(requests)
+        try:
+            for reply in replies:
+                await asyncio.sleep(0)
+                yield reply
+        finally:
+            replies.close()
+
+    async def close(self):
+        self.inner.close()
+
+
+@pytest.fixture(params=["asynchronous", "synchronous"])
+def carrier(request, transport):
+    return AsyncFake(transport) if request.param == "asynchronous" else transport
+
+
+@pytest.mark.parametrize("name", ["__init__", "generate", "stream", "models", "info", "health"])
+def test_both_clients_take_the_same_arguments(name):
+    def shape(kind):
+        parameters = inspect.signature(getattr(kind, name)).parameters.values()
+        return [(p.name, p.kind, p.default) for p in parameters]
+
+    assert shape(Client) == shape(AsyncClient)
+
+
+def test_both_clients_have_the_same_methods():
+    def public(kind):
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert public(AsyncClient) - public(Client) == {"aclose"}
+    assert public(Client) - public(AsyncClient) == {"close"}
+
+
+def test_the_images_are_those_of_the_synchronous_client(carrier, transport):
+    expected = Client(transport=transport).generate("digits", seeds=range(50), class_label=1)
+
+    async def run():
+        async with AsyncClient(transport=carrier) as client:
+            result = await client.generate("digits", seeds=range(50), class_label=1)
+            chunks = [c async for c in client.stream("digits", seeds=range(50), class_label=1)]
+            return result, chunks
+
+    result, chunks = asyncio.run(run())
+    assert np.array_equal(result.images, expected.images)
+    assert np.array_equal(np.concatenate([c.images for c in chunks]), expected.images)
+    assert transport.closed
+
+
+def test_parts_come_back_in_order_and_four_at_a_time(carrier, transport):
+    transport.delays_s = [0.15, 0.1, 0.05, 0.1]
+
+    async def run():
+        async with AsyncClient(transport=carrier) as client:
+            task = asyncio.ensure_future(client.generate("plain", seeds=range(64)))
+            await asyncio.sleep(0.03)
+            under_way = len(transport.requests)
+            return under_way, await task
+
+    under_way, result = asyncio.run(run())
+    assert under_way == 4
+    assert np.array_equal(
+        result.images, Client(transport=transport).generate("plain", seeds=range(64)).images
+    )
+
+
+def test_retries_and_giving_up(carrier, transport):
+    async def run():
+        async with AsyncClient(transport=carrier) as client:
+            transport.faults = [ServerGone("gone")] * 2
+            assert len(await client.generate("plain", seeds=range(20))) == 20
+            transport.faults = [ServerGone("gone")] * 9
+            start = time.monotonic()
+            with pytest.raises(ServerGone, match="gone"):
+                await client.generate("plain", seeds=range(20))
+            return time.monotonic() - start
+
+    assert asyncio.run(run()) < 1.0
+
+
+def test_an_error_of_one_part_is_the_calls_error(carrier, transport):
+    async def run():
+        async with AsyncClient(transport=carrier) as client:
+            transport.faults = [None, InvalidOutput("NaN", seeds=[9])]
+            with pytest.raises(InvalidOutput, match="NaN"):
+                await client.generate("plain", seeds=range(64))
+
+    asyncio.run(run())
+
+
+def test_a_timeout_and_a_cancelled_task_abandon_the_answer(carrier, transport):
+    transport.delays_s = [0.3, 0.3]
+
+    async def run():
+        async with AsyncClient(transport=carrier) as client:
+            with pytest.raises(TimedOut, match=r"timeout_s=0\.05"):
+                await client.generate("plain", seeds=1, timeout_s=0.05)
+            task = asyncio.ensure_future(client.generate("plain", seeds=1))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return len(await client.generate("plain", seeds=1))
+
+    assert asyncio.run(run()) == 1
+
+
+def test_closing_a_stream_early(carrier, transport):
+    async def run():
+        client = AsyncClient(transport=carrier)
+        async with client, aclosing(client.stream("plain", seeds=range(100))) as chunks:
+            async for _ in chunks:
+                break
+
+    asyncio.run(run())
+    assert transport.stream_log == ["request", "closed"]
+
+
+def test_cancelling_the_task_of_a_stream(carrier, transport):
+    async def run():
+        async with AsyncClient(transport=carrier) as client:
+
+            async def read():
+                async for _ in client.stream("plain", seeds=range(4000)):
+                    await asyncio.sleep(0.01)
+
+            task = asyncio.ensure_future(read())
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(run())
+    assert transport.stream_log[-1] == "closed"
+
+
+def test_broken_streams(carrier, transport):
+    async def run():
+        async with AsyncClient(transport=carrier) as client:
+            transport.stream_faults = [(2, ServerGone("gone"))]
+            with pytest.raises(ServerGone, match="after 16 of 40 samples") as e:
+                [c async for c in client.stream("plain", seeds=range(40))]
+            assert e.value.resume_at == 16
+            transport.stream_faults = [(2, ServerGone("gone"))]
+            return [c async for c in client.stream("plain", seeds=range(40), resume=True)]
+
+    assert sum(map(len, asyncio.run(run()))) == 40
+
+
+def test_models_info_and_health(carrier, transport):
+    async def run():
+        async with AsyncClient(transport=carrier) as client:
+            assert await client.models() == ["digits", "mapped", "plain"]
+            assert (await client.info("plain")).name == "plain"
+            assert await client.health()
+            transport.question_faults = [ServerGone("nobody there")]
+            assert (await client.health()).reason == "nobody there"
+
+    asyncio.run(run())
+
+
+def test_a_replaced_model(carrier, transport, info):
+    transport.infos["plain"] = info("plain", "2")
+    answers = [info("plain", "1"), info("plain", "2")]
+    transport.model_info = lambda model: answers.pop(0)
+
+    async def run():
+        async with AsyncClient(transport=carrier) as client:
+            return await client.generate("plain", seeds=1)
+
+    assert asyncio.run(run()).model_digest == "digest-2"
+
+
+def test_replies_are_data():
+    assert Reply("1", {}) == Reply("1", {})

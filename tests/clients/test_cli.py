@@ -1,0 +1,250 @@
+import errno
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import typer
+from PIL import Image
+
+from latentry.clients import cli
+from latentry.clients.cli import COMMANDS, Command, main
+from latentry.serving.errors import BadRequest, Busy
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments):
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, re.sub(r"\s+", " ", captured.err)
+
+    return call
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Put a command into the table that does what the given function does."""
+
+    def put(function, extras=""):
+        monkeypatch.setattr(sys.modules[__name__], "probe", function, raising=False)
+        monkeypatch.setitem(sys.modules, "latentry_probe", sys.modules[__name__])
+        monkeypatch.setitem(COMMANDS, "probe", Command("latentry_probe:probe", "Probe.", extras))
+
+    return put
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_every_command(run, arguments):
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert all(name in out and command.help in out for name, command in COMMANDS.items())
+
+
+def test_version(run):
+    code, out, _ = run("--version")
+    assert code == 0
+    assert re.fullmatch(r"latentry \d+\.\d+\.\d+\n", out)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("genrate", "did you mean generate?"), ("xyz", "there are train"), ("--url", "no option")],
+)
+def test_unknown_commands(run, name, hint):
+    code, _, err = run(name)
+    assert code == 2
+    assert hint in err
+
+
+@pytest.mark.parametrize("name", ["health", "generate", "stream"])
+def test_help_of_a_command_shows_examples(run, name):
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert f"latentry {name}" in out.split("For example:")[1]
+
+
+def test_usage_errors(run):
+    assert run("generate")[0] == 2
+    assert run("generate", "digits", "--colour", "red")[0] == 2
+    assert run("stream", "digits")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (BadRequest("too much"), 1, "error: too much"),
+        (Busy("full"), 75, "error: full"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 75, "No space left"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "Permission denied"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors_end_without_a_traceback(run, command, error, code, words):
+    def probe() -> None:
+        raise error
+
+    command(probe)
+    found, _, err = run("probe")
+    assert found == code
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_left_is_no_error_to_speak_of(run, command):
+    def probe() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    command(probe)
+    assert run("probe")[2] == ""
+
+
+def test_a_missing_extra_is_named(run, command):
+    def probe() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    command(probe, extras="train")
+    code, _, err = run("probe")
+    assert code == 1
+    assert err.strip() == 'error: latentry probe needs torch: pip install "latentry[train]"'
+
+
+def test_a_missing_module_of_ours_is_a_fault(command):
+    def probe() -> None:
+        raise ModuleNotFoundError("No module named 'latentry.x'", name="latentry.x")
+
+    command(probe)
+    with pytest.raises(ModuleNotFoundError, match="latentry.x"):
+        main(["probe"])
+
+
+def test_a_table_entry_may_be_an_app_with_subcommands(run, command):
+    app = typer.Typer()
+
+    @app.callback(invoke_without_command=True)
+    def show(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            typer.echo("all")
+
+    @app.command()
+    def remove(name: str) -> None:
+        typer.echo(f"removed {name}")
+
+    command(app)
+    assert run("probe")[1] == "all\n"
+    assert run("probe", "remove", "digits")[1] == "removed digits\n"
+
+
+def test_an_exit_code_of_a_command_is_kept(run, command):
+    def probe() -> None:
+        raise typer.Exit(75)
+
+    command(probe)
+    assert run("probe")[0] == 75
+
+
+def test_generate_writes_a_grid_by_default(run, server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("generate", "digits", "--class", "0-2", "--url", server.url)
+    assert code == 0
+    assert "16 images of digits version 1, seeds 0, 1, 2" in out
+    assert "grid: digits.png" in out
+    with Image.open(tmp_path / "digits.png") as grid:
+        assert grid.size == (20, 24)
+
+
+def test_generate_writes_files_and_json(run, server, tmp_path):
+    code, out, _ = run(
+        *("generate", "mapped", "--seeds", "3,7-8", "--psi", "0.7", "--format", "webp"),
+        *("--out", tmp_path / "files", "--grid", tmp_path / "a" / "b.png", "--json"),
+        *("--url", server.url),
+    )
+    said = json.loads(out)
+    assert code == 0
+    assert said["seeds"] == [3, 7, 8]
+    assert said["controls"] == {"truncation_psi": [0.7, 0.7, 0.7]}
+    assert said["model_digest"] == "digest-1"
+    assert said["files"][0] == str(tmp_path / "files" / "seed0000000003-psi0.7.webp")
+    assert len(list((tmp_path / "files").iterdir())) == 3
+    assert (tmp_path / "a" / "b.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--seeds", "9-3"], "runs backwards"),
+        (["--seeds", "1", "--n", "2"], "give either --seeds"),
+        (["--n", "0"], "n=0"),
+        (["--class", "7"], "class_label in row 0 is 7"),
+        (["--format", "float"], "--format float is no file format; use png, jpeg or webp"),
+        (["--url", "nowhere"], "give HOST:PORT"),
+    ],
+)
+def test_generate_refuses(run, server, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LATENTRY_URL", server.url)
+    code, _, err = run("generate", "digits", *options)
+    assert code == 1
+    assert words in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stream_writes_every_image(run, server, tmp_path):
+    code, out, _ = run(
+        *("stream", "digits", "--seeds", "0-99", "--class", "0-2", "--out", tmp_path),
+        *("--json", "--url", server.url),
+    )
+    assert code == 0
+    assert json.loads(out)["delivered"] == 100
+    assert len(list(tmp_path.iterdir())) == 100
+    code, out, _ = run("stream", "plain", "--n", "10", "--out", tmp_path, "--url", server.url)
+    assert code == 0
+    assert f"10 images of plain in {tmp_path}" in out
+
+
+def test_ctrl_c_ends_a_stream_and_says_what_came(run, server, tmp_path, monkeypatch):
+    from latentry.clients import StreamChunk
+
+    whole = StreamChunk.save
+
+    def save(self, folder):
+        if self.index >= 8:
+            raise KeyboardInterrupt
+        return whole(self, folder)
+
+    monkeypatch.setattr(StreamChunk, "save", save)
+    code, _, err = run(
+        "stream", "plain", "--seeds", "0-999", "--out", tmp_path, "--url", server.url
+    )
+    assert code == 130
+    assert f"stopped: 8 of 1000 images are in {tmp_path}" in err
+    assert server.double.stream_ended.wait(5)
+
+
+def test_health(run, server):
+    code, out, _ = run("health", "--url", server.url)
+    assert code == 0
+    assert "ready: serving digits, mapped, plain" in out
+    code, out, _ = run("health", "--url", server.url, "--json")
+    assert json.loads(out)["models"][0]["engine_class"] == "numpy-1"
+
+
+def test_health_of_nobody(run):
+    code, out, _ = run("health", "--url", "127.0.0.1:1")
+    assert code == 75
+    assert "not ready: no answer from 127.0.0.1:1" in out
+
+
+def test_the_entry_point_runs():
+    code = "from latentry.clients.cli import main; raise SystemExit(main())"
+    run = subprocess.run(
+        [sys.executable, "-c", code, "nonsense"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: latentry has no command nonsense")
+
+
+def test_every_target_names_a_module_and_a_function():
+    for command in cli.COMMANDS.values():
+        assert re.fullmatch(r"latentry\.[a-z]+\.[a-z]+:[a-z]+", command.target)

@@ -1,0 +1,273 @@
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from contextlib import aclosing
+
+import grpc
+import numpy as np
+import pytest
+
+from latentry.clients import (
+    AsyncClient,
+    BadRequest,
+    Busy,
+    Client,
+    Draining,
+    InvalidOutput,
+    NotFound,
+    ServerFault,
+    ServerGone,
+    TimedOut,
+)
+
+NO_DEADLINE_S = 1e6
+
+
+class Driver:
+    """Runs the same checks on both clients."""
+
+    def __init__(self, asynchronous):
+        self.asynchronous = asynchronous
+
+    def run(self, steps, *args, **kwargs):
+        if self.asynchronous:
+            return asyncio.run(self._run(steps, *args, **kwargs))
+        with Client(*args, **kwargs) as client:
+            return [step(client) for step in steps]
+
+    async def _run(self, steps, *args, **kwargs):
+        async with AsyncClient(*args, **kwargs) as client:
+            return [await self._finish(step(client)) for step in steps]
+
+    async def _finish(self, value):
+        if hasattr(value, "__aiter__"):
+            return [item async for item in value]
+        return await value if hasattr(value, "__await__") else value
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def driver(request):
+    return Driver(request.param)
+
+
+def generate(**kwargs):
+    arguments = {"seeds": range(3), "class_label": 1, **kwargs}
+    return lambda client: client.generate("digits", **arguments)
+
+
+def stream(count, **kwargs):
+    def step(client):
+        chunks = client.stream("plain", seeds=range(count), **kwargs)
+        return chunks if hasattr(chunks, "__aiter__") else list(chunks)
+
+    return step
+
+
+def test_images_headers_and_no_deadline(server, driver):
+    expected = Client(transport=server.double.transport).generate(
+        "digits", seeds=range(30), class_label=1
+    )
+    (result, png) = driver.run(
+        [generate(seeds=range(30)), generate(seeds=range(30), format="png")],
+        server.url,
+        headers={"X-Token": "let me in"},
+    )
+    assert np.array_equal(result.images, expected.images)
+    assert np.array_equal(png.images, expected.images)
+    assert result.engine_class == "numpy-1"
+    assert all(entry["x-token"] == "let me in" for entry in server.double.metadata)
+    assert all(left is None or left > NO_DEADLINE_S for left in server.double.deadlines)
+
+
+def test_a_model_is_asked_about_once(server, driver):
+    driver.run([generate(), generate(), generate()], server.url)
+    assert server.double.calls.count("config") == 1
+    assert server.double.calls.count("infer") == 3
+
+
+def test_a_reply_of_another_version_is_noticed(server, driver, info):
+    def replace(client):
+        server.double.transport.infos["digits"] = info("digits", "2")
+
+    _, _, result = driver.run([generate(), replace, generate()], server.url)
+    assert (result.version, result.model_digest) == ("2", "digest-2")
+
+
+def test_a_server_that_came_back_is_asked_again(start_server, driver, info):
+    first = start_server()
+
+    def replace(client):
+        first.stop()
+        second = start_server(first.port)
+        second.double.transport.infos["digits"] = info("digits", "1", max_batch_size=2)
+
+    def ask(client):
+        return client.info("digits")
+
+    before, _, after = driver.run([ask, replace, ask], first.url, retry_for_s=10)
+    assert (before.max_batch_size, after.max_batch_size) == (8, 2)
+
+
+def test_models_info_and_health(server, driver):
+    names, info, health = driver.run(
+        [lambda c: c.models(), lambda c: c.info("digits"), lambda c: c.health()], server.url
+    )
+    assert names == ["digits", "mapped", "plain"]
+    assert info.spec.classes == ("zero", "one", "two")
+    assert health.reason == "serving digits, mapped, plain"
+
+
+def test_health_of_nobody(driver):
+    (health,) = driver.run([lambda c: c.health()], "127.0.0.1:1")
+    assert not health
+    assert "no answer from 127.0.0.1:1" in health.reason
+
+
+def test_unknown_models_and_strangers(server, driver):
+    with pytest.raises(NotFound, match="'cats' is not being served; these are: digits, mapped"):
+        driver.run([lambda c: c.generate("cats", seeds=1)], server.url)
+    with pytest.raises(NotFound, match="resnet is not a Latentry generator"):
+        driver.run([lambda c: c.info("resnet")], server.url)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "expected"),
+    [
+        ("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size", Busy),
+        ("UNAVAILABLE", "Request for unknown model: 'x' has no available versions", Draining),
+        ("INTERNAL", "NaN or infinity in the output for seeds [1]", InvalidOutput),
+        ("INTERNAL", "Stub process 'x_0' is not healthy.", ServerGone),
+        ("INTERNAL", "boom", ServerFault),
+    ],
+)
+def test_faults_arrive_as_errors(server, driver, code, text, expected):
+    def fail(client):
+        server.double.abort = (grpc.StatusCode[code], text)
+
+    for step in (generate(), stream(20)):
+        server.double.abort = None
+        with pytest.raises(expected, match=r".") as error:
+            driver.run([lambda c: c.info("digits"), fail, step], server.url)
+        if expected is InvalidOutput:
+            assert error.value.seeds == (1,)
+
+
+def test_a_refusal_has_the_servers_words(server):
+    with Client(server.url) as client:
+        future = client._transport.infer("plain", {"seed": np.array([[-1]])})
+        with pytest.raises(BadRequest, match="^seed in row 0 is -1"):
+            future.result(5)
+
+
+def test_streams(server, driver):
+    expected = Client(transport=server.double.transport).generate("plain", seeds=range(5000))
+    (chunks,) = driver.run([stream(5000)], server.url)
+    assert np.array_equal(np.concatenate([c.images for c in chunks]), expected.images)
+    assert server.double.calls.count("stream") == 1
+    assert {m.get("triton_grpc_error") for m in server.double.metadata} == {None, "true"}
+
+
+def test_leaving_a_stream_cancels_it(server):
+    with Client(server.url) as client:
+        chunks = client.stream("plain", seeds=range(4000))
+        next(chunks)
+        chunks.close()
+        assert server.double.stream_ended.wait(5)
+        assert len(client.generate("plain", seeds=1)) == 1
+
+
+def test_leaving_a_stream_cancels_it_in_asyncio(server):
+    async def run():
+        async with AsyncClient(server.url) as client:
+            async with aclosing(client.stream("plain", seeds=range(4000))) as chunks:
+                async for _ in chunks:
+                    break
+            ended = await asyncio.to_thread(server.double.stream_ended.wait, 5)
+            return ended, len(await client.generate("plain", seeds=1))
+
+    assert asyncio.run(run()) == (True, 1)
+
+
+def stop_soon(server, delay_s=0.2):
+    threading.Timer(delay_s, server.stop).start()
+
+
+def test_a_server_that_dies_is_one_error_within_a_second(start_server, driver):
+    server = start_server()
+
+    def hold(client):
+        server.double.hold.clear()
+        stop_soon(server)
+
+    start = time.monotonic()
+    with pytest.raises((ServerGone, Draining), match="retry_for_s=30"):
+        driver.run([lambda c: c.info("digits"), hold, generate()], server.url)
+    assert time.monotonic() - start < 0.2 + 1.5
+
+
+def test_a_stream_of_a_server_that_dies_says_where_to_go_on(start_server, driver):
+    server = start_server()
+    server.double.hold.clear()
+    stop_soon(server, 0.0)
+    with pytest.raises((ServerGone, Draining), match=r"."):
+        driver.run([stream(4000)], server.url)
+
+
+def test_a_stream_goes_on_at_the_next_server(start_server):
+    first = start_server()
+    expected = Client(transport=first.double.transport).generate("plain", seeds=range(300))
+    images = []
+    with Client(first.url, retry_for_s=20) as client:
+        for chunk in client.stream("plain", seeds=range(300), chunk_size=4, resume=True):
+            images.append(chunk.images)
+            if len(images) == 3:
+                first.stop()
+                start_server(first.port)
+    assert np.array_equal(np.concatenate(images), expected.images)
+
+
+def test_nobody_there_is_an_error_within_a_second(driver):
+    start = time.monotonic()
+    with pytest.raises(ServerGone, match="no answer from 127.0.0.1:1 .*latentry health"):
+        driver.run([generate()], "127.0.0.1:1")
+    assert time.monotonic() - start < 1.5
+
+
+def test_retry_for_s_waits_for_a_server(start_server, driver):
+    first = start_server()
+    first.stop()
+    threading.Timer(0.5, start_server, [first.port]).start()
+    (result,) = driver.run([generate()], first.url, retry_for_s=20)
+    assert len(result) == 3
+
+
+def test_a_timeout_does_not_cancel_the_call(server, driver, wait_until):
+    server.double.hold.clear()
+
+    def give_up(client):
+        threading.Timer(0.4, server.double.hold.set).start()
+        return client.generate("plain", seeds=1, timeout_s=0.1)
+
+    with pytest.raises(TimedOut, match=r"timeout_s=0\.1"):
+        driver.run([lambda c: c.info("plain"), give_up], server.url)
+    wait_until(lambda: server.double.still_wanted == [True])
+
+
+def test_a_closed_client_says_so(server, driver):
+    def close(client):
+        return client.aclose() if driver.asynchronous else client.close()
+
+    for step in (generate(), stream(3), lambda c: c.models()):
+        with pytest.raises(BadRequest, match="this client is closed"):
+            driver.run([lambda c: c.info("plain"), close, step], server.url)
+
+
+@pytest.mark.parametrize("what", ["pass", "client.models()", "next(client.stream('plain', n=99))"])
+def test_a_client_that_is_not_closed_does_not_keep_the_interpreter(server, what):
+    code = f"from latentry.clients import Client; client = Client({server.url!r}); {what}"
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], timeout=30, capture_output=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, b"")

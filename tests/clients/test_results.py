@@ -1,0 +1,153 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentry.clients import BadRequest, Reply, ServerFault
+from latentry.clients.client import Client
+from latentry.clients.requests import Arguments, samples_from_arguments
+from latentry.clients.results import png_with_text, result_from_replies
+from latentry.serving.images import Format, encode_image
+
+
+@pytest.fixture
+def client(transport):
+    return Client(transport=transport)
+
+
+def test_a_result_says_how_to_draw_it_again(client):
+    result = client.generate("digits", seeds=[5, 6], class_label=[1, 2])
+    assert result.images.shape == (2, 6, 5, 3)
+    assert result.images.dtype == np.uint8
+    assert result.seeds.tolist() == [5, 6]
+    assert result.controls["class_label"].tolist() == [1, 2]
+    assert (result.model, result.version) == ("digits", "1")
+    assert (result.model_digest, result.engine_class) == ("digest-1", "numpy-1")
+    assert result.encoded is None
+    assert result.samples is None
+    assert repr(result) == "<GenerateResult: 2 images of 6 x 5 x 3 from digits version 1>"
+    assert len(result) == 2
+    assert [image.tobytes() for image in result] == [image.tobytes() for image in result.images]
+
+
+@pytest.mark.parametrize("seeds", [range(3), range(30)])
+@pytest.mark.parametrize("image_format", ["raw", "png"])
+def test_images_are_read_only_however_many_parts_there_were(client, seeds, image_format):
+    images = client.generate("plain", seeds=seeds, format=image_format).images
+    with pytest.raises(ValueError, match="read-only"):
+        images[0] = 0
+
+
+def test_encoded_images_decode_to_the_same_pixels(client):
+    raw = client.generate("plain", seeds=range(20))
+    for image_format in ("png", "webp"):
+        result = client.generate("plain", seeds=range(20), format=image_format)
+        assert len(result.encoded) == len(result) == 20
+        assert all(isinstance(data, bytes) for data in result.encoded)
+        assert np.array_equal(result.images, raw.images)
+
+
+def test_float_gives_the_networks_own_output(client):
+    result = client.generate("plain", seeds=range(20), format="float")
+    assert result.samples.shape == (20, 3, 6, 5)
+    assert result.samples.dtype == np.float32
+
+
+def test_grids_and_pil(client):
+    result = client.generate("mapped", seeds=range(4))
+    assert result.grid().size == (10, 12)
+    assert result.grid(columns=4).size == (20, 6)
+    assert [image.mode for image in result.to_pil()] == ["L"] * 4
+    assert client.generate("plain", seeds=1).to_pil()[0].mode == "RGB"
+
+
+@pytest.mark.parametrize("image_format", ["raw", "png"])
+def test_png_files_carry_their_identity(client, tmp_path, image_format):
+    result = client.generate("digits", seeds=[42], class_label=2, format=image_format)
+    (path,) = result.save(tmp_path / "new" / "folder")
+    assert path.name == "seed0000000042-class2.png"
+    with Image.open(path) as picture:
+        assert np.array_equal(np.asarray(picture), result.images[0])
+        assert picture.text == {
+            "latentry:seed": "42",
+            "latentry:class_label": "2",
+            "latentry:model": "digits",
+            "latentry:version": "1",
+            "latentry:model_digest": "digest-1",
+            "latentry:engine_class": "numpy-1",
+        }
+
+
+def test_names_say_what_makes_the_image(client, tmp_path):
+    def names(*args, **kwargs):
+        return [path.name for path in client.generate(*args, **kwargs).save(tmp_path)]
+
+    assert names("plain", seeds=[3, 2**32 - 1]) == ["seed0000000003.png", "seed4294967295.png"]
+    assert names("plain", seeds=[3, 3, 3]) == [
+        "seed0000000003.png",
+        "seed0000000003-2.png",
+        "seed0000000003-3.png",
+    ]
+    assert names("digits", seeds=[3, 3], class_label=[0, 1]) == [
+        "seed0000000003-class0.png",
+        "seed0000000003-class1.png",
+    ]
+    assert names("mapped", seeds=[3, 3], truncation_psi=[1, 0.7]) == [
+        "seed0000000003.png",
+        "seed0000000003-psi0.7.png",
+    ]
+    assert names("plain", z=np.zeros((2, 4))) == ["sample0000000.png", "sample0000001.png"]
+
+
+def test_chunks_of_latents_are_named_by_their_place_in_the_stream(client, tmp_path):
+    chunks = client.stream("plain", z=np.zeros((12, 4)), chunk_size=5)
+    names = [path.name for chunk in chunks for path in chunk.save(tmp_path)]
+    assert names == [f"sample{index:07d}.png" for index in range(12)]
+
+
+def test_files_keep_the_format_they_came_in(client, tmp_path):
+    result = client.generate("plain", seeds=1, format="jpeg")
+    (path,) = result.save(tmp_path)
+    assert path.suffix == ".jpeg"
+    assert path.read_bytes() == result.encoded[0]
+    (other,) = result.save(tmp_path, format="webp")
+    with Image.open(other) as picture:
+        assert np.array_equal(np.asarray(picture), result.images[0])
+
+
+def test_tensors_are_no_files(client, tmp_path):
+    with pytest.raises(BadRequest, match="format float is not a file format"):
+        client.generate("plain", seeds=1).save(tmp_path / "x", format="float")
+    assert not (tmp_path / "x").exists()
+
+
+def test_text_chunks_leave_the_picture_alone():
+    image = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+    data = png_with_text(encode_image(image, Format.PNG), {"a": "1", "b": "é"})
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.load()
+        assert picture.text == {"a": "1", "b": "é"}
+        assert np.array_equal(np.asarray(picture), image)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        ({}, "the answer of plain lacks image"),
+        ({"image": np.zeros((1, 6, 5, 3), np.uint8)}, r"uint8 \[2, 6, 5, 3\] was expected"),
+        ({"image": np.zeros((2, 6, 5, 3), np.float32)}, r"answered image as float32"),
+        ({"image": np.zeros((2, 5, 6, 3), np.uint8)}, r"uint8 \[2, 5, 6, 3\]"),
+    ],
+)
+def test_answers_that_are_not_what_was_asked(info, outputs, words):
+    samples = samples_from_arguments(info("plain"), Arguments(seeds=[1, 2]))
+    with pytest.raises(ServerFault, match=words):
+        result_from_replies(samples, [Reply("1", outputs)])
+
+
+def test_parts_of_two_versions_make_no_result(info):
+    samples = samples_from_arguments(info("plain"), Arguments(seeds=[1, 2]))
+    parts = [Reply(v, {"image": np.zeros((1, 6, 5, 3), np.uint8)}) for v in ("1", "2")]
+    with pytest.raises(ServerFault, match="plain was replaced during the request"):
+        result_from_replies(samples, parts)
