@@ -17,12 +17,16 @@ from latentry.serving.images import Format, format_from_text
 from latentry.serving.seeds import check_seed, check_seeds, draw_seeds
 from latentry.serving.spec import Input
 from latentry.serving.transport import ModelInfo
-from latentry.serving.wire import Rows, rows_from_request
+from latentry.serving.wire import (
+    MAX_STREAMED_SAMPLES,
+    Rows,
+    most_streamed_samples,
+    row_bytes,
+    rows_from_request,
+)
 
 MAX_RESULT_BYTES = 2**30
 MAX_SAMPLES = 2**24
-MAX_STREAM_REQUEST_SAMPLES = 4096
-MAX_STREAM_REQUEST_BYTES = 64 * 2**20
 
 Seeds = int | Iterable[int]
 ClassLabels = int | Sequence[int] | NDArray[Any]
@@ -115,8 +119,7 @@ def unary_requests(samples: Samples) -> list[dict[str, NDArray[Any]]]:
 
 def samples_per_stream_request(samples: Samples) -> int:
     """Return how many samples one stream request carries: 4,096, or 64 MiB of output."""
-    row_bytes = _row_bytes(samples.info, samples.rows.image_format)
-    return max(1, min(MAX_STREAM_REQUEST_SAMPLES, MAX_STREAM_REQUEST_BYTES // row_bytes))
+    return most_streamed_samples(samples.info.spec, samples.rows.image_format)
 
 
 def stream_requests(
@@ -137,9 +140,9 @@ def check_chunk_size(chunk_size: int | None) -> int | None:
     if chunk_size is None:
         return None
     is_integer = isinstance(chunk_size, int | np.integer) and not isinstance(chunk_size, bool)
-    if not is_integer or not 1 <= chunk_size <= MAX_STREAM_REQUEST_SAMPLES:
+    if not is_integer or not 1 <= chunk_size <= MAX_STREAMED_SAMPLES:
         raise BadRequest(
-            f"chunk_size={chunk_size!r}; it takes an integer from 1 to {MAX_STREAM_REQUEST_SAMPLES}"
+            f"chunk_size={chunk_size!r}; it takes an integer from 1 to {MAX_STREAMED_SAMPLES}"
         )
     return int(chunk_size)
 
@@ -154,7 +157,7 @@ def _count(kind: str, value: Any) -> int:
 def _check_size(info: ModelInfo, count: int, image_format: Format, max_bytes: int | None) -> None:
     if count > MAX_SAMPLES:
         raise BadRequest(f"{count} samples are more than one call takes; it takes {MAX_SAMPLES}")
-    size = count * _row_bytes(info, image_format)
+    size = count * row_bytes(info.spec, image_format)
     if max_bytes is not None and size > max_bytes:
         height, width, channels = info.spec.image.row_shape
         raise BadRequest(
@@ -162,11 +165,6 @@ def _check_size(info: ModelInfo, count: int, image_format: Format, max_bytes: in
             f"result holds up to {max_bytes / 2**30:g} GiB. Use stream(...), which takes the same "
             "arguments and gives the images in chunks"
         )
-
-
-def _row_bytes(info: ModelInfo, image_format: Format) -> int:
-    # With float, every element travels as one uint8 and one float32.
-    return info.spec.image.row_bytes * (5 if image_format is Format.FLOAT else 1)
 
 
 def _latents(kind: str, value: Any) -> dict[str, NDArray[Any]]:

@@ -111,8 +111,12 @@ class Bench:
         return array
 
 
-def load_engines(spec: GeneratorSpec, artefacts: Mapping[str, bytes]) -> dict[str, Engine]:
+def load_engines(
+    spec: GeneratorSpec, artefacts: Mapping[str, bytes], *, threads: int = 0
+) -> dict[str, Engine]:
     """Return the engines of ``artefacts`` (file name to ONNX bytes) by stage.
+
+    ``threads`` 0 means one for each core.
 
     Raises:
         ExportRefused: ONNX Runtime does not load one of them.
@@ -120,7 +124,7 @@ def load_engines(spec: GeneratorSpec, artefacts: Mapping[str, bytes]) -> dict[st
     engines: dict[str, Engine] = {}
     for stage in spec.stages:
         try:
-            engines[stage] = OnnxRuntimeEngine(artefacts[f"{stage}.onnx"])
+            engines[stage] = OnnxRuntimeEngine(artefacts[f"{stage}.onnx"], threads=threads)
         except Exception as error:  # ONNX Runtime's errors share no base of their own
             raise ExportRefused(f"ONNX Runtime cannot load {stage}.onnx: {error}") from error
     return engines

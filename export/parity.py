@@ -19,7 +19,7 @@ from latentry.serving.spec import GeneratorSpec, Role
 TOLERANCE = 1e-4
 """Largest difference between the engines, for an output whose values reach up to 1."""
 
-_MIDDLE_BATCH = 3
+_MIDDLE_BATCHES = (3, 7)
 _LEAST_SEEDS = 8
 _WIDE = 1.5
 _MIXING = (
@@ -71,10 +71,11 @@ def prove(
     """Prove that ``artefacts`` draw what ``module`` draws, whatever the batch.
 
     The samples of seeds 0, 1, ... with mixed classes and truncations are drawn one at a time, in
-    threes and in batches of ``max_batch_size``, by ONNX Runtime and by a copy of ``module`` on the
-    CPU in evaluation mode. Each engine's outputs must be finite and near the other's; a sample
-    must come out equal to the bit in every batch and beside copies of itself; an image must have
-    more than one colour and depend on z. Nothing is written and ``module`` is not changed.
+    threes, in sevens and in batches of ``max_batch_size``, by ONNX Runtime and by a copy of
+    ``module`` on the CPU in evaluation mode. Each engine's outputs must be finite and near the
+    other's; a sample must come out equal to the bit in every batch, beside copies of itself and
+    with one thread; an image must have more than one colour and depend on z. Nothing is written
+    and ``module`` is not changed.
 
     Args:
         module: The generator in PyTorch.
@@ -96,16 +97,18 @@ def prove(
     bench = Bench(spec, eval_copy(module), load_engines(spec, artefacts))
     rows = draw_rows(spec, max(max_batch_size, _LEAST_SEEDS))
     # One at a time first: what is wrong there is told without talk of batches.
-    sizes = sorted({1, min(_MIDDLE_BATCH, max_batch_size), max_batch_size})
+    sizes = sorted({1, max_batch_size, *(b for b in _MIDDLE_BATCHES if b < max_batch_size)})
     alone = bench.run_onnx(rows, 1)
     _check_finite("ONNX Runtime", alone)
     _check_peak(alone)
     worst = [_compare(bench, rows, alone, 1)]
     for size in sizes[1:]:
         together = bench.run_onnx(rows, size)
-        _check_identity(alone, together, size)
+        _check_identity(alone, together, f"in a batch of {size}")
         worst.append(_compare(bench, rows, together, size))
         _check_equal_rows(bench, rows, size)
+    one_thread = Bench(spec, bench.module, load_engines(spec, artefacts, threads=1))
+    _check_identity(alone, one_thread.run_onnx(rows, max_batch_size), "with one engine thread")
     _check_images(alone)
     _check_z_matters(bench, rows, max_batch_size)
     return Parity(
@@ -194,12 +197,12 @@ def _check_peak(outputs: Arrays) -> None:
         )
 
 
-def _check_identity(alone: Arrays, together: Arrays, size: int) -> None:
+def _check_identity(alone: Arrays, other: Arrays, where: str) -> None:
     for name in _floats_first(alone):
-        if (difference := _find_difference(together[name], alone[name])) is not None:
+        if (difference := _find_difference(other[name], alone[name])) is not None:
             index, apart = difference
             raise ExportRefused(
-                f"{name}{_place(index)} is {together[name][index]} in a batch of {size} and "
+                f"{name}{_place(index)} is {other[name][index]} {where} and "
                 f"{alone[name][index]} alone: {apart:.3g} apart, and no difference is allowed, "
                 "because a seed must give the same image in every batch; "
                 f"{_explain_mixing(alone[name], apart)}"

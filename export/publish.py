@@ -123,7 +123,7 @@ def export_generator(
     on_step("exporting to ONNX")
     artefacts = onnx_from_module(source.module, source.spec)
     check_graphs(source.spec, artefacts)
-    on_step(f"proving it against PyTorch at batch 1, 3 and {max_batch_size}")
+    on_step(f"proving it against PyTorch at batches from 1 to {max_batch_size}")
     parity = prove(source.module, source.spec, artefacts, max_batch_size)
     on_step("drawing the goldens")
     generator = _generator(source.spec, artefacts)

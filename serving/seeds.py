@@ -39,15 +39,8 @@ def check_seeds(seeds: object) -> NDArray[np.int64]:
     Raises:
         BadRequest: There is none, or one of them is no seed.
     """
-    if (
-        isinstance(seeds, np.ndarray)
-        and seeds.dtype.kind in "iu"
-        and seeds.ndim == 1
-        and seeds.size
-    ):
-        if (low := seeds.min()) < 0 or seeds.max() > MAX_SEED:
-            check_seed(low if low < 0 else seeds.max())
-        return seeds.astype(np.int64)
+    if isinstance(seeds, np.ndarray):
+        seeds = seeds.tolist()  # a list of ints is checked ten times faster than NumPy scalars
     if isinstance(seeds, str | bytes) or not isinstance(seeds, Iterable):
         return np.array([check_seed(seeds)], np.int64)
     checked = [check_seed(seed) for seed in seeds]

@@ -15,10 +15,13 @@ from latentry.serving.errors import BadRequest
 from latentry.serving.images import Format, format_from_text
 from latentry.serving.seeds import seed_range
 from latentry.serving.spec import LATENT_ROLES, GeneratorSpec
-from latentry.serving.wire import Arrays, rows_from_request
+from latentry.serving.wire import (
+    MAX_STREAMED_SAMPLES,
+    Arrays,
+    most_streamed_samples,
+    rows_from_request,
+)
 
-MAX_SAMPLES = 4096
-MAX_BYTES = 64 * 2**20
 FIRST_CHUNK = 8
 
 
@@ -74,18 +77,12 @@ def stream_from_request(spec: GeneratorSpec, request: Arrays) -> StreamRequest:
     chunk_size = _chunk_size(given.pop("chunk_size", None))
     image_format = format_from_text(text_from_tensor(given.pop("format", np.array(["raw"]))))
     count = _expand_seeds(given)
-    _check_count(count, most_samples(spec, image_format))
+    _check_count(count, most_streamed_samples(spec, image_format))
     tensors = {name: _for_all(name, array, count) for name, array in given.items()}
     rows_from_request(spec, tensors, most=count)
     if image_format is not Format.RAW:
         tensors["format"] = np.full((count, 1), str(image_format).encode(), np.object_)
     return StreamRequest(count, tensors, chunk_size)
-
-
-def most_samples(spec: GeneratorSpec, image_format: Format) -> int:
-    """Return how many samples one stream request may carry: 4,096, or 64 MiB of output."""
-    per_element = 5 if image_format is Format.FLOAT else 1
-    return max(1, min(MAX_SAMPLES, MAX_BYTES // (spec.image.row_bytes * per_element)))
 
 
 def _expand_seeds(given: dict[str, NDArray[Any]]) -> int:
@@ -101,7 +98,7 @@ def _expand_seeds(given: dict[str, NDArray[Any]]) -> int:
     if counts is not None:
         if counts.size != 1 or seeds.size != 1:
             raise BadRequest("count goes with one seed, the first of the range")
-        _check_count(int(counts.flat[0]), MAX_SAMPLES)
+        _check_count(int(counts.flat[0]), MAX_STREAMED_SAMPLES)
         seeds = seed_range(int(seeds[0]), int(counts.flat[0]))
     given["seed"] = seeds[:, None]
     return len(seeds)
@@ -118,8 +115,10 @@ def _check_count(count: int, most: int) -> None:
 def _chunk_size(array: NDArray[Any] | None) -> int | None:
     if array is None:
         return None
-    if array.size != 1 or not 1 <= int(array.flat[0]) <= MAX_SAMPLES:
-        raise BadRequest(f"chunk_size is {array.tolist()}; give one integer, 1 to {MAX_SAMPLES}")
+    if array.size != 1 or not 1 <= int(array.flat[0]) <= MAX_STREAMED_SAMPLES:
+        raise BadRequest(
+            f"chunk_size is {array.tolist()}; give one integer, 1 to {MAX_STREAMED_SAMPLES}"
+        )
     return int(array.flat[0])
 
 

@@ -23,6 +23,8 @@ ENGINE_CLASS = "latentry.engine_class"
 THREADS = "latentry.threads"
 
 STREAM_MODEL = "generate_stream"
+MAX_STREAMED_SAMPLES = 4096
+MAX_STREAMED_BYTES = 64 * 2**20
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -60,6 +62,17 @@ def rows_from_request(spec: GeneratorSpec, request: Arrays, *, most: int) -> Row
             raise BadRequest(f"this model takes no {name}; it takes {spec.takes}")
     image_format = _format(request.get("format"))
     return Rows(count, latent, request[latent], controls, image_format)
+
+
+def row_bytes(spec: GeneratorSpec, image_format: Format) -> int:
+    """Return how much one sample's answer takes, at most; encoded files count as raw."""
+    # With float, every element travels as one uint8 and one float32.
+    return spec.image.row_bytes * (5 if image_format is Format.FLOAT else 1)
+
+
+def most_streamed_samples(spec: GeneratorSpec, image_format: Format) -> int:
+    """Return how many samples one stream request may carry: 4,096, or 64 MiB of output."""
+    return max(1, min(MAX_STREAMED_SAMPLES, MAX_STREAMED_BYTES // row_bytes(spec, image_format)))
 
 
 def check_wire_seeds(seeds: NDArray[Any]) -> None:

@@ -8,21 +8,25 @@ from torch import nn
 from latentry.serving.images import Format, encode_image, grid_from_images
 from latentry.training.metrics import generate_images
 
-_SAMPLES = 100
-_COLUMNS = 10
+_MAX_COLUMNS = 10
+_MAX_WIDTH = 384  # pixels: a picture to look at beside the checkpoint, not to keep
 _SMOOTHED_POINTS = 200
 
 
 def png_from_samples(generator: nn.Module, z_dim: int, num_classes: int = 0) -> bytes:
-    """Return a PNG of the samples of seeds 0 .. 99, ten a row; classes go from left to right.
+    """Return a PNG of the samples of the first seeds, a square of at most 10 x 10.
+
+    With ten classes and small images each column is one class.
 
     Args:
         generator: In evaluation mode.
         z_dim: Length of z.
         num_classes: Number of classes; 0 for an unconditional generator.
     """
-    images, _ = generate_images(generator, z_dim, _SAMPLES, num_classes)
-    return encode_image(grid_from_images(images, columns=_COLUMNS), Format.PNG)
+    first, _ = generate_images(generator, z_dim, 1, num_classes)
+    columns = max(1, min(_MAX_COLUMNS, _MAX_WIDTH // first.shape[2]))
+    images, _ = generate_images(generator, z_dim, columns**2, num_classes)
+    return encode_image(grid_from_images(images, columns), Format.PNG)
 
 
 def png_from_losses(losses: list[tuple[float, float]]) -> bytes:

@@ -4,7 +4,7 @@
 
     runs/digits/
     ├── state.safetensors   everything that the next step depends on
-    ├── samples.png         the samples of seeds 0 .. 99, newest
+    ├── samples.png         samples of the first seeds, newest
     ├── losses.png
     └── checkpoint/         when it is done
 """

@@ -11,12 +11,10 @@ from latentry.clients.requests import (
     Arguments,
     check_chunk_size,
     samples_from_arguments,
-    samples_per_stream_request,
     stream_requests,
     unary_requests,
 )
-from latentry.serving.images import Format
-from latentry.serving.streaming import most_samples, stream_from_request
+from latentry.serving.streaming import stream_from_request
 from latentry.serving.wire import rows_from_request
 
 Z = np.zeros((3, 4), np.float32)
@@ -165,17 +163,6 @@ def test_latents_and_formats_of_a_stream(info):
     (request,) = stream_requests(samples)
     assert request["z"].shape == (3, 4)
     assert request["format"].tolist() == [b"webp"]
-
-
-@pytest.mark.parametrize("image_format", list(Format))
-@pytest.mark.parametrize("side", [8, 64, 256, 1024, 4096])
-def test_stream_requests_are_as_large_as_the_server_takes(info, image_format, side):
-    model = info("plain")
-    image = model.spec.image.model_copy(update={"height": side, "width": side})
-    spec = model.spec.model_copy(update={"image": image})
-    model = type(model)("plain", "1", "d", "e", spec, 8)
-    samples = samples_from_arguments(model, Arguments(seeds=1, format=image_format))
-    assert samples_per_stream_request(samples) == most_samples(spec, image_format)
 
 
 @pytest.mark.parametrize("size", [0, -1, 4097, True, 1.5, "8"])

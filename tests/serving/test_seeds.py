@@ -59,6 +59,14 @@ def test_seeds_come_back_as_they_are(seeds: list[int]) -> None:
     assert check_seeds(np.array(seeds, np.uint64)).tolist() == seeds
 
 
+def test_arrays_of_anything_else_are_refused() -> None:
+    assert check_seeds(np.array(5)).tolist() == [5]
+    with pytest.raises(BadRequest, match="is a float"):
+        check_seeds(np.array([1.0]))
+    with pytest.raises(BadRequest, match="is a list"):
+        check_seeds(np.array([[1]]))
+
+
 def test_no_seeds_are_refused() -> None:
     with pytest.raises(BadRequest, match="no seeds were given; give at least one"):
         check_seeds([])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from latentry.serving.errors import BadRequest
 from latentry.serving.spec import GeneratorSpec
-from latentry.serving.streaming import MAX_SAMPLES, most_samples, stream_from_request
+from latentry.serving.streaming import stream_from_request
+from latentry.serving.wire import MAX_STREAMED_SAMPLES, most_streamed_samples
 
 SPEC = GeneratorSpec.model_validate(
     {
@@ -91,6 +92,6 @@ def test_a_request_is_bounded_in_samples_and_bytes() -> None:
             "image": {"height": 512, "width": 512, "channels": 3},
         }
     )
-    assert most_samples(SPEC, Format.RAW) == MAX_SAMPLES
-    assert most_samples(large, Format.PNG) == 85
-    assert most_samples(large, Format.FLOAT) == 17
+    assert most_streamed_samples(SPEC, Format.RAW) == MAX_STREAMED_SAMPLES
+    assert most_streamed_samples(large, Format.PNG) == 85
+    assert most_streamed_samples(large, Format.FLOAT) == 17

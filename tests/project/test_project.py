@@ -1,0 +1,179 @@
+"""Tests about the project itself: packaging, rooms, public names, help."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from running_server import LATENTRY
+
+ROOT = Path(__file__).resolve().parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+ROOMS = ("training", "export", "serving", "clients")
+
+# What a room may import of ours at module level; docs/design.md has the table and the reasons.
+CONTRACT = {f"serving.{name}" for name in ("spec", "seeds", "images", "errors")}
+ALLOWED = {
+    "training": {"training", *CONTRACT},
+    "export": {"export", "training", "serving"},
+    "serving": {"serving"},
+    "clients": {"clients", "serving.wire", "serving.transport", *CONTRACT},
+}
+FORBIDDEN = {
+    "training": {"tritonclient", "onnxruntime"},
+    "export": {"tritonclient"},
+    "serving": {"torch", "tritonclient"},
+    "clients": {"torch", "onnxruntime"},
+}
+EXCEPTIONS = {("serving/canary.py", "tritonclient")}
+
+
+def room_files() -> list[Path]:
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def imports(path: Path, *, module_level: bool) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = ast.iter_child_nodes(tree) if module_level else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("path", room_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_only_what_they_may(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0]
+    for name in imports(path, module_level=True):
+        if name.startswith("latentry."):
+            ours = name.removeprefix("latentry.")
+            assert any(ours == a or ours.startswith(f"{a}.") for a in ALLOWED[room]), name
+    for name in imports(path, module_level=room != "training"):
+        package = name.partition(".")[0]
+        where = (str(path.relative_to(ROOT)), package)
+        assert package not in FORBIDDEN[room] or where in EXCEPTIONS, name
+
+
+def test_every_package_folder_is_declared() -> None:
+    declared = set(PYPROJECT["tool"]["setuptools"]["packages"])
+    present = {
+        "latentry." + ".".join(path.parent.relative_to(ROOT).parts)
+        for room in ROOMS
+        for path in (ROOT / room).rglob("__init__.py")
+    }
+    assert declared == present | {"latentry.model_repository"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_refuses_its_bare_name(room: str) -> None:
+    command = [sys.executable, "-c", f"import {room}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"import this package as latentry.{room}, not as {room}" in done.stderr
+
+
+def test_the_client_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, latentry.clients, latentry.clients.cli;"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'grpc', 'tritonclient', 'psutil'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_version_has_an_entry_in_the_changelog() -> None:
+    headings = re.findall(r"^## \[?([^\]\s]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert PYPROJECT["project"]["version"] in headings
+
+
+def test_the_constraints_name_the_tested_torch_and_no_host() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert "torch==2.13.0" in lines
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+-]+", line) for line in pins)
+
+
+COMMANDS = ("train", "export", "models", "serve", "health", "generate", "stream", "doctor")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    done = subprocess.run(
+        [str(LATENTRY), command, "--help"], capture_output=True, text=True, check=True
+    )
+    assert f"latentry {command}" in done.stdout  # the usage, and an example
+    listed = subprocess.run([str(LATENTRY), "--help"], capture_output=True, text=True, check=True)
+    assert re.search(rf"^\s+{command}\s+\w", listed.stdout, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
+    subprocess.run([*pip, str(folder), str(ROOT)], check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_the_packages_and_the_stream_model_only(wheel: Path) -> None:
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    assert {name.split("/")[0] for name in names} == {"latentry"}
+    assert {name.split("/")[1] for name in names} == {*ROOMS, "model_repository"}
+    assert sorted(name for name in names if "/model_repository/" in name) == [
+        "latentry/model_repository/generate_stream/1/model.py",
+        "latentry/model_repository/generate_stream/config.pbtxt",
+    ]
+    assert all(f"latentry/{room}/py.typed" in names for room in ROOMS)
+    sources = {f"latentry/{path.relative_to(ROOT)}" for path in room_files()}
+    assert sources <= set(names)
+
+
+@pytest.mark.server
+def test_the_wheel_alone_serves_and_streams(wheel: Path, repository: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    (site,) = (environment / "lib").glob("python*/site-packages")
+    # The dependencies come from this environment, Latentry itself only from the wheel: a path
+    # file of a path file is not read, so the editable install stays out of sight.
+    dependencies = next(path for path in sys.path if path.endswith("site-packages"))
+    (site / "dependencies.pth").write_text(dependencies)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    script = tmp_path / "stream.py"
+    script.write_text(WHEEL_SCRIPT)
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(python), str(script), str(repository)],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=clean, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "100"
+    assert str(environment) in done.stdout
+
+
+WHEEL_SCRIPT = """
+import json, subprocess, sys
+from pathlib import Path
+import latentry.clients
+from latentry.clients import Client
+print(latentry.clients.__file__)
+latentry_ = str(Path(sys.executable).parent / "latentry")
+command = [latentry_, "serve", "--repository", sys.argv[1], "--models", "wide", "--json"]
+command += ["--port", "0", "--metrics-port", "0"]
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    try:
+        with Client(json.loads(server.stdout.readline())["url"]) as client:
+            print(sum(len(chunk) for chunk in client.stream("wide", seeds=range(100))))
+    finally:
+        server.terminate()
+"""
