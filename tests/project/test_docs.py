@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from running_server import LATENTRY
+from running_server import LATENTRY, RunningServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,9 +70,10 @@ def run(block: Block, folder: Path, environment: dict[str, str]) -> None:
 
 @pytest.mark.server
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_code_block_runs(page: Path, tmp_path: Path) -> None:
+def test_every_code_block_runs(page: Path, tmp_path: Path, server: RunningServer) -> None:
     environment = {
         **os.environ,
+        "LATENTRY_URL": server.url,  # until the page starts a server of its own
         "PATH": os.pathsep.join([str(LATENTRY.parent), os.environ["PATH"]]),
         "PYTHONPATH": str(tmp_path),
     }

@@ -13,6 +13,11 @@ def _two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _same_weights_every_time():
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def tiny_recipe():
     """Digits with networks so small that a step takes milliseconds."""

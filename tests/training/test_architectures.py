@@ -18,7 +18,7 @@ def test_dcgan_gives_its_resolution_within_minus_one_and_one(resolution, batch):
 
 
 def test_the_class_changes_the_sample():
-    config = {"z_dim": 5, "width": 2, "channels": 1, "num_classes": 4}
+    config = {"z_dim": 5, "width": 8, "channels": 1, "num_classes": 4}
     module = build("conditional_dcgan", config).eval()
     z = torch.randn(1, 5).expand(4, 5)
     samples = module(z, torch.arange(4))
