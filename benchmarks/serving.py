@@ -76,18 +76,18 @@ class InProcess:
             count += batch
         return count / elapsed
 
-    def latency_ms(self, batch: int, repeats: int) -> float:
+    def latency_ms(self, batch: int, repeats: int, pause_s: float = 0.0) -> float:
         """Median time of one call."""
-        return _median_ms(lambda: self.draw(batch), repeats)
+        return _median_ms(lambda: self.draw(batch), repeats, pause_s)
 
 
-def _median_ms(call: Callable[[], object], repeats: int) -> float:
+def _median_ms(call: Callable[[], object], repeats: int, pause_s: float = 0.0) -> float:
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-        time.sleep(0.01)
+        time.sleep(pause_s)
     return statistics.median(times) * 1e3
 
 
@@ -149,11 +149,18 @@ def stream_throughput(client: Client, samples: int) -> tuple[float, float]:
     return count / elapsed, (time.process_time() - before) / elapsed
 
 
-def first_chunk(client: Client) -> None:
-    """Open a stream, take the first chunk of 8 and cancel."""
-    stream = client.stream(MODEL, seeds=range(64), chunk_size=8)
-    next(stream)
-    stream.close()
+def first_chunk_ms(client: Client, repeats: int) -> float:
+    """Return the median time from asking for a stream to its first chunk of 8."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        stream = client.stream(MODEL, seeds=range(1024))
+        chunk = next(stream)
+        times.append(time.perf_counter() - start)
+        stream.close()
+        assert len(chunk) == 8
+        time.sleep(0.2)  # what was under way when the stream was closed ends first
+    return statistics.median(times) * 1e3
 
 
 def _children_cpu() -> float:
@@ -174,6 +181,7 @@ def measure(pairs: int, repository: Path, options: list[str]) -> list[Row]:
         "stream": Row("a stream of 1,024", ">= 0.95", [], [], "x"),
         "first": Row("first chunk of 8, over in process", "<= +4 ms", [], [], " ms"),
         "idle": Row("one image, idle, p50, over in process", "<= +2 ms", [], [], " ms"),
+        "pause": Row("the same, 10 ms between images", "-", [], [], " ms"),
     }
     with served(repository, options) as (url, ready_s), Client(url) as client:
         print(f"ready after {ready_s:.1f} s; in process best at batch {engine.best_batch}")
@@ -185,11 +193,12 @@ def measure(pairs: int, repository: Path, options: list[str]) -> list[Row]:
             alone = engine.throughput(engine.best_batch)
             rate, cpu = stream_throughput(client, 1024)
             _add(rows["stream"], rate / alone, cpu)
-            alone = engine.latency_ms(8, 15)
-            _add(rows["first"], _median_ms(lambda: first_chunk(client), 15) - alone)
-            alone = engine.latency_ms(1, 50)
-            one = _median_ms(lambda: client.generate(MODEL, seeds=0), 50)
-            _add(rows["idle"], one - alone)
+            alone = engine.latency_ms(8, 50)
+            _add(rows["first"], first_chunk_ms(client, 15) - alone)
+            for name, pause_s in (("idle", 0.0), ("pause", 0.01)):
+                alone = engine.latency_ms(1, 200, pause_s)
+                one = _median_ms(lambda: client.generate(MODEL, seeds=0), 200, pause_s)
+                _add(rows[name], one - alone)
             last = ", ".join(f"{name} {row.values[-1]:.2f}" for name, row in rows.items())
             print(f"pair {pair + 1}: {last}", flush=True)
     return list(rows.values())

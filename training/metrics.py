@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool2d
 
 from latentry.serving.images import Uint8, uint8_from_sample
 from latentry.serving.seeds import LatentDrawer, seed_range
-from latentry.training.data import TEXTURE_NAMES, Batch, Digits, Textures
+from latentry.training.data import TEXTURE_NAMES, Batch, Digits, Textures, load_dataset
 
 SAMPLES = 2000
 
@@ -56,17 +56,22 @@ def generate_images(
     return np.concatenate(images), labels
 
 
-def measure_digits(generator: nn.Module, z_dim: int) -> dict[str, float]:
-    """Return the metrics of a generator of digits.
+def measure_generator(data: str, generator: nn.Module, z_dim: int) -> dict[str, float]:
+    """Return the metrics of ``generator``, in evaluation mode, over seeds 0 .. 1999."""
+    num_classes = len(load_dataset(data).classes)
+    return METRICS[data](*generate_images(generator, z_dim, SAMPLES, num_classes))
 
-    - ``label_agreement``: share of 2,000 samples that a classifier trained on the real training
+
+def measure_digits(images: Uint8, labels: NDArray[np.int64]) -> dict[str, float]:
+    """Return the metrics of generated digits, uint8 [N, 32, 32, 1], with the classes asked for.
+
+    - ``label_agreement``: share of the samples that a classifier trained on the real training
       part puts into the class that was asked for.
     - ``classifier_accuracy``: accuracy on the real held-out part of a classifier trained on the
-      2,000 samples alone (Ravuri and Vinyals 2019). A collapsed generator reaches about 0.74.
+      samples alone (Ravuri and Vinyals 2019). A collapsed generator reaches about 0.74.
     - ``real_classifier_accuracy``: the same for a classifier trained on the real training part.
     """
     data = Digits()
-    images, labels = generate_images(generator, z_dim, SAMPLES, len(data.classes))
     generated = _digit_features(_tensor_from_uint8(images))
     train, train_labels = _labelled_features(data.train)
     held_out, held_out_labels = _labelled_features(data.held_out)
@@ -79,11 +84,11 @@ def measure_digits(generator: nn.Module, z_dim: int) -> dict[str, float]:
     }
 
 
-def measure_textures(generator: nn.Module, z_dim: int) -> dict[str, float]:
-    """Return the metrics of a generator of textures.
+def measure_textures(images: Uint8, _: NDArray[np.int64]) -> dict[str, float]:
+    """Return the metrics of generated textures, uint8 [N, 64, 64, 3]; they have no classes.
 
-    - ``share_<photograph>``: share of 2,000 samples that a classifier trained on real crops
-      assigns to each photograph; a third each would be ideal.
+    - ``share_<photograph>``: share of the samples that a classifier trained on real crops assigns
+      to each photograph; a third each would be ideal.
     - ``photograph_accuracy``: that classifier's accuracy on held-out crops.
     - ``near_copies``: share of samples nearer to a training crop than 99 % of other real crops
       are. Some of those overlap, so this finds samples that repeat the training data.
@@ -97,7 +102,7 @@ def measure_textures(generator: nn.Module, z_dim: int) -> dict[str, float]:
     train, photographs = data.draw_crops(2 * SAMPLES, rng)
     others, _ = data.draw_crops(SAMPLES, rng)
     held_out, held_out_photographs = data.draw_crops(SAMPLES, rng, held_out=True)
-    generated = _tensor_from_uint8(generate_images(generator, z_dim, SAMPLES)[0])
+    generated = _tensor_from_uint8(images)
     classifier = make_pipeline(StandardScaler(), SVC())
     classifier.fit(_texture_features(train), photographs.numpy())
     assigned = classifier.predict(_texture_features(generated))
@@ -113,7 +118,7 @@ def measure_textures(generator: nn.Module, z_dim: int) -> dict[str, float]:
     }
 
 
-METRICS: dict[str, Callable[[nn.Module, int], dict[str, float]]] = {
+METRICS: dict[str, Callable[[Uint8, NDArray[np.int64]], dict[str, float]]] = {
     "digits": measure_digits,
     "textures": measure_textures,
 }

@@ -21,7 +21,7 @@ from latentry.serving.errors import BadRequest
 from latentry.serving.spec import ClassLabelInput, GeneratorSpec, Input, ZInput
 from latentry.training.checkpoint import Checkpoint, Provenance, save_checkpoint
 from latentry.training.gan import Trainer
-from latentry.training.metrics import METRICS
+from latentry.training.metrics import measure_generator
 from latentry.training.recipe import Recipe
 from latentry.training.report import png_from_losses, png_from_samples
 
@@ -93,7 +93,7 @@ def finish_run(trainer: Trainer, folder: Path) -> Checkpoint:
         provenance=Provenance(
             recipe=recipe.model_dump(mode="json"),
             data=trainer.data.sources,
-            metrics=METRICS[recipe.data](generator, recipe.z_dim),
+            metrics=measure_generator(recipe.data, generator, recipe.z_dim),
             tools=tool_versions(),
             seed=recipe.seed,
             steps=trainer.step,

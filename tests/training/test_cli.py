@@ -35,7 +35,7 @@ label_agreement = 0.97
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    monkeypatch.setitem(METRICS, "digits", lambda _generator, _z_dim: {"label_agreement": 0.1})
+    monkeypatch.setitem(METRICS, "digits", lambda _images, _labels: {"label_agreement": 0.1})
     (tmp_path / "tiny.toml").write_text(TINY)
     app = typer.Typer()
     app.command()(train)

@@ -5,7 +5,12 @@ from torch import nn
 
 from latentry.serving.seeds import LatentDrawer
 from latentry.training.data import Digits, Textures
-from latentry.training.metrics import generate_images, measure_digits, measure_textures
+from latentry.training.metrics import (
+    SAMPLES,
+    generate_images,
+    measure_digits,
+    measure_textures,
+)
 
 Z_DIM = 4
 
@@ -30,6 +35,10 @@ class Replay(nn.Module):
         )
 
 
+def draw(generator, num_classes=0):
+    return generate_images(generator, Z_DIM, SAMPLES, num_classes)
+
+
 def test_samples_follow_the_seed_contract():
     class Echo(nn.Module):
         def forward(self, z, class_label):
@@ -46,10 +55,10 @@ def test_samples_follow_the_seed_contract():
 
 def test_real_digits_pass_and_a_collapsed_generator_is_found_out():
     train = Digits().train
-    honest = measure_digits(Replay(train.images, train.labels), Z_DIM)
+    honest = measure_digits(*draw(Replay(train.images, train.labels), 10))
     assert honest["label_agreement"] > 0.99
     assert honest["classifier_accuracy"] > 0.97
-    collapsed = measure_digits(Replay(train.images, train.labels, choices=2), Z_DIM)
+    collapsed = measure_digits(*draw(Replay(train.images, train.labels, choices=2), 10))
     assert collapsed["label_agreement"] >= 0.9
     assert collapsed["classifier_accuracy"] < 0.85
 
@@ -62,7 +71,7 @@ def held_out_crops():
 
 def test_held_out_crops_pass_for_samples(held_out_crops):
     images, _ = held_out_crops
-    metrics = measure_textures(Replay(images), Z_DIM)
+    metrics = measure_textures(*draw(Replay(images)))
     shares = [value for name, value in metrics.items() if name.startswith("share_")]
     assert sum(shares) == pytest.approx(1)
     assert min(shares) > 0.25
@@ -74,7 +83,7 @@ def test_held_out_crops_pass_for_samples(held_out_crops):
 def test_copies_of_one_photograph_are_found_out():
     rng = torch.Generator().manual_seed(1)  # the same crops that samples are compared with
     images, photographs = Textures().draw_crops(4000, rng)
-    metrics = measure_textures(Replay(images[photographs == 0]), Z_DIM)
+    metrics = measure_textures(*draw(Replay(images[photographs == 0])))
     assert metrics["share_ihc"] > 0.98
     assert metrics["near_copies"] == 1
     assert metrics["nearest_ratio"] < 0.1

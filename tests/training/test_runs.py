@@ -14,7 +14,7 @@ from latentry.training.runs import continue_run, finish_run, open_run
 
 @pytest.fixture(autouse=True)
 def _quick_metrics(monkeypatch):
-    monkeypatch.setitem(METRICS, "digits", lambda _generator, _z_dim: {"label_agreement": 0.1})
+    monkeypatch.setitem(METRICS, "digits", lambda _images, _labels: {"label_agreement": 0.1})
 
 
 def test_a_run_ends_in_a_checkpoint_that_says_where_it_comes_from(tiny_recipe, tmp_path):
