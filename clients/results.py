@@ -60,7 +60,7 @@ def health_from_names(ready: bool, names: Sequence[str]) -> Health:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class GenerateResult:
-    """Images and their identity; the arrays are read-only.
+    """Images and their identity; the arrays are the caller's own.
 
     ``len(result)`` is the number of images, iteration gives each as uint8 [H, W, C].
 
@@ -87,9 +87,7 @@ class GenerateResult:
         if self.raw is not None:
             return self.raw
         channels = self.info.spec.image.channels
-        images = np.stack([decode_image(data, channels) for data in self.encoded or ()])
-        images.flags.writeable = False
-        return images
+        return np.stack([decode_image(data, channels) for data in self.encoded or ()])
 
     @property
     def model(self) -> str:
@@ -284,12 +282,16 @@ def _output(
     shape: tuple[int, ...],
     dtype: type[np.generic],
 ) -> NDArray[Any]:
-    """Return one output of all replies, read-only; a single reply's is not copied."""
+    """Return one output of all replies as an array of the caller's own.
+
+    What came over the wire is read-only, and torch.from_numpy, where results often go next, warns
+    of such arrays.
+    """
     parts = [reply.outputs.get(name) for reply in replies]
     arrays = [part for part in parts if part is not None]
     if len(arrays) != len(parts) or len({part.shape[1:] for part in arrays}) != 1:
         raise ServerFault(f"the answer of {samples.info.name} lacks {name}, or parts differ")
-    whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    whole = np.concatenate(arrays)
     if name == "encoded":  # [N, 1] from a batched model, [N] from a stream
         whole = whole.reshape(-1)
     if whole.shape != shape or whole.dtype != dtype:
@@ -297,6 +299,4 @@ def _output(
             f"{samples.info.name} answered {name} as {whole.dtype} {list(whole.shape)}; "
             f"{np.dtype(dtype)} {list(shape)} was expected"
         )
-    whole = whole.view()
-    whole.flags.writeable = False
     return whole

@@ -84,7 +84,7 @@ def measure_digits(images: Uint8, labels: NDArray[np.int64]) -> dict[str, float]
     }
 
 
-def measure_textures(images: Uint8, _: NDArray[np.int64]) -> dict[str, float]:
+def measure_textures(images: Uint8, _labels: NDArray[np.int64]) -> dict[str, float]:
     """Return the metrics of generated textures, uint8 [N, 64, 64, 3]; they have no classes.
 
     - ``share_<photograph>``: share of the samples that a classifier trained on real crops assigns

@@ -185,7 +185,7 @@ def test_a_killed_triton_is_one_clear_error_and_comes_back(running: RunningServe
         reference = client.generate("textures", seeds=range(256)).images
         stream = client.stream("textures", seeds=range(100_000))
         next(stream)
-        old_stubs, old_shm = running.stub_pids(), shared_memory()
+        old_stubs, old_shm = running.stub_pids(), running.shared_memory()
         errors: list[tuple[float, Exception]] = []
         images: list[Any] = []
         killed_at = 0.0
@@ -223,7 +223,8 @@ def test_a_killed_triton_is_one_clear_error_and_comes_back(running: RunningServe
         np.testing.assert_array_equal(images[0], reference)
         assert time.monotonic() - killed_at < 10
     assert not any(map(is_alive, old_stubs))
-    assert not old_shm & shared_memory()
+    assert old_shm
+    assert not old_shm & running.shared_memory()
 
 
 def test_a_stream_resumes_by_itself(running: RunningServer) -> None:
@@ -247,16 +248,16 @@ def test_a_killed_stub_takes_the_server_down_and_up_again(running: RunningServer
 
 
 def test_a_killed_supervisor_leaves_nothing_for_long(small: Path, homes: Path) -> None:
+    before = set(homes.glob("*"))
     with run_server(small) as server:
         children = [server.triton_pid(), *server.stub_pids()]
+        shared = server.shared_memory()
         server.process.kill()
         wait_until(lambda: not any(map(is_alive, children)), timeout_s=5)
-        left = {path.name for path in homes.iterdir()}
-        assert left
+    (left,) = set(homes.glob("*")) - before
     with run_server(small):  # the next start sweeps what was left
-        pass
-    assert not left & {path.name for path in homes.iterdir()}
-    assert not [name for name in shared_memory() if name.split("_")[1] in left]
+        assert not left.exists()
+        assert not shared & shared_memory()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])

@@ -25,6 +25,13 @@ class RunningServer:
         """Return the pid of its tritonserver."""
         return int(psutil.Process(self.process.pid).children()[0].pid)
 
+    def shared_memory(self) -> set[str]:
+        """Return the names of its shared-memory regions."""
+        flag = "shm-region-prefix-name="
+        command = psutil.Process(self.triton_pid()).cmdline()
+        prefix = next(part.partition(flag)[2] for part in command if flag in part)
+        return {path.name for path in Path("/dev/shm").glob(f"{prefix}*")}
+
     def stub_pids(self) -> list[int]:
         """Return the pids of the processes that run the models."""
         return [child.pid for child in psutil.Process(self.triton_pid()).children(recursive=True)]
