@@ -1,6 +1,6 @@
 # make demo: generated images out of a real Triton, in demo/
 # make test: lint, types and every test that needs no GPU
-# make test-slow: the minutes-long tier       make benchmark: the table in docs/performance.md
+# make benchmark: the table in docs/performance.md
 # Both set up .venv/ by themselves; the second time they install nothing.
 
 PYTHON ?= python3
@@ -8,19 +8,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 EXTRAS := train,export,serve,cpu,dev
 
-.PHONY: demo test test-slow test-gpu check format benchmark clean
+.PHONY: demo test check format benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/python demo.py
 
 test: check
-	$(BIN)/pytest -m "not slow and not gpu"
-
-test-slow: $(STAMP)
-	$(BIN)/pytest -m "slow"
-
-test-gpu: $(STAMP)
-	$(BIN)/pytest -m "gpu"
+	$(BIN)/pytest
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -10,6 +10,8 @@ printed, and what the load generator itself used of the CPU.
 
 import argparse
 import json
+import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -18,7 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import onnxruntime
@@ -27,25 +31,34 @@ from perf_analyzer import PerfAnalyzer, find_perf_analyzer
 
 from latentry.clients import Client
 from latentry.export.publish import Source, export_generator
+from latentry.serving.engines.onnxruntime_cpu import vector_level
 from latentry.serving.repository import Entry
 from latentry.serving.seeds import LatentDrawer
 from latentry.serving.spec import GeneratorSpec, ImageOutput, ZInput
 from latentry.training.architectures import build
 
 MODEL = "bench"
+_VERSIONS = ("latentry", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton")
 _BATCHES = (1, 4, 8, 16, 32)
 _WINDOW_S = 3.0
+LATENTRY = Path(sys.executable).parent / "latentry"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
-    """One line of the table."""
+    """One line of the table: a value for each pair, and the load generator's CPU in cores."""
 
     name: str
     reach: str
-    values: list[float]
-    load_cpu: list[float]
     unit: str
+    values: list[float] = field(default_factory=list)
+    load_cpu: list[float] = field(default_factory=list)
+
+    def add(self, value: float, load_cpu: float | None = None) -> None:
+        """Add what one pair gave."""
+        self.values.append(value)
+        if load_cpu is not None:
+            self.load_cpu.append(load_cpu)
 
     def text(self) -> str:
         """The row in Markdown: median, range, and the load generator's share of one core."""
@@ -108,7 +121,7 @@ def served(repository: Path, options: list[str]) -> Iterator[tuple[str, float]]:
     command = ["serve", "--repository", str(repository), "--port", "0", "--metrics-port", "0"]
     start = time.perf_counter()
     process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "latentry"), *command, "--json", *options],
+        [str(LATENTRY), *command, "--json", *options],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -173,45 +186,61 @@ def _children_cpu() -> float:
 
 
 def measure(pairs: int, repository: Path, options: list[str]) -> list[Row]:
-    """Measure every row."""
+    """Measure every row, each pair on a server of its own."""
     tool = find_perf_analyzer()
     if tool is None:
         raise SystemExit("no perf_analyzer; run `python benchmarks/perf_analyzer.py` first")
     entry = export_network(repository)
     engine = InProcess(entry.folder / "generator.onnx")
+    print(f"in process best at batch {engine.best_batch}")
     rows = {
-        "callers": Row("32 callers of batch 1", ">= 0.90", [], [], "x"),
-        "batches": Row("one caller, batches of 32", ">= 0.95", [], [], "x"),
-        "stream": Row("a stream of 1,024", ">= 0.95", [], [], "x"),
-        "first": Row("first chunk of 8, over in process", "<= +4 ms", [], [], " ms"),
-        "idle": Row("one image, idle, p50, over in process", "<= +2 ms", [], [], " ms"),
-        "pause": Row("the same, 10 ms between images", "-", [], [], " ms"),
+        "callers": Row("32 callers of batch 1", ">= 0.90", "x"),
+        "batches": Row("one caller, batches of 32", ">= 0.95", "x"),
+        "stream": Row("a stream of 1,024", ">= 0.95", "x"),
+        "first": Row("first chunk of 8, over in process", "<= +4", " ms"),
+        "idle": Row("one image, idle, p50, over in process", "<= +2", " ms"),
+        "pause": Row("the same, 10 ms between images", "-", " ms"),
+        "ready": Row("ready after start", "< 10", " s"),
+        "help": Row("`latentry --help`", "< 0.5", " s"),
     }
-    with served(repository, options) as (url, ready_s), Client(url) as client:
-        print(f"ready after {ready_s:.1f} s; in process best at batch {engine.best_batch}")
-        for pair in range(pairs):
-            for name, callers, batch in (("callers", 32, 1), ("batches", 1, 32)):
-                alone = engine.throughput(engine.best_batch)
-                rate, cpu = perf_analyzer_throughput(tool, url, entry, callers=callers, batch=batch)
-                _add(rows[name], rate / alone, cpu)
-            alone = engine.throughput(engine.best_batch)
-            rate, cpu = stream_throughput(client, 1024)
-            _add(rows["stream"], rate / alone, cpu)
-            alone = engine.latency_ms(8, 50)
-            _add(rows["first"], first_chunk_ms(client, 15) - alone)
-            for name, pause_s in (("idle", 0.0), ("pause", 0.01)):
-                alone = engine.latency_ms(1, 200, pause_s)
-                one = _median_ms(lambda: client.generate(MODEL, seeds=0), 200, pause_s)
-                _add(rows[name], one - alone)
-            last = ", ".join(f"{name} {row.values[-1]:.2f}" for name, row in rows.items())
-            print(f"pair {pair + 1}: {last}", flush=True)
+    for pair in range(pairs):
+        rows["help"].add(help_s())
+        with served(repository, options) as (url, ready_s), Client(url) as client:
+            rows["ready"].add(ready_s)
+            measure_pair(rows, engine, tool, url, entry, client)
+        last = ", ".join(f"{name} {row.values[-1]:.2f}" for name, row in rows.items())
+        print(f"pair {pair + 1}: {last}", flush=True)
     return list(rows.values())
 
 
-def _add(row: Row, value: float, load_cpu: float | None = None) -> None:
-    row.values.append(value)
-    if load_cpu is not None:
-        row.load_cpu.append(load_cpu)
+def measure_pair(
+    rows: dict[str, Row],
+    engine: InProcess,
+    tool: PerfAnalyzer,
+    url: str,
+    entry: Entry,
+    client: Client,
+) -> None:
+    """Measure in process and served, one after the other, for every row."""
+    for name, callers, batch in (("callers", 32, 1), ("batches", 1, 32)):
+        alone = engine.throughput(engine.best_batch)
+        rate, cpu = perf_analyzer_throughput(tool, url, entry, callers=callers, batch=batch)
+        rows[name].add(rate / alone, cpu)
+    alone = engine.throughput(engine.best_batch)
+    rate, cpu = stream_throughput(client, 1024)
+    rows["stream"].add(rate / alone, cpu)
+    rows["first"].add(first_chunk_ms(client, 15) - engine.latency_ms(8, 50))
+    for name, pause_s in (("idle", 0.0), ("pause", 0.01)):
+        alone = engine.latency_ms(1, 200, pause_s)
+        one = _median_ms(lambda: client.generate(MODEL, seeds=0), 200, pause_s)
+        rows[name].add(one - alone)
+
+
+def help_s() -> float:
+    """Return the seconds that ``latentry --help`` takes."""
+    start = time.perf_counter()
+    subprocess.run([str(LATENTRY), "--help"], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -220,6 +249,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("serve_options", nargs="*", help="after --, for latentry serve")
     arguments = parser.parse_args()
+    print(f"{date.today()}, {platform.platform()}, {os.cpu_count()} cores, {vector_level()}")
+    print(", ".join(f"{name} {version(name)}" for name in _VERSIONS))
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(arguments.pairs, Path(folder) / "repository", arguments.serve_options)
     print("\n| | reach | median | range | load generator, cores |\n|---|---|---|---|---|")

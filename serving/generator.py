@@ -66,10 +66,10 @@ class Generator:
         self.engine_class = engines[next(iter(spec.stages))].engine_class
 
     def warm_up(self) -> None:
-        """Draw once at the largest batch, so that the first caller does not wait for memory."""
+        """Draw one sample and a largest batch, so that the first callers do not wait for memory."""
         goldens = golden_inputs(self.spec)
-        fill = {name: np.resize(a, (self._max_batch_size, 1)) for name, a in goldens.items()}
-        self.answer([fill])
+        for rows in (1, self._max_batch_size):
+            self.answer([{name: np.resize(a, (rows, 1)) for name, a in goldens.items()}])
         self.tally = Tally()
 
     def answer(self, requests: Sequence[Arrays]) -> list[Answer]:
