@@ -291,7 +291,7 @@ def _output(
     arrays = [part for part in parts if part is not None]
     if len(arrays) != len(parts) or len({part.shape[1:] for part in arrays}) != 1:
         raise ServerFault(f"the answer of {samples.info.name} lacks {name}, or parts differ")
-    whole = np.concatenate(arrays)
+    whole: NDArray[Any] = np.concatenate(arrays)
     if name == "encoded":  # [N, 1] from a batched model, [N] from a stream
         whole = whole.reshape(-1)
     if whole.shape != shape or whole.dtype != dtype:

@@ -29,7 +29,7 @@ EngineLoader = Callable[[bytes], Engine]
 
 @dataclass
 class Tally:
-    """What a generator has done since the last look: counts, and seconds by phase."""
+    """What a generator has done since it was warm: counts, and seconds by phase; they only grow."""
 
     samples: int = 0
     invalid_outputs: int = 0
@@ -51,7 +51,7 @@ class Generator:
     Attributes:
         spec: What the generator takes and gives.
         engine_class: The engine class that draws the images.
-        tally: Counts and times; read and replaced by whoever reports them.
+        tally: Counts and times, for whoever reports them.
     """
 
     def __init__(

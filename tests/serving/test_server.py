@@ -177,6 +177,7 @@ def test_nan_fails_its_own_request_only(client: Client, server: RunningServer) -
 
 
 def metric(server: RunningServer, name: str, model: str) -> float:
+    time.sleep(0.6)  # they are reported four times a second
     with urllib.request.urlopen(server.metrics_url) as answer:
         text = answer.read().decode()
     values = re.findall(rf'^{name}{{[^}}]*model="{model}"[^}}]*}} (\S+)$', text, re.MULTILINE)
