@@ -28,6 +28,10 @@ from latentry.serving.repository import Entry
 _PROBE_S = 2.0
 
 
+class NoGolden(Exception):
+    """The server did not answer with an image at all, right or wrong; another start may help."""
+
+
 class Pending:
     """A golden that was asked for and may be answered later."""
 
@@ -42,14 +46,14 @@ class Pending:
         """Return the images [N, H, W, C], or None where none came in time.
 
         Raises:
-            ServeError: The server answered with an error.
+            NoGolden: The server answered with an error.
         """
         try:
             answer = self._answers.get(timeout=timeout_s) if timeout_s else self._answers.get(False)
         except queue.Empty:
             return None
         if isinstance(answer, InferenceServerException):
-            raise ServeError(f"the canary got an error: {answer}")
+            raise NoGolden(f"the canary got an error: {answer}")
         images: Uint8 = answer.as_numpy("image")
         return images
 
@@ -89,16 +93,18 @@ class Canary:
         """Compare every golden of every model; return a warning for each that is not exact.
 
         Raises:
-            ServeError: A model does not draw its goldens; the worst pair lies in the named PNG.
+            ServeError: A model draws something else; the worst pair lies in the named PNG.
+            NoGolden: A model does not answer.
         """
         warnings = []
         for name, entry in self._entries.items():
             # One by one: a model's largest batch may be smaller than the number of goldens.
             pending = [self.ask(name, index) for index in range(len(self._goldens[name]))]
             drawn = [one.wait(timeout_s) for one in pending]
-            images = np.concatenate([image for image in drawn if image is not None])
-            if len(images) < len(drawn):
-                raise ServeError(f"{name} did not draw its goldens within {timeout_s:g} s")
+            answered = [image for image in drawn if image is not None]
+            if len(answered) < len(drawn):
+                raise NoGolden(f"{name} did not draw its goldens within {timeout_s:g} s")
+            images = np.concatenate(answered)
             verdict = self._compare(name, images, slice(None))
             if not verdict.passed:
                 picture = Path(f"latentry-canary-{name}.png").resolve()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from latentry.serving.canary import Canary, Pending
+from latentry.serving.canary import Canary, NoGolden, Pending
 from latentry.serving.errors import ServeError
 from latentry.serving.repository import Entry, list_strays, newest_entries, verify_entry
 from latentry.serving.server_folder import (
@@ -263,7 +263,11 @@ class _Supervisor:
             if time.monotonic() > deadline:
                 raise _Died(f"it was not ready within {self._options.start_s:g} s")
             time.sleep(_TICK_S)
-        for warning in canary.check_all(self._options.canary_s):
+        try:
+            warnings = canary.check_all(self._options.canary_s)
+        except NoGolden as error:
+            raise _Died(str(error)) from error
+        for warning in warnings:
             _LOGGER.warning("%s", warning)
 
     def _watch(self, process: "subprocess.Popen[bytes]", canary: Canary) -> None:
@@ -296,7 +300,7 @@ class _Supervisor:
         while time.monotonic() < deadline:
             try:
                 image = pending.wait(0)
-            except ServeError as error:
+            except NoGolden as error:
                 raise _Died(str(error)) from error
             if image is not None:
                 verdict = canary.compare(name, image, golden)
