@@ -8,6 +8,7 @@ import difflib
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -110,8 +111,13 @@ def load_command(name: str) -> Any:
 
 def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
     """Run a command; whatever it raises ends here."""
+    # While a room is imported there is nothing to clean up, and an exception out of the middle of
+    # an import comes in many disguises.
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
     try:
-        load_command(name).main(args=list(arguments), prog_name=f"latentry {name}")
+        loaded = load_command(name)
+        signal.signal(signal.SIGINT, before)
+        loaded.main(args=list(arguments), prog_name=f"latentry {name}")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except LatentryError as error:

@@ -78,6 +78,8 @@ def generate(
     file_format = _file_format(format)
     if grid is None and out is None:
         grid = Path(f"{model}.png")
+    if grid is not None and grid.suffix.lower() != ".png":
+        raise BadRequest(f"--grid {grid} is no PNG file; give a name that ends in .png")
     if seeds is None and n is None:
         seeds = _DEFAULT_SEEDS
     with Client(url, retry_for_s=retry_for_s) as client:

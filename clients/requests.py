@@ -162,8 +162,8 @@ def _check_size(info: ModelInfo, count: int, image_format: Format, max_bytes: in
         height, width, channels = info.spec.image.row_shape
         raise BadRequest(
             f"{count} images of {height} x {width} x {channels} are {size / 2**30:.1f} GiB; one "
-            f"result holds up to {max_bytes / 2**30:g} GiB. Use stream(...), which takes the same "
-            "arguments and gives the images in chunks"
+            f"result holds up to {max_bytes / 2**30:g} GiB. Use stream(...), or `latentry "
+            "stream`, which takes the same arguments and gives the images in chunks"
         )
 
 

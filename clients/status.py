@@ -46,11 +46,13 @@ _CODES: dict[grpc.StatusCode, type[LatentryError]] = {
 _ADVICE: dict[type[LatentryError], str] = {
     BadRequest: "{text}",
     NotFound: "{text}",
-    Busy: "{url} is busy ({text}); ask for less at a time, or wait for a place with retry_for_s=30",
-    Draining: "{url} is shutting down or starting ({text}); retry_for_s=30 waits for its return",
+    Busy: "{url} is busy ({text}); ask for less at a time, or wait for a place (retry_for_s=30, "
+    "--retry-for-s 30)",
+    Draining: "{url} is shutting down or starting ({text}); retry_for_s=30 (--retry-for-s 30) "
+    "waits for its return",
     TimedOut: "{url} gave up on the request ({text}); ask for fewer samples, or later",
-    ServerGone: "no answer from {url} ({text}); see whether a server runs there with `latentry "
-    "health --url {url}`, or wait for its return with retry_for_s=30",
+    ServerGone: "no answer from {url} ({text}); start a server there with `latentry serve`, give "
+    "another address, or wait for its return (retry_for_s=30, --retry-for-s 30)",
     ServerFault: "{url} answered with a fault: {code}: {text}",
 }
 

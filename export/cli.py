@@ -1,13 +1,18 @@
 """``latentry export``."""
 
+import contextlib
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from latentry.serving.errors import BadRequest
+
+if TYPE_CHECKING:
+    from latentry.serving.repository import Entry
 
 
 def export(
@@ -38,52 +43,71 @@ def export(
 
     latentry export my_package.my_module:build --weights w.safetensors --spec spec.json
     """
+    console = Console(stderr=True, soft_wrap=True)
+    # What the generator's own code prints must not get into the JSON.
+    with contextlib.redirect_stdout(sys.stderr):
+        entry, is_new = _publish(source, repository, weights, spec, name, max_batch, console)
+    for warning in entry.manifest.record.parity["warnings"]:
+        console.print(f"[yellow]warning:[/] {warning}")
+    if as_json:
+        Console(soft_wrap=True).print_json(json.dumps(_facts(entry, is_new)))
+    elif is_new:
+        parity = entry.manifest.record.parity
+        worst, allowed = max(parity["differences"].values()), parity["tolerance"]
+        console.print(f"[green]published[/] {entry.name} version {entry.version} in {entry.folder}")
+        console.print(
+            f"  largest difference from PyTorch {worst:.1e} (allowed {allowed:.0e}), "
+            f"digest {entry.manifest.digest[:12]}"
+        )
+        console.print(f"next: latentry serve --repository {repository}")
+    else:
+        console.print(
+            f"{entry.name} version {entry.version} is this very model "
+            f"({entry.manifest.digest[:12]}); nothing was written"
+        )
+
+
+def _publish(
+    source: str,
+    repository: Path,
+    weights: Path | None,
+    spec: Path | None,
+    name: str | None,
+    max_batch: int,
+    console: Console,
+) -> "tuple[Entry, bool]":
     from latentry.export.publish import (
         export_generator,
         source_from_checkpoint,
         source_from_target,
     )
 
-    console = Console(stderr=True)
-    if ":" in source and not Path(source).exists():
-        if weights is None or spec is None:
-            raise BadRequest(f"{source} needs --weights W.safetensors and --spec SPEC.json")
-        generator = source_from_target(source, weights, spec, name)
-    else:
-        if weights is not None or spec is not None:
-            raise BadRequest("--weights and --spec go with package.module:build, not a checkpoint")
-        generator = source_from_checkpoint(Path(source), name)
-    with console.status("starting") as status:
-        entry, is_new = export_generator(
+    with console.status("loading") as status:
+        if ":" in source and not Path(source).exists():
+            if weights is None or spec is None:
+                raise BadRequest(f"{source} needs --weights W.safetensors and --spec SPEC.json")
+            generator = source_from_target(source, weights, spec, name)
+        elif weights is None and spec is None:
+            generator = source_from_checkpoint(Path(source), name)
+        else:
+            raise BadRequest(
+                f"--weights and --spec go with a function, package.module:build; {source} has no "
+                "colon, so it would be a checkpoint folder"
+            )
+        return export_generator(
             generator,
             repository,
             max_batch_size=max_batch,
             on_step=lambda step: status.update(f"{generator.name}: {step}"),
         )
-    record = entry.manifest.record
-    for warning in record.parity["warnings"]:
-        console.print(f"[yellow]warning:[/] {warning}")
-    if as_json:
-        answer = {
-            "name": entry.name,
-            "version": entry.version,
-            "new": is_new,
-            "folder": str(entry.folder),
-            "model_digest": entry.manifest.digest,
-            "parity": record.parity,
-        }
-        Console().print_json(json.dumps(answer))
-        return
-    if not is_new:
-        console.print(
-            f"{entry.name} version {entry.version} is this very model "
-            f"({entry.manifest.digest[:12]}); nothing was written"
-        )
-        return
-    worst, allowed = max(record.parity["differences"].values()), record.parity["tolerance"]
-    console.print(f"[green]published[/] {entry.name} version {entry.version} in {entry.folder}")
-    console.print(
-        f"  largest difference from PyTorch {worst:.1e} (allowed {allowed:.0e}), "
-        f"digest {entry.manifest.digest[:12]}"
-    )
-    console.print(f"next: latentry serve --repository {repository}")
+
+
+def _facts(entry: "Entry", is_new: bool) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "new": is_new,
+        "folder": str(entry.folder),
+        "model_digest": entry.manifest.digest,
+        "parity": entry.manifest.record.parity,
+    }

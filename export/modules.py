@@ -33,7 +33,13 @@ def module_from_target(target: str, weights: Path) -> nn.Module:
         CheckpointError: The weights are damaged or do not fit.
     """
     build = _build_from_target(target)
-    module = build()
+    try:
+        module = build()
+    except Exception as error:
+        raise BadRequest(
+            f"{target} failed: {type(error).__name__}: {error}; it is called without arguments and "
+            "must return the generator"
+        ) from error
     if not isinstance(module, nn.Module):
         raise BadRequest(
             f"{target} returned a {type(module).__name__}; "
@@ -99,3 +105,5 @@ def _import_module(name: str) -> ModuleType:
             f"there is no Python module {error.name!r} in {here} or among the installed packages; "
             "run this in the folder that holds it, or install it"
         ) from error
+    except Exception as error:
+        raise BadRequest(f"importing {name} failed: {type(error).__name__}: {error}") from error

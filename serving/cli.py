@@ -73,7 +73,7 @@ def serve(
     from latentry.serving.server import ServeOptions
     from latentry.serving.server import serve as run
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     logging.basicConfig(
         format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
@@ -124,28 +124,38 @@ models = typer.Typer(help="List or remove the entries of a model repository.")
 def list_models(
     context: typer.Context, repository: Repository = _REPOSITORY, as_json: AsJson = False
 ) -> None:
-    """List every model with its versions, inputs, digest, parity and size.
+    """List every model with its versions, inputs, digest, parity and size; verify every file.
+
+    Exit code 1 where something is damaged.
 
     latentry models --repository model_repository
     """
-    from latentry.serving.repository import list_entries, list_strays
+    from latentry.serving.errors import LatentryError
+    from latentry.serving.repository import list_entries, list_strays, verify_entry
 
     if context.invoked_subcommand is not None:
         return
     entries, errors = list_entries(repository)
+    for entry in entries:
+        try:
+            verify_entry(entry)
+        except LatentryError as error:
+            errors[entry.folder] = error
     if as_json:
         damaged = {str(folder): str(error) for folder, error in errors.items()}
         _print_json({"entries": [_facts(entry) for entry in entries], "damaged": damaged})
-        return
-    console = Console()
-    for entry in entries:
-        console.print(_table(entry))
-    for error in errors.values():
-        console.print(f"[red]damaged:[/] {error}")
-    for stray in list_strays(repository):
-        console.print(f"[yellow]no entry:[/] {stray}")
-    if not entries:
-        console.print(f"no entries in {repository}; run `latentry export CHECKPOINT` first")
+    else:
+        console = Console(soft_wrap=True, highlight=False)
+        for entry in entries:
+            console.print(_description(entry))
+        for damage in errors.values():
+            console.print(f"[red]damaged:[/] {damage}")
+        for stray in list_strays(repository):
+            console.print(f"[yellow]no entry:[/] {stray}")
+        if not entries:
+            console.print(f"no entries in {repository}; run `latentry export CHECKPOINT` first")
+    if errors:
+        raise typer.Exit(1)
 
 
 @models.command("remove")
@@ -203,22 +213,22 @@ def _facts(entry: "Entry") -> dict[str, Any]:
     }
 
 
-def _table(entry: "Entry") -> Table:
+def _description(entry: "Entry") -> str:
     manifest = entry.manifest
     spec = manifest.model.spec
-    height, width, channels = spec.image.row_shape
+    parity = manifest.record.parity
     size = sum(record.size for record in manifest.files().values())
-    table = Table(box=None, show_header=False, title_justify="left")
-    table.title = f"[bold]{entry.name}[/] version {entry.version}"
-    table.add_row("image", f"{height} x {width} x {channels}")
-    table.add_row("seed", "an integer from 0 to 4294967295")
-    for item in spec.inputs:
-        table.add_row(str(item.role), item.allowed)
-    worst = max(manifest.record.parity["differences"].values())
-    table.add_row("digest", manifest.digest)
-    table.add_row("parity", f"{worst:.1e}, allowed {manifest.record.parity['tolerance']:.0e}")
-    table.add_row("size", f"{size / 2**20:.1f} MiB, exported {manifest.record.created}")
-    return table
+    worst = max(parity["differences"].values())
+    lines = {
+        "image": " x ".join(map(str, spec.image.row_shape)),
+        "seed": "an integer from 0 to 4294967295",
+        **{str(item.role): item.allowed for item in spec.inputs},
+        "digest": manifest.digest,
+        "parity": f"{worst:.1e}, allowed {parity['tolerance']:.0e}",
+        "size": f"{size / 2**20:.1f} MiB, exported {manifest.record.created}",
+    }
+    head = f"[bold]{entry.name}[/] version {entry.version}"
+    return "\n".join([head, *(f"  {key:<15} {value}" for key, value in lines.items())])
 
 
 def _print_json(value: object, *, one_line: bool = False) -> None:

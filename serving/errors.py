@@ -60,6 +60,8 @@ class ServerGone(LatentryError):
         resume_at: For a broken stream, the index of the first sample that was not delivered.
     """
 
+    exit_code = 75
+
     def __init__(self, message: str, *, resume_at: int | None = None) -> None:
         super().__init__(message)
         self.resume_at = resume_at

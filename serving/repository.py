@@ -71,21 +71,22 @@ def newest_entries(repository: Path, names: tuple[str, ...] = ()) -> list[Entry]
         NotFound: A name is not there, or there is nothing at all.
         EntryError: Something there is damaged; all of it is listed.
     """
-    entries, unreadable = list_entries(repository)
-    newest = {entry.name: entry for entry in entries}
-    missing = [name for name in names if name not in newest]
-    errors = [
-        str(e) for folder, e in unreadable.items() if not names or folder.parent.name in names
-    ]
-    if errors:
-        raise EntryError("\n".join(errors))
-    if missing:
-        raise NotFound(
-            f"{', '.join(missing)} is not in {repository}; there: {', '.join(newest) or 'nothing'}"
-        )
+    newest = {}
+    for folder in sorted(_version_folders(repository), key=lambda path: int(path.name)):
+        newest[folder.parent.name] = folder
     if not newest:
         raise NotFound(f"{repository} holds no entry; run `latentry export CHECKPOINT` first")
-    return [entry for name, entry in newest.items() if not names or name in names]
+    if missing := [name for name in names if name not in newest]:
+        raise NotFound(f"{', '.join(missing)} is not in {repository}; there: {', '.join(newest)}")
+    entries, errors = [], []
+    for name in sorted(set(names) or newest):
+        try:
+            entries.append(_read_entry(newest[name]))
+        except LatentryError as error:
+            errors.append(str(error))
+    if errors:
+        raise EntryError("\n".join(errors))
+    return entries
 
 
 def verify_entry(entry: Entry) -> None:
@@ -111,7 +112,9 @@ def verify_entry(entry: Entry) -> None:
     for name in sorted(present - set(records) - {MANIFEST_FILE}):
         problems.append(f"{entry.folder / name} does not belong to the entry")
     if problems:
-        raise EntryError("\n".join([*problems, f"export {entry.name} again, or remove it"]))
+        raise EntryError(
+            "\n".join([*problems, f"export {entry.name} again, or `latentry models remove` it"])
+        )
 
 
 def publish(
@@ -119,23 +122,23 @@ def publish(
 ) -> tuple[Entry, bool]:
     """Write a new version and return it with True; the newest digest again writes nothing.
 
+    A newest version that is damaged is followed by a new one.
+
     Raises:
         BadRequest: The name is not allowed.
-        EntryError: The name's other versions have other inputs or outputs, or are damaged.
+        EntryError: The name's newest version has other inputs or outputs.
         OSError: The file system refused; nothing is left behind.
     """
     if check_name(name) == STREAM_MODEL:
         raise BadRequest(f"{STREAM_MODEL} is the streaming model's own name; choose another")
     repository.mkdir(parents=True, exist_ok=True)
-    versions = [_read_entry(folder) for folder in _version_folders(repository, name)]
-    versions.sort(key=lambda entry: entry.version)
-    if versions:
-        newest = versions[-1]
-        if newest.manifest.digest == manifest.digest:
-            verify_entry(newest)
-            return newest, False
+    versions = sorted(int(folder.name) for folder in _version_folders(repository, name))
+    newest = _sound_entry(repository / name / str(versions[-1])) if versions else None
+    if newest and newest.manifest.digest == manifest.digest:
+        return newest, False
+    if newest:
         _check_same_tensors(name, newest.manifest.model.spec, manifest.model.spec)
-    version = versions[-1].version + 1 if versions else 1
+    version = versions[-1] + 1 if versions else 1
     folder = repository / name / str(version)
     _write_folder(folder, {**files, MANIFEST_FILE: manifest_bytes(manifest)})
     write_config(repository, name)
@@ -181,6 +184,16 @@ def _version_folders(repository: Path, name: str = "*") -> list[Path]:
         for path in repository.glob(f"{name}/*")
         if path.name.isdecimal() and path.is_dir() and path.parent.name != STREAM_MODEL
     )
+
+
+def _sound_entry(folder: Path) -> Entry | None:
+    """Return the entry in ``folder``, or None where it is damaged."""
+    try:
+        entry = _read_entry(folder)
+        verify_entry(entry)
+    except EntryError:
+        return None
+    return entry
 
 
 def _read_entry(folder: Path) -> Entry:

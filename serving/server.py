@@ -146,25 +146,27 @@ def _check_exposure(options: ServeOptions, installation: Installation) -> None:
 
 
 def _take_ports(options: ServeOptions) -> Endpoint:
-    port = _free_port(options.address, options.port, "--port")
-    metrics_port = _free_port("127.0.0.1", options.metrics_port, "--metrics-port", but=port)
-    return Endpoint(options.address, port, metrics_port)
+    # Both are held until both are known, so that two free ones are not the same one.
+    with (
+        _bound(options.address, options.port, "--port") as port,
+        _bound("127.0.0.1", options.metrics_port, "--metrics-port") as metrics_port,
+    ):
+        return Endpoint(options.address, port, metrics_port)
 
 
-def _free_port(address: str, port: int, option: str, but: int = 0) -> int:
+@contextlib.contextmanager
+def _bound(address: str, port: int, option: str) -> Iterator[int]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    while True:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError as error:
-                raise ServeError(
-                    f"port {port} on {address} cannot be used ({error.strerror}); stop what "
-                    f"listens there or give another with {option} (0 takes a free one)"
-                ) from error
-            if (found := int(probe.getsockname()[1])) != but:
-                return found
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise ServeError(
+                f"port {port} on {address} cannot be used ({error.strerror}); stop what listens "
+                f"there or give another with {option} (0 takes a free one)"
+            ) from error
+        yield int(probe.getsockname()[1])
 
 
 class _Signals:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from latentry.serving.errors import BadRequest, SpecError
 
@@ -265,10 +266,17 @@ def spec_from_json(text: str | bytes, source: str) -> GeneratorSpec:
 
 def explain(error: ValidationError) -> str:
     """Return pydantic's findings as one line of ``where: what`` for people."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'top level'}: {item['msg']}"
-        for item in error.errors(include_url=False)
-    )
+    return "; ".join(_finding(item) for item in error.errors(include_url=False))
+
+
+def _finding(item: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "top level"
+    if item["type"] == "extra_forbidden":
+        return f"{where}: there is no such key"
+    if item["type"] == "union_tag_invalid":
+        roles = ", ".join(role for role in Role if role is not Role.IMAGE)
+        return f"{where}: role {item['ctx']['tag']!r} is unknown; use one of {roles}"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}"
 
 
 def check_name(name: str) -> str:

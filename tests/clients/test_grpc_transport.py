@@ -230,7 +230,7 @@ def test_a_stream_goes_on_at_the_next_server(start_server):
 
 def test_nobody_there_is_an_error_within_a_second(driver):
     start = time.monotonic()
-    with pytest.raises(ServerGone, match="no answer from 127.0.0.1:1 .*latentry health"):
+    with pytest.raises(ServerGone, match="no answer from 127.0.0.1:1 .*`latentry serve`"):
         driver.run([generate()], "127.0.0.1:1")
     assert time.monotonic() - start < 1.5
 

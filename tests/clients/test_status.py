@@ -91,7 +91,7 @@ def test_invalid_outputs_name_their_seeds(code, text, seeds):
 def test_messages_say_what_to_do():
     gone = str(error_from_status(Code.UNAVAILABLE, "Connection refused", "host:1"))
     assert "host:1 (Connection refused)" in gone
-    assert "`latentry health --url host:1`" in gone
+    assert "start a server there with `latentry serve`" in gone
     assert "retry_for_s=30" in gone
 
 

@@ -29,8 +29,8 @@ def test_a_recipe_keeps_every_value_of_its_file():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("seed = 0", "sede = 0", "sede: Extra inputs are not permitted.*a recipe has name, data"),
-        ("[optimizer]", "[optimizer]\nmomentum = 0.9", "optimizer.momentum: Extra inputs"),
+        ("seed = 0", "sede = 0", "sede: there is no such key.*a recipe has name, data"),
+        ("[optimizer]", "[optimizer]\nmomentum = 0.9", "optimizer.momentum: there is no such key"),
         ("steps = ", "steps = 0 # ", "steps: Input should be greater than or equal to 1"),
         ("seed = 0", "seed = -1", "seed: Input should be greater than or equal to 0"),
         ('data = "digits"', 'data = "faces"', "data: Input should be 'digits' or 'textures'"),
