@@ -14,7 +14,6 @@ from latentry.clients.requests import (
     ClassLabels,
     Latents,
     Numbers,
-    Samples,
     Seeds,
     check_chunk_size,
     samples_from_arguments,
@@ -26,6 +25,7 @@ from latentry.clients.results import (
     StreamChunk,
     health_from_names,
     result_from_replies,
+    samples_after_replies,
 )
 from latentry.clients.retry import (
     RETRIED,
@@ -146,6 +146,7 @@ class AsyncClient:
         cursor = StreamCursor(samples_from_arguments(info, arguments), chunk_size)
         retries = Retries(self._policy, Deadline(None))
         while not cursor.finished:
+            cursor.check_model(await self._info(model, Deadline(self._timeout_s)))
             replies = self._transport.stream(cursor.requests())
             try:
                 async for reply in replies:
@@ -180,13 +181,19 @@ class AsyncClient:
         info = await self._info(model, deadline)
         samples = samples_from_arguments(info, arguments, max_bytes=MAX_RESULT_BYTES)
         replies = await self._infer_all(model, unary_requests(samples), deadline)
-        if any(reply.version != info.version for reply in replies):
-            samples = Samples(await self._info(model, deadline), samples.rows)
+        samples = samples_after_replies(samples, await self._info_again(info), replies)
         return result_from_replies(samples, replies)
 
     async def _info(self, model: str, deadline: Deadline) -> ModelInfo:
         check_name(model)
         return await self._retried(lambda: self._transport.model_info(model), deadline)
+
+    async def _info_again(self, info: ModelInfo) -> ModelInfo:
+        """Return what is served now; known already while the connection has stood."""
+        try:
+            return await self._transport.model_info(info.name)
+        except RETRIED:
+            return info  # the server went right after its last answer
 
     async def _retried(self, call: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
         retries = Retries(self._policy, deadline)

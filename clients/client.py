@@ -15,7 +15,6 @@ from latentry.clients.requests import (
     ClassLabels,
     Latents,
     Numbers,
-    Samples,
     Seeds,
     check_chunk_size,
     samples_from_arguments,
@@ -27,6 +26,7 @@ from latentry.clients.results import (
     StreamChunk,
     health_from_names,
     result_from_replies,
+    samples_after_replies,
 )
 from latentry.clients.retry import (
     RETRIED,
@@ -156,8 +156,7 @@ class Client:
         info = self._info(model, deadline)
         samples = samples_from_arguments(info, arguments, max_bytes=MAX_RESULT_BYTES)
         replies = self._infer_all(model, unary_requests(samples), deadline)
-        if any(reply.version != info.version for reply in replies):
-            samples = Samples(self._info(model, deadline), samples.rows)
+        samples = samples_after_replies(samples, self._info_again(info), replies)
         return result_from_replies(samples, replies)
 
     def stream(
@@ -228,6 +227,13 @@ class Client:
         check_name(model)
         return self._retried(lambda: self._transport.model_info(model), deadline)
 
+    def _info_again(self, info: ModelInfo) -> ModelInfo:
+        """Return what is served now; known already while the connection has stood."""
+        try:
+            return self._transport.model_info(info.name)
+        except RETRIED:
+            return info  # the server went right after its last answer
+
     def _retried(self, call: Callable[[], T], deadline: Deadline) -> T:
         retries = Retries(self._policy, deadline)
         while True:
@@ -263,6 +269,7 @@ class Client:
     def _chunks(self, cursor: StreamCursor, resume: bool) -> Generator[StreamChunk, None, None]:
         retries = Retries(self._policy, Deadline(None))
         while not cursor.finished:
+            cursor.check_model(self._info(cursor.model, Deadline(self._timeout_s)))
             replies = self._transport.stream(cursor.requests())
             try:
                 for reply in replies:

@@ -275,6 +275,25 @@ def _fields(samples: Samples, replies: Sequence[Reply], part: slice) -> dict[str
     return fields
 
 
+def samples_after_replies(samples: Samples, now: ModelInfo, replies: Sequence[Reply]) -> Samples:
+    """Return ``samples`` as drawn by the model that gave ``replies``.
+
+    Args:
+        samples: What was asked for, of the model as it was known then.
+        now: The model as it is known after the replies.
+        replies: What came back.
+
+    Raises:
+        ServerFault: The model was replaced meanwhile, and nobody can say which of the two drew.
+    """
+    before = samples.info
+    if all(reply.version == now.version != before.version for reply in replies):
+        return Samples(now, samples.rows)
+    if (now.model_digest, now.engine_class) != (before.model_digest, before.engine_class):
+        raise ServerFault(f"{before.name} was replaced while it was drawing; ask again")
+    return samples
+
+
 def _output(
     samples: Samples,
     replies: Sequence[Reply],

@@ -6,7 +6,7 @@ from latentry.clients.requests import Samples, samples_per_stream_request, strea
 from latentry.clients.results import StreamChunk, chunk_from_reply
 from latentry.clients.retry import Retries
 from latentry.serving.errors import LatentryError, ServerFault, ServerGone
-from latentry.serving.transport import Reply
+from latentry.serving.transport import ModelInfo, Reply
 from latentry.serving.wire import Arrays
 
 
@@ -27,6 +27,21 @@ class StreamCursor:
     def finished(self) -> bool:
         """Whether every sample has been delivered."""
         return self.delivered == self._samples.rows.count
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self._samples.info.name
+
+    def check_model(self, now: ModelInfo) -> None:
+        """Check that the model is the one that the stream began with.
+
+        Raises:
+            ServerGone: Another one is being served under its name.
+        """
+        began = self._samples.info
+        if (now.model_digest, now.engine_class) != (began.model_digest, began.engine_class):
+            raise self._broken(ServerFault(f"{began.name} was replaced by another model"))
 
     def requests(self) -> Iterator[Arrays]:
         """Return the requests for what has not been delivered."""

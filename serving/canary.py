@@ -1,10 +1,11 @@
 """Ask a running server for its goldens, the way any client would.
 
-The only place in ``serving`` that speaks gRPC. No call carries a gRPC deadline: bursts of them
+The only place in ``serving`` that speaks gRPC. No inference carries a gRPC deadline: bursts of them
 crash Triton 2.51, so a late answer is abandoned on this side.
 """
 
 import queue
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,15 @@ from latentry.serving.images import Uint8
 from latentry.serving.repository import Entry
 
 _PROBE_S = 2.0
+_AGAIN_S = 0.1
 
 
 class NoGolden(Exception):
     """The server did not answer with an image at all, right or wrong; another start may help."""
+
+
+class QueueFull(NoGolden):
+    """The server has more requests than it lets wait."""
 
 
 class Pending:
@@ -53,7 +59,8 @@ class Pending:
         except queue.Empty:
             return None
         if isinstance(answer, InferenceServerException):
-            raise NoGolden(f"the canary got an error: {answer}")
+            kind = QueueFull if "maximum queue" in str(answer) else NoGolden
+            raise kind(f"the canary got an error: {answer}")
         images: Uint8 = answer.as_numpy("image")
         return images
 
@@ -77,6 +84,15 @@ class Canary:
         except InferenceServerException:
             return False
 
+    def count_requests(self, name: str) -> int:
+        """Return how many requests model ``name`` has answered; -1 where the server is silent."""
+        try:
+            statistics = self._client.get_inference_statistics(name, client_timeout=_PROBE_S)
+        except InferenceServerException:
+            return -1
+        counted = statistics.model_stats[0].inference_stats
+        return int(counted.success.count + counted.fail.count)
+
     def ask(self, name: str, golden: int) -> Pending:
         """Ask model ``name`` for one of its goldens."""
         pending = Pending()
@@ -97,14 +113,11 @@ class Canary:
             NoGolden: A model does not answer.
         """
         warnings = []
+        deadline = time.monotonic() + timeout_s
         for name, entry in self._entries.items():
             # One by one: a model's largest batch may be smaller than the number of goldens.
-            pending = [self.ask(name, index) for index in range(len(self._goldens[name]))]
-            drawn = [one.wait(timeout_s) for one in pending]
-            answered = [image for image in drawn if image is not None]
-            if len(answered) < len(drawn):
-                raise NoGolden(f"{name} did not draw its goldens within {timeout_s:g} s")
-            images = np.concatenate(answered)
+            count = len(self._goldens[name])
+            images = np.concatenate([self._draw(name, index, deadline) for index in range(count)])
             verdict = self._compare(name, images, slice(None))
             if not verdict.passed:
                 picture = Path(f"latentry-canary-{name}.png").resolve()
@@ -118,6 +131,18 @@ class Canary:
             if not verdict.exact:
                 warnings.append(f"{name}: other engine class than its goldens; {verdict}")
         return warnings
+
+    def _draw(self, name: str, golden: int, deadline: float) -> Uint8:
+        """Return one golden, asking again while clients of an earlier start fill the queue."""
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                image = self.ask(name, golden).wait(left_s)
+            except QueueFull:
+                time.sleep(_AGAIN_S)
+                continue
+            if image is not None:
+                return image
+        raise NoGolden(f"{name} did not draw its goldens in time")
 
     def _compare(self, name: str, images: Uint8, rows: slice) -> Verdict:
         made_by = self._entries[name].manifest.record.goldens.engine_class

@@ -21,6 +21,7 @@ from latentry.serving.wire import THREADS, Arrays
 
 _PARENT_CHECK_S = 0.5
 _REPORT_EVERY_S = 0.25
+_LONGEST_TEXT = 2000
 
 
 class FrontModel:
@@ -56,7 +57,8 @@ def triton_error(error: LatentryError) -> Any:
         code = pb_utils.TritonError.INVALID_ARG
     elif isinstance(error, NotFound):
         code = pb_utils.TritonError.NOT_FOUND
-    return pb_utils.TritonError(str(error), code)
+    # gRPC refuses long texts, and clients would read that as something else.
+    return pb_utils.TritonError(str(error)[:_LONGEST_TEXT], code)
 
 
 def exit_with_parent() -> None:

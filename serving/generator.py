@@ -4,6 +4,7 @@ The Triton front model and the local transport both are thin shells around :clas
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentry.serving.engines import Engine
-from latentry.serving.errors import BadRequest, EntryError, InvalidOutput, LatentryError
+from latentry.serving.errors import (
+    BadRequest,
+    EntryError,
+    InvalidOutput,
+    LatentryError,
+    ServerFault,
+)
 from latentry.serving.goldens import golden_inputs
 from latentry.serving.images import Format, encode_image
 from latentry.serving.manifest import Manifest, read_manifest
@@ -24,6 +31,9 @@ from latentry.serving.spec import GeneratorSpec, Role
 from latentry.serving.wire import Arrays, Rows, rows_from_request
 
 Answer = dict[str, NDArray[Any]] | LatentryError
+_LOGGER = logging.getLogger(__name__)
+_SEEDS_SHOWN = 100
+
 EngineLoader = Callable[[bytes], Engine]
 
 
@@ -88,10 +98,17 @@ class Generator:
             else:
                 groups.setdefault(rows.latent, []).append((index, rows))
         for group in groups.values():
-            drawn = self._draw([rows for _, rows in group])
-            for (index, _), answer in zip(group, drawn, strict=True):
+            for (index, _), answer in zip(group, self._drawn(group), strict=True):
                 answers[index] = answer
         return answers
+
+    def _drawn(self, group: list[tuple[int, Rows]]) -> list[Answer]:
+        try:
+            return list(self._draw([rows for _, rows in group]))
+        except Exception as error:
+            # Whatever an engine raises must not end the process that other requests wait for.
+            _LOGGER.exception("drawing failed")
+            return [ServerFault(f"the engine failed: {type(error).__name__}")] * len(group)
 
     def _draw(self, batch: list[Rows]) -> Iterator[Answer]:
         """Answer requests that all carry the same kind of latent."""
@@ -133,7 +150,9 @@ class Generator:
         self.tally.invalid_outputs += int(bad.sum())
         if rows.latent == "seed":
             seeds = [int(seed) for seed in rows.values[bad, 0]]
-            return InvalidOutput(f"NaN or infinity in the output for seeds {seeds}", seeds=seeds)
+            more = f" and {len(seeds) - _SEEDS_SHOWN} more" if len(seeds) > _SEEDS_SHOWN else ""
+            text = f"NaN or infinity in the output for seeds {seeds[:_SEEDS_SHOWN]}{more}"
+            return InvalidOutput(text, seeds=seeds)
         where = np.flatnonzero(bad).tolist()
         return InvalidOutput(f"NaN or infinity in the output for the {rows.latent} in rows {where}")
 

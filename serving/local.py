@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
-from latentry.serving.errors import LatentryError, NotFound
+from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine, engine_class
+from latentry.serving.errors import BadRequest, LatentryError, NotFound
 from latentry.serving.generator import Generator, load_generator
 from latentry.serving.repository import Entry, newest_entries, verify_entry
 from latentry.serving.streaming import stream_from_request, text_from_tensor
@@ -47,6 +47,7 @@ class LocalTransport:
             verify_entry(entry)
         self._load_engine = partial(OnnxRuntimeEngine, threads=threads)
         self._generators: dict[str, Generator] = {}
+        self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="latentry-local")
 
     def ready(self) -> bool:
@@ -64,13 +65,15 @@ class LocalTransport:
             name=model,
             version=str(entry.version),
             model_digest=entry.manifest.digest,
-            engine_class=self._generator(model).engine_class,
+            engine_class=engine_class(),
             spec=entry.manifest.model.spec,
             max_batch_size=entry.manifest.serving.max_batch_size,
         )
 
     def infer(self, model: str, inputs: Arrays) -> Future[Reply]:
         """Draw one batch."""
+        if self._closed:
+            raise BadRequest("this transport is closed; make a new one")
         return self._thread.submit(self._draw, model, inputs)
 
     def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
@@ -88,6 +91,7 @@ class LocalTransport:
 
     def close(self) -> None:
         """Let the engines go."""
+        self._closed = True
         self._thread.shutdown()
         self._generators.clear()
 

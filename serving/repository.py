@@ -4,6 +4,7 @@ A version is written beside the repository, synced and renamed into place; its a
 rewritten. ``<name>/config.pbtxt`` follows from the newest version's manifest.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -41,7 +42,8 @@ class Entry:
 def list_entries(repository: Path) -> tuple[list[Entry], dict[Path, LatentryError]]:
     """Return every entry, by name and version, and an error for each folder that cannot be read.
 
-    Folders without any ``latentry.json`` are no entries and are left out (:func:`list_strays`).
+    Models none of whose versions has a ``latentry.json`` are none of ours and are left out
+    (:func:`list_strays`).
 
     Raises:
         NotFound: ``repository`` is no folder.
@@ -58,9 +60,9 @@ def list_entries(repository: Path) -> tuple[list[Entry], dict[Path, LatentryErro
 
 
 def list_strays(repository: Path) -> list[Path]:
-    """Return what lies in ``repository`` and is neither an entry nor ``generate_stream``."""
+    """Return what lies in ``repository`` and is neither a model of ours nor the stream model."""
     known = {folder.parent for folder in _version_folders(repository)}
-    known.add(repository / STREAM_MODEL)
+    known |= {repository / STREAM_MODEL, repository / TEMPORARY_FOLDER}
     return sorted(path for path in repository.iterdir() if path not in known)
 
 
@@ -132,17 +134,19 @@ def publish(
     if check_name(name) == STREAM_MODEL:
         raise BadRequest(f"{STREAM_MODEL} is the streaming model's own name; choose another")
     repository.mkdir(parents=True, exist_ok=True)
-    versions = sorted(int(folder.name) for folder in _version_folders(repository, name))
-    newest = _sound_entry(repository / name / str(versions[-1])) if versions else None
-    if newest and newest.manifest.digest == manifest.digest:
-        return newest, False
-    if newest:
-        _check_same_tensors(name, newest.manifest.model.spec, manifest.model.spec)
-    version = versions[-1] + 1 if versions else 1
-    folder = repository / name / str(version)
-    _write_folder(folder, {**files, MANIFEST_FILE: manifest_bytes(manifest)})
-    write_config(repository, name)
-    return Entry(name, version, folder, manifest), True
+    with _locked(repository):
+        versions = sorted(int(folder.name) for folder in _version_folders(repository, name))
+        newest = _sound_entry(repository / name / str(versions[-1])) if versions else None
+        if newest and newest.manifest.digest == manifest.digest:
+            write_config(repository, name)
+            return newest, False
+        if newest:
+            _check_same_tensors(name, newest.manifest.model.spec, manifest.model.spec)
+        version = versions[-1] + 1 if versions else 1
+        folder = repository / name / str(version)
+        _write_folder(folder, {**files, MANIFEST_FILE: manifest_bytes(manifest)})
+        write_config(repository, name)
+        return Entry(name, version, folder, manifest), True
 
 
 def remove_entry(repository: Path, name: str, version: int | None = None) -> list[Path]:
@@ -152,38 +156,47 @@ def remove_entry(repository: Path, name: str, version: int | None = None) -> lis
         NotFound: There is no such model or version.
     """
     check_name(name)
-    folders = [f for f in _version_folders(repository, name) if version in (None, int(f.name))]
+    everything = _version_folders(repository, name)
+    folders = [folder for folder in everything if version in (None, int(folder.name))]
     if not folders:
         what = name if version is None else f"{name} version {version}"
         raise NotFound(f"{what} is not in {repository}; `latentry models` lists what is")
-    for folder in folders:
-        with _temporary_folder(repository) as trash:
+    with _locked(repository), _temporary_folder(repository) as trash:
+        for folder in folders:
             folder.rename(trash / folder.name)
-    write_config(repository, name)
+        write_config(repository, name)
     return folders
 
 
 def write_config(repository: Path, name: str) -> None:
-    """Write ``<name>/config.pbtxt`` anew from the newest version, or remove an empty model."""
+    """Make ``<name>/config.pbtxt`` follow the newest version; remove a model without any."""
     folder = repository / name
     versions = _version_folders(repository, name)
     if not versions:
         shutil.rmtree(folder, ignore_errors=True)
         return
-    entry = _read_entry(max(versions, key=lambda path: int(path.name)))
-    temporary = folder / f".{CONFIG_FILE}.{os.getpid()}"
-    temporary.write_text(config_pbtxt(name, entry.manifest))
-    temporary.rename(folder / CONFIG_FILE)
+    newest = max(versions, key=lambda path: int(path.name))
+    try:
+        text = config_pbtxt(name, _read_entry(newest).manifest)
+    except EntryError:
+        return  # damaged; whoever serves or lists it says so
+    path = folder / CONFIG_FILE
+    if not path.exists() or path.read_text() != text:
+        with _temporary_folder(folder.parent) as temporary:
+            (temporary / CONFIG_FILE).write_text(text)
+            (temporary / CONFIG_FILE).rename(path)
 
 
 def _version_folders(repository: Path, name: str = "*") -> list[Path]:
     if not repository.is_dir():
         raise NotFound(f"{repository} is no folder; give the model repository with --repository")
-    return sorted(
+    folders = [
         path
         for path in repository.glob(f"{name}/*")
         if path.name.isdecimal() and path.is_dir() and path.parent.name != STREAM_MODEL
-    )
+    ]
+    ours = {path.parent for path in folders if (path / MANIFEST_FILE).exists()}
+    return sorted(path for path in folders if path.parent in ours)
 
 
 def _sound_entry(folder: Path) -> Entry | None:
@@ -215,7 +228,6 @@ def _check_same_tensors(name: str, old: GeneratorSpec, new: GeneratorSpec) -> No
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write ``files`` so that ``folder`` either exists with all of them or does not exist."""
-    created = not folder.parent.exists()
     try:
         with _temporary_folder(folder.parents[1]) as temporary:
             half = temporary / folder.name
@@ -230,15 +242,29 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             half.rename(folder)
             _sync_folder(folder.parent)
     except BaseException:
-        if created:
-            shutil.rmtree(folder.parent, ignore_errors=True)
+        with suppress(OSError):  # it holds other versions
+            folder.parent.rmdir()
         raise
 
 
 @contextmanager
+def _locked(repository: Path) -> Iterator[None]:
+    """Let one writer at a time into the repository."""
+    descriptor = os.open(repository, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def _temporary_folder(repository: Path) -> Iterator[Path]:
-    """Give a folder beside the repository, on the same file system, and take it away after."""
-    parent = repository.resolve().parent / TEMPORARY_FOLDER
+    """Give a folder on the repository's file system, beside it if possible, for a while."""
+    place = repository.resolve().parent
+    if place.stat().st_dev != repository.stat().st_dev or not os.access(place, os.W_OK):
+        place = repository  # a mount of its own; no Triton ever sees the repository itself
+    parent = place / TEMPORARY_FOLDER
     parent.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=parent))
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from latentry.serving.canary import Canary, NoGolden, Pending
+from latentry.serving.canary import Canary, NoGolden, Pending, QueueFull
 from latentry.serving.errors import ServeError
 from latentry.serving.repository import Entry, list_strays, newest_entries, verify_entry
 from latentry.serving.server_folder import (
@@ -33,6 +33,7 @@ from latentry.serving.tritonserver import (
     Installation,
     find_tritonserver,
     lay_out_backends,
+    remove_stub_folders,
     server_command,
     server_environment,
     start_tritonserver,
@@ -41,7 +42,7 @@ from latentry.serving.tritonserver import (
 _LOGGER = logging.getLogger(__name__)
 
 _TICK_S = 0.1
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost")
 _MOST_RESTARTS, _RESTART_WINDOW_S = 5, 60.0
 _BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0)
 _CANARY_EVERY_S = 5.0
@@ -102,12 +103,8 @@ def serve(options: ServeOptions, on_ready: Callable[[Endpoint, list[Entry]], Non
     for server_id in sweep_server_folders():
         _LOGGER.warning("cleaned up after server %s, which was killed", server_id)
     endpoint = _take_ports(options)
-    folder = create_server_folder(entries)
-    try:
-        with _Signals() as signals:
-            _Supervisor(options, installation, endpoint, folder, entries, signals).run(on_ready)
-    finally:
-        folder.remove()
+    with _Signals() as signals, create_server_folder(entries) as folder:
+        _Supervisor(options, installation, endpoint, folder, entries, signals).run(on_ready)
     if signals.interrupted:
         raise KeyboardInterrupt
 
@@ -137,6 +134,10 @@ def _with_options(entry: Entry, options: ServeOptions) -> Entry:
 
 
 def _check_exposure(options: ServeOptions, installation: Installation) -> None:
+    if ":" in options.address:
+        raise ServeError(
+            f"{options.address}: give an IPv4 address or a host name, such as 127.0.0.1"
+        )
     if installation.wheel and options.address not in _LOOPBACK and not options.expose_old_server:
         raise ServeError(
             f"{options.address} can be reached from outside, and the Triton 2.51 in the "
@@ -156,11 +157,11 @@ def _take_ports(options: ServeOptions) -> Endpoint:
 
 @contextlib.contextmanager
 def _bound(address: str, port: int, option: str) -> Iterator[int]:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
+            probe.listen()
         except OSError as error:
             raise ServeError(
                 f"port {port} on {address} cannot be used ({error.strerror}); stop what listens "
@@ -170,7 +171,7 @@ def _bound(address: str, port: int, option: str) -> Iterator[int]:
 
 
 class _Signals:
-    """Turns SIGINT and SIGTERM into a count that the supervisor looks at."""
+    """Turns SIGINT, SIGTERM and SIGHUP into a count that the supervisor looks at."""
 
     def __init__(self) -> None:
         self.stops = 0
@@ -178,7 +179,7 @@ class _Signals:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "_Signals":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._before[number] = signal.signal(number, self._count)
         return self
 
@@ -220,6 +221,8 @@ class _Supervisor:
         )
         self._environment = server_environment(installation, folder.server_id)
         self._deaths: deque[float] = deque(maxlen=_MOST_RESTARTS)
+        self._failed_starts = 0
+        self._processes = sum(entry.manifest.serving.instances for entry in entries) + 1
 
     def run(self, on_ready: Callable[[Endpoint, list[Entry]], None]) -> None:
         """Start and watch until told to stop."""
@@ -229,7 +232,10 @@ class _Supervisor:
                     self._wait_until_ready(process, canary)
                     if self._signals.stops:
                         break
-                    on_ready(self._endpoint, self._entries)
+                    self._failed_starts = 0
+                    # Who reads the ready line may have gone; that is no reason to stop serving.
+                    with contextlib.suppress(OSError, SystemExit):
+                        on_ready(self._endpoint, self._entries)
                     self._watch(process, canary)
                     self._drain(process)
             except _Died as death:
@@ -237,6 +243,7 @@ class _Supervisor:
 
     @contextlib.contextmanager
     def _server(self) -> Iterator["subprocess.Popen[bytes]"]:
+        start = time.time()
         process = start_tritonserver(self._command, self._environment, self._log_file)
         try:
             yield process
@@ -245,6 +252,7 @@ class _Supervisor:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             self._folder.kill_leftovers()
+            remove_stub_folders(start)
 
     @contextlib.contextmanager
     def _canary(self) -> Iterator[Canary]:
@@ -275,6 +283,8 @@ class _Supervisor:
     def _watch(self, process: "subprocess.Popen[bytes]", canary: Canary) -> None:
         """Return when told to stop; raise _Died when the server is not what it should be."""
         stubs = _stubs(process)
+        if len(stubs) < self._processes:
+            raise _Died("a model process is missing")
         rounds = self._canary_rounds(canary)
         while not self._signals.stops:
             self._check_alive(process)
@@ -298,10 +308,13 @@ class _Supervisor:
     def _wait_for_golden(
         self, canary: Canary, name: str, golden: int, pending: Pending
     ) -> Iterator[None]:
+        progress = canary.count_requests(name)
         deadline = time.monotonic() + self._options.canary_s
-        while time.monotonic() < deadline:
+        while True:
             try:
                 image = pending.wait(0)
+            except QueueFull:
+                return  # busy is alive
             except NoGolden as error:
                 raise _Died(str(error)) from error
             if image is not None:
@@ -309,8 +322,12 @@ class _Supervisor:
                 if not verdict.passed:
                     raise ServeError(f"{name} no longer draws its golden {golden}: {verdict}")
                 return
+            if time.monotonic() > deadline:
+                # A long queue is no death: as long as others are answered, the turn will come.
+                if (now := canary.count_requests(name)) == progress:
+                    raise _Died(f"{name} answered nobody for {self._options.canary_s:g} s")
+                progress, deadline = now, time.monotonic() + self._options.canary_s
             yield
-        raise _Died(f"{name} did not answer the canary within {self._options.canary_s:g} s")
 
     def _check_alive(self, process: "subprocess.Popen[bytes]") -> None:
         if (code := process.poll()) is not None:
@@ -319,8 +336,14 @@ class _Supervisor:
 
     def _drain(self, process: "subprocess.Popen[bytes]") -> None:
         """Let running requests finish; a second signal, or the time, ends the patience."""
-        stubs = _stubs(process)
-        process.terminate()
+        with contextlib.suppress(_Died):
+            stubs = _stubs(process)
+            process.terminate()
+            self._wait_for_end(process, stubs)
+
+    def _wait_for_end(
+        self, process: "subprocess.Popen[bytes]", stubs: list[psutil.Process]
+    ) -> None:
         deadline = time.monotonic() + self._options.drain_s
         while time.monotonic() < deadline and self._signals.stops < 2:
             # Triton lets its model processes go when no request is left, and then takes seconds
@@ -331,10 +354,13 @@ class _Supervisor:
 
     def _back_off(self, why: str) -> None:
         now = time.monotonic()
-        if len(self._deaths) == _MOST_RESTARTS and now - self._deaths[0] < _RESTART_WINDOW_S:
+        self._failed_starts += 1
+        often = len(self._deaths) == _MOST_RESTARTS and now - self._deaths[0] < _RESTART_WINDOW_S
+        if often or self._failed_starts > _MOST_RESTARTS:
+            when = f"within {_RESTART_WINDOW_S:g} s" if often else "without ever being ready"
             raise ServeError(
-                f"{why}; that was restart {_MOST_RESTARTS} within {_RESTART_WINDOW_S:g} s, "
-                f"giving up. Its last lines:\n{self._last_lines()}"
+                f"{why}; that was restart {_MOST_RESTARTS} {when}, giving up. "
+                f"Its last lines:\n{self._last_lines()}"
             )
         recent = [death for death in self._deaths if now - death < _RESTART_WINDOW_S]
         self._deaths.append(now)

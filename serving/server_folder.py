@@ -5,13 +5,13 @@ starting. It gets links to verified files, in a folder that only this user can r
 holds all that is needed to clean up after a supervisor that was killed.
 """
 
-import json
+import fcntl
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +25,6 @@ from latentry.serving.triton_config import config_pbtxt
 from latentry.serving.tritonserver import SERVER_ID
 from latentry.serving.wire import ENGINE_CLASS, STREAM_MODEL
 
-_STATE_FILE = "state.json"
 _SHM = Path("/dev/shm")
 
 
@@ -50,6 +49,11 @@ class ServerFolder:
     def backends(self) -> Path:
         """What Triton gets as its backend folder, where it needs one."""
         return self.path / "backends"
+
+    @property
+    def lock_file(self) -> Path:
+        """What the supervisor keeps locked."""
+        return self.path / "lock"
 
     @property
     def log_file(self) -> Path:
@@ -83,41 +87,37 @@ class ServerFolder:
             return False
 
 
-def create_server_folder(entries: Sequence[Entry]) -> ServerFolder:
-    """Return a folder from which Triton can serve ``entries`` (verified) and the stream model."""
-    home = _home()
-    server_id = secrets.token_hex(4)
-    half = Path(tempfile.mkdtemp(prefix=".", dir=home))
-    state = {
-        "server_id": server_id,
-        "pid": os.getpid(),
-        "pid_started": psutil.Process().create_time(),
-        "boot_id": _boot_id(),
-    }
-    (half / _STATE_FILE).write_text(json.dumps(state))
-    folder = ServerFolder(half.rename(home / server_id), server_id)
+@contextmanager
+def create_server_folder(entries: Sequence[Entry]) -> Iterator[ServerFolder]:
+    """Give a folder from which Triton can serve ``entries`` (verified) and the stream model.
+
+    It is locked while its supervisor lives, and removed with all that belongs to it afterwards.
+    """
+    folder = ServerFolder(_home() / (server_id := secrets.token_hex(4)), server_id)
+    folder.path.mkdir(mode=0o700)
     try:
-        for entry in entries:
-            _link_entry(entry, folder.repository)
-        _copy_stream_model(folder.repository)
-    except BaseException:
+        with folder.lock_file.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for entry in entries:
+                _link_entry(entry, folder.repository)
+            _copy_stream_model(folder.repository)
+            yield folder
+    finally:
         folder.remove()
-        raise
-    return folder
 
 
 def sweep_server_folders() -> list[str]:
     """Clean up after servers whose supervisor is gone; return their ids."""
     swept = []
     for path in _home().iterdir():
+        folder = ServerFolder(path, path.name)
         try:
-            state = json.loads((path / _STATE_FILE).read_text())
-            folder = ServerFolder(path, str(state["server_id"]))
-            if _is_running(state["pid"], state["pid_started"], state["boot_id"]):
-                continue
-        except (OSError, ValueError, KeyError):
-            continue  # another supervisor is writing it, or it is none of ours
-        folder.remove()
+            with folder.lock_file.open() as lock:
+                # Locks end with their process, however it ended, and with the machine.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                folder.remove()
+        except OSError:
+            continue  # its supervisor lives, or is just making it
         swept.append(folder.server_id)
     return swept
 
@@ -133,20 +133,6 @@ def _home() -> Path:
             f"{home} belongs to or can be read by somebody else; remove it, or set XDG_RUNTIME_DIR"
         )
     return home
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _is_running(pid: int, started: float, boot_id: str) -> bool:
-    if boot_id != _boot_id():
-        return False
-    try:
-        # A later process with the same number started at another time.
-        return abs(psutil.Process(pid).create_time() - started) < 1
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _link_entry(entry: Entry, repository: Path) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from latentry.serving.errors import LatentryError, NotFound
+from latentry.serving.errors import BadRequest, LatentryError, NotFound
 from latentry.serving.front_model import arrays_from_request, exit_with_parent, triton_error
 from latentry.serving.manifest import Manifest
 from latentry.serving.repository import newest_entries
-from latentry.serving.spec import check_name
 from latentry.serving.streaming import StreamRequest, stream_from_request, text_from_tensor
 
 # One chunk is drawn while the next waits in the queue, so the engines never idle.
@@ -35,10 +34,10 @@ class StreamModel:
     """Triton calls ``execute`` with new requests while earlier ones still run."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Remember where the other models stand."""
+        """Read what the other models take."""
         exit_with_parent()
-        self._repository = Path(args["model_repository"]).parent
-        self._manifests: dict[str, Manifest] = {}
+        entries = newest_entries(Path(args["model_repository"]).parent)
+        self._manifests = {entry.name: entry.manifest for entry in entries}
 
     async def execute(self, requests: list[Any]) -> None:
         """Answer every request with chunks and an end mark."""
@@ -48,6 +47,8 @@ class StreamModel:
         sender = request.get_response_sender()
         try:
             tensors = arrays_from_request(request)
+            if "model" not in tensors:
+                raise BadRequest("model is missing; name the generator to draw with")
             model = text_from_tensor(tensors["model"])
             manifest = self._manifest(model)
             stream = stream_from_request(manifest.model.spec, tensors)
@@ -65,11 +66,8 @@ class StreamModel:
 
     def _manifest(self, model: str) -> Manifest:
         if model not in self._manifests:
-            try:
-                entry = newest_entries(self._repository, (check_name(model),))[0]
-            except LatentryError as error:
-                raise NotFound(f"model {model!r} is not being served") from error
-            self._manifests[model] = entry.manifest
+            known = ", ".join(self._manifests)
+            raise NotFound(f"model {model!r} is not being served; these are: {known}")
         return self._manifests[model]
 
 

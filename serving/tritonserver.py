@@ -4,6 +4,7 @@ Two are known: the one on the PATH (the vendor's container), and the CPU server 
 ``nvidia-pytriton`` wheel, whose Python backend and stubs are laid out by hand here.
 """
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -149,6 +150,18 @@ def server_environment(installation: Installation, server_id: str) -> dict[str, 
         ]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(part for part in libraries if part)
     return environment
+
+
+def remove_stub_folders(since: float) -> None:
+    """Remove the empty folders that a killed Triton's Python backend left in /tmp.
+
+    Args:
+        since: Time of the server's start, seconds since the epoch; older ones are not its own.
+    """
+    for folder in Path("/tmp").glob("python_env_??????"):
+        with contextlib.suppress(OSError):  # in use, gone, or somebody else's
+            if folder.stat().st_uid == os.getuid() and folder.stat().st_mtime >= since - 1:
+                folder.rmdir()
 
 
 def start_tritonserver(

@@ -1,13 +1,15 @@
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from latentry.clients import BadRequest, Reply, ServerFault
+from latentry.clients import BadRequest, Reply, ServerFault, ServerGone
 from latentry.clients.client import Client
 from latentry.clients.requests import Arguments, samples_from_arguments
-from latentry.clients.results import png_with_text, result_from_replies
+from latentry.clients.results import png_with_text, result_from_replies, samples_after_replies
+from latentry.clients.streams import StreamCursor
 from latentry.serving.images import Format, encode_image
 
 
@@ -151,3 +153,36 @@ def test_parts_of_two_versions_make_no_result(info):
     parts = [Reply(v, {"image": np.zeros((1, 6, 5, 3), np.uint8)}) for v in ("1", "2")]
     with pytest.raises(ServerFault, match="plain was replaced during the request"):
         result_from_replies(samples, parts)
+
+
+def replaced(info, **changes):
+    return dataclasses.replace(info, **changes)
+
+
+def samples_of(client):
+    return samples_from_arguments(client.info("plain"), Arguments(seeds=range(3)))
+
+
+def test_a_model_that_was_replaced_meanwhile_is_not_taken_for_the_old_one(client):
+    samples = samples_of(client)
+    reply = Reply(samples.info.version, {})
+    assert samples_after_replies(samples, samples.info, [reply]) is samples
+    for change in ({"model_digest": "other"}, {"engine_class": "other"}):
+        with pytest.raises(ServerFault, match="plain was replaced while it was drawing; ask again"):
+            samples_after_replies(samples, replaced(samples.info, **change), [reply])
+
+
+def test_a_newer_version_that_drew_everything_is_named(client):
+    samples = samples_of(client)
+    newer = replaced(samples.info, version="2", model_digest="newer")
+    assert samples_after_replies(samples, newer, [Reply("2", {})] * 2).info == newer
+    with pytest.raises(ServerFault, match="was replaced"):
+        samples_after_replies(samples, newer, [Reply("1", {}), Reply("2", {})])
+
+
+def test_a_stream_does_not_go_on_with_another_model(client):
+    cursor = StreamCursor(samples_of(client), None)
+    cursor.check_model(client.info("plain"))
+    with pytest.raises(ServerGone, match="plain was replaced by another model") as broken:
+        cursor.check_model(replaced(client.info("plain"), model_digest="other"))
+    assert broken.value.resume_at == 0

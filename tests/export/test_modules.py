@@ -18,6 +18,9 @@ def build():
 
 def build_name():
     return "generator"
+
+def build_with(size):
+    return nn.Linear(size, 2)
 """
 
 

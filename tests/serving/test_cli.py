@@ -44,10 +44,20 @@ def test_models_remove_takes_a_version_away(repository: Path, tmp_path: Path) ->
 
 def test_damage_is_listed_and_a_missing_repository_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "half" / "1").mkdir(parents=True)
-    assert "half-written" in run("models", "--repository", str(tmp_path)).stdout.replace("\n", " ")
+    assert f"no entry: {tmp_path / 'half'}" in run("models", "--repository", str(tmp_path)).stdout
     missing = run("models", "--repository", str(tmp_path / "nowhere"))
     assert missing.returncode == 1
     assert "is no folder; give the model repository with --repository" in missing.stderr
+
+
+def test_models_finds_a_flipped_bit(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / "wide", tmp_path / "wide")
+    path = tmp_path / "wide" / "1" / "generator.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    done = run("models", "--repository", str(tmp_path))
+    assert done.returncode == 1
+    assert "damaged:" in done.stdout
+    assert "generator.onnx was changed" in done.stdout
 
 
 def test_doctor_speaks_json() -> None:

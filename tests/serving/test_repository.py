@@ -1,5 +1,6 @@
 import hashlib
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +155,44 @@ def test_missing_and_extra_files_are_named(entry: Entry) -> None:
 def test_a_half_written_entry_is_named_and_the_others_are_listed(
     repository: Path, entry: Entry
 ) -> None:
-    half = repository / "half" / "1"
-    half.mkdir(parents=True)
+    publish(repository, "other", *make())
+    half = repository / "other" / "2"
+    half.mkdir()
     (half / "generator.onnx").write_bytes(b"")
     entries, errors = list_entries(repository)
-    assert entries == [entry]
+    assert [(e.name, e.version) for e in entries] == [("model", 1), ("other", 1)]
     assert list(errors) == [half]
-    with pytest.raises(EntryError, match=r"half/1/latentry\.json cannot be read .*half-written"):
+    with pytest.raises(EntryError, match=r"other/2/latentry\.json cannot be read .*half-written"):
         newest_entries(repository)
     assert newest_entries(repository, ("model",)) == [entry]
+
+
+def test_models_of_somebody_else_are_left_alone(repository: Path, entry: Entry) -> None:
+    native = repository / "native" / "1"
+    native.mkdir(parents=True)
+    (native / "model.plan").write_bytes(b"")
+    assert list_strays(repository) == [native.parent]
+    assert newest_entries(repository) == [entry]
+
+
+def test_concurrent_publishers_take_turns(repository: Path) -> None:
+    contents = [bytes([65 + i]) for i in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(publish, repository, "model", *make(data)) for data in contents]
+        versions = sorted(future.result()[0].version for future in asked)
+    assert versions == [1, 2, 3, 4, 5, 6]
+    assert [entry.version for entry in list_entries(repository)[0]] == versions
+
+
+def test_a_damaged_version_is_mended_by_publishing_again(repository: Path, entry: Entry) -> None:
+    (entry.folder / "generator.onnx").write_bytes(b"damaged")
+    mended, is_new = publish(repository, "model", *make())
+    assert (mended.version, is_new) == (2, True)
+    assert newest_entries(repository) == [mended]
+    (mended.folder / MANIFEST_FILE).unlink()
+    again, is_new = publish(repository, "model", *make())
+    assert (again.version, is_new) == (3, True)
+    assert newest_entries(repository) == [again]
 
 
 def test_strays_are_seen_and_not_taken_for_entries(repository: Path, entry: Entry) -> None:

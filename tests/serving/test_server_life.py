@@ -114,8 +114,8 @@ def test_a_half_written_entry_is_refused_and_a_stray_folder_is_not(
     with run_server(small) as server, Client(server.url) as client:
         assert client.models() == ["wide"]
     assert "is no entry" in re.sub(r"\s+", " ", capfd.readouterr().err)
-    half = small / "half" / "1"
-    half.mkdir(parents=True)
+    half = small / "wide" / "2"
+    half.mkdir()
     (half / "generator.onnx").write_bytes(b"")
     assert "half-written" in refuse_to_serve("--repository", str(small))
 
@@ -128,6 +128,14 @@ def test_a_port_in_use_is_named(small: Path, homes: Path) -> None:
         message = refuse_to_serve("--repository", str(small), "--port", port)
     assert f"port {port} on 127.0.0.1 cannot be used" in message
     assert "--port" in message
+
+
+def test_the_two_ports_must_differ(small: Path, homes: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    ports = ("--port", port, "--metrics-port", port)
+    assert "give another with --metrics-port" in refuse_to_serve("--repository", str(small), *ports)
 
 
 def test_the_old_server_stays_on_loopback(small: Path, homes: Path) -> None:
@@ -295,6 +303,34 @@ def test_an_open_stream_does_not_keep_it_from_ending(small: Path, homes: Path) -
         assert server.process.wait(timeout=8) == 0  # --drain-s is 3 here
         with pytest.raises(LatentryError, match="broke off|shutting down"):
             list(stream)
+
+
+def test_overload_is_no_death(small: Path, homes: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (entry,) = newest_entries(small)
+    serving = entry.manifest.serving.model_copy(update={"max_queue_size": 4, "instances": 1})
+    sealed = manifest_bytes(entry.manifest.model_copy(update={"serving": serving}))
+    (entry.folder / MANIFEST_FILE).write_bytes(sealed)
+    outcomes: set[str] = set()
+    with run_server(small) as server:
+        stop = time.monotonic() + 12  # two rounds of the canary
+
+        def ask() -> None:
+            with Client(server.url) as client:
+                while time.monotonic() < stop:
+                    try:
+                        client.generate("wide", seeds=range(16))
+                        outcomes.add("drawn")
+                    except LatentryError as error:
+                        outcomes.add(type(error).__name__)
+
+        threads = [threading.Thread(target=ask) for _ in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert server.process.poll() is None
+    assert outcomes == {"drawn", "Busy"}
+    assert "starting it again" not in re.sub(r"\s+", " ", capfd.readouterr().err)
 
 
 def test_a_server_that_keeps_dying_is_given_up(small: Path, homes: Path, tmp_path: Path) -> None:
