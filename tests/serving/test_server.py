@@ -214,7 +214,7 @@ def test_metrics_count_samples_and_seconds(client: Client, server: RunningServer
             "truncation_psi in row 0 is nan; it takes a number from -2 to 2",
         ),
         ("textures", {"seed": column(1), "format": np.array([[b"gif"]], object)}, "'gif' is unkn"),
-        ("textures", {"seed": np.zeros((0, 1), np.int64)}, "0"),
+        ("textures", {"seed": np.zeros((0, 1), np.int64)}, "Expected 8, got 0"),
         ("textures", {"seed": column(*range(100_000))}, "batch-size must be <= 32"),
         ("textures", {"seed": np.zeros((1, 1), np.float32)}, "data-type"),
         ("nobody", {"seed": column(1)}, "unknown model: 'nobody' is not found"),
