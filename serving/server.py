@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from latentry.serving.canary import Canary, NoGolden, Pending, QueueFull
-from latentry.serving.errors import ServeError
+from latentry.serving.errors import EntryError, ServeError
 from latentry.serving.repository import Entry, list_strays, newest_entries, verify_entry
 from latentry.serving.server_folder import (
     ServerFolder,
@@ -89,7 +89,7 @@ class _Died(Exception):
 
 
 def serve(options: ServeOptions, on_ready: Callable[[Endpoint, list[Entry]], None]) -> None:
-    """Serve until SIGINT or SIGTERM; ``on_ready`` is called at every start.
+    """Serve until SIGINT, SIGTERM or SIGHUP; ``on_ready`` is called at every start.
 
     Raises:
         ServeError: It could not be started, failed the canary, or died too often.
@@ -118,10 +118,10 @@ def _verified_entries(options: ServeOptions) -> list[Entry]:
     for entry in entries:
         try:
             verify_entry(entry)
-        except Exception as error:
+        except EntryError as error:
             problems.append(str(error))
     if problems:
-        raise ServeError("\n".join(problems))
+        raise EntryError("\n".join(problems))
     return [_with_options(entry, options) for entry in entries]
 
 

@@ -26,7 +26,6 @@ _LOG_FLAGS = {
     "info": [],
     "debug": ["--log-verbose=1"],
 }
-LOG_LEVELS = tuple(_LOG_FLAGS)
 
 
 @dataclass(frozen=True)
