@@ -6,7 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-EXTRAS := train,export,serve,cpu,dev
+EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 
 .PHONY: demo test check format benchmark clean
 

@@ -1,7 +1,5 @@
 """What a client gives back: images with everything that is needed to draw them again."""
 
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +21,10 @@ from latentry.serving.images import (
     format_from_text,
     grid_from_images,
     pil_from_uint8,
+    png_with_text,
 )
 from latentry.serving.spec import Role
 from latentry.serving.transport import ModelInfo, Reply
-
-# A PNG file starts with 8 bytes of signature and a header chunk of 25.
-_PNG_HEAD = 33
 
 
 @dataclass(frozen=True)
@@ -187,10 +183,10 @@ class GenerateResult:
 
     def _file(self, index: int, image_format: Format) -> bytes:
         if image_format is not self.format or self.encoded is None:
-            return encode_image(self.images[index], image_format, self._text(index))
-        if image_format is Format.PNG:
-            return png_with_text(self.encoded[index], self._text(index))
-        return self.encoded[index]
+            data = encode_image(self.images[index], image_format)
+        else:
+            data = self.encoded[index]
+        return png_with_text(data, self._text(index)) if image_format is Format.PNG else data
 
     def _text(self, index: int) -> dict[str, str]:
         seed = {} if self.seeds is None else {"seed": str(self.seeds[index])}
@@ -244,15 +240,6 @@ def chunk_from_reply(samples: Samples, index: int, reply: Reply) -> StreamChunk:
     count = len(reply.outputs.get("image", reply.outputs.get("encoded", ())))
     fields = _fields(samples, [reply], slice(index, index + count))
     return StreamChunk(index=index, **fields)
-
-
-def png_with_text(png: bytes, text: Mapping[str, str]) -> bytes:
-    """Return a PNG file with ``text`` (Latin-1) as text chunks, the pixels untouched."""
-    chunks = []
-    for key, value in text.items():
-        body = b"tEXt" + key.encode("latin-1") + b"\0" + value.encode("latin-1")
-        chunks.append(struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)))
-    return png[:_PNG_HEAD] + b"".join(chunks) + png[_PNG_HEAD:]
 
 
 def _fields(samples: Samples, replies: Sequence[Reply], part: slice) -> dict[str, Any]:

@@ -2,20 +2,24 @@
 
 import io
 import math
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from latentry.serving.errors import BadRequest
 
 Uint8 = NDArray[np.uint8]
 
 JPEG_QUALITY = 95
-_PNG_LEVEL = 1  # level 6 costs 1.6 times the CPU for images a few percent smaller
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_HEAD = len(_PNG_SIGNATURE) + 25  # and the header chunk
+_PNG_COLOUR_TYPES = {1: 0, 3: 2}
+_PNG_UP = 2
 
 
 class Format(StrEnum):
@@ -59,27 +63,56 @@ def pil_from_uint8(image: Uint8) -> Image.Image:
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
-def encode_image(
-    image: Uint8, image_format: Format, text: Mapping[str, str] | None = None
-) -> bytes:
-    """Return uint8 [H, W, 1 or 3] as a file; ``text`` becomes PNG text chunks.
+def encode_image(image: Uint8, image_format: Format) -> bytes:
+    """Return uint8 [H, W, 1 or 3] as a file.
 
     PNG and WebP are lossless; JPEG has quality 95.
     """
+    if image_format is Format.PNG:
+        return png_from_uint8(image)
     buffer = io.BytesIO()
     picture = pil_from_uint8(image)
-    if image_format is Format.PNG:
-        info = PngInfo()
-        for key, value in (text or {}).items():
-            info.add_text(key, value)
-        picture.save(buffer, "PNG", compress_level=_PNG_LEVEL, pnginfo=info)
-    elif image_format is Format.JPEG:
+    if image_format is Format.JPEG:
         picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
     elif image_format is Format.WEBP:
         picture.save(buffer, "WEBP", lossless=True, method=0)
     else:
         raise BadRequest(f"format {image_format} is not a file format")
     return buffer.getvalue()
+
+
+def png_from_uint8(image: Uint8) -> bytes:
+    """Return uint8 [H, W, 1 or 3] as a PNG file (W3C PNG, third edition).
+
+    Every row is filtered with Up and compressed with zlib's level 1 and run lengths. For generated
+    images that is 2 to 4 times faster than Pillow's level 1, which tries every filter on every row,
+    and the files are smaller (docs/performance.md).
+    """
+    height, width, channels = image.shape
+    pixels = image.reshape(height, width * channels)
+    rows = np.empty((height, 1 + width * channels), np.uint8)
+    rows[:, 0] = _PNG_UP
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    compressor = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    data = compressor.compress(rows) + compressor.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, _PNG_COLOUR_TYPES[channels], 0, 0, 0)
+    chunks = (_png_chunk(b"IHDR", header), _png_chunk(b"IDAT", data), _png_chunk(b"IEND", b""))
+    return _PNG_SIGNATURE + b"".join(chunks)
+
+
+def png_with_text(png: bytes, text: Mapping[str, str]) -> bytes:
+    """Return a PNG file with ``text`` (Latin-1) as text chunks, the pixels untouched."""
+    chunks = [
+        _png_chunk(b"tEXt", key.encode("latin-1") + b"\0" + value.encode("latin-1"))
+        for key, value in text.items()
+    ]
+    return png[:_PNG_HEAD] + b"".join(chunks) + png[_PNG_HEAD:]
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def decode_image(data: bytes, channels: int) -> Uint8:

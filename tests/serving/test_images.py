@@ -15,6 +15,8 @@ from latentry.serving.images import (
     encode_image,
     format_from_text,
     grid_from_images,
+    png_from_uint8,
+    png_with_text,
     uint8_from_sample,
 )
 
@@ -28,7 +30,7 @@ def test_lossless_formats_give_the_image_back(image: Uint8, image_format: Format
 
 
 def test_png_carries_its_text() -> None:
-    data = encode_image(np.zeros((2, 2, 3), np.uint8), Format.PNG, {"latentry:seed": "7"})
+    data = png_with_text(png_from_uint8(np.zeros((2, 2, 3), np.uint8)), {"latentry:seed": "7"})
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.text == {"latentry:seed": "7"}  # type: ignore[attr-defined]
 
