@@ -1,28 +1,16 @@
 """The commands that talk to a running server: health, generate, stream."""
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from latentry.clients.cli import EXIT_INTERRUPTED, EXIT_TRY_LATER
 from latentry.clients.client import Client
+from latentry.clients.console import echo_json, progress_bar
 from latentry.clients.ranges import parse_classes, parse_seeds
 from latentry.clients.results import GenerateResult
 from latentry.serving.errors import BadRequest, LatentryError
@@ -93,7 +81,7 @@ def generate(
     if grid:
         _write_grid(result, grid)
     if as_json:
-        _echo_json(_json_from_result(result, files, grid))
+        echo_json(_json_from_result(result, files, grid))
         return
     typer.echo(_summary(result))
     for line in [f"{len(files)} files in {out}"] * bool(out) + [f"grid: {grid}"] * bool(grid):
@@ -137,7 +125,7 @@ def stream(
             resume=True,
         )
         try:
-            with closing(chunks), _progress(model, total, quiet=as_json) as advance:
+            with closing(chunks), progress_bar(model, total, quiet=as_json) as advance:
                 for chunk in chunks:
                     chunk.save(out)
                     delivered += len(chunk)
@@ -147,7 +135,7 @@ def stream(
             raise typer.Exit(EXIT_INTERRUPTED) from None
         info = client.info(model)
     if as_json:
-        _echo_json({**_json_from_info(info), "delivered": delivered, "out": str(out)})
+        echo_json({**_json_from_info(info), "delivered": delivered, "out": str(out)})
     else:
         typer.echo(f"{delivered} images of {model} in {out}")
 
@@ -165,7 +153,7 @@ def health(url: UrlOption = None, as_json: JsonOption = False) -> None:
         state = client.health()
         models = [_describe(client, name) for name in state.models]
     if as_json:
-        _echo_json({"ready": state.ready, "reason": state.reason, "models": models})
+        echo_json({"ready": state.ready, "reason": state.reason, "models": models})
     else:
         typer.echo(f"{'ready' if state else 'not ready'}: {state.reason}")
         for model in models:
@@ -238,29 +226,3 @@ def _json_from_result(
 def _numbers(values: NDArray[Any]) -> list[Any]:
     # A float32 is written as short as it reads: 0.7, not 0.699999988079071.
     return [float(str(v)) if isinstance(v, np.floating) else v.item() for v in values]
-
-
-def _echo_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False))
-
-
-class _Rate(ProgressColumn):
-    """Images a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:.0f} images/s")
-
-
-@contextmanager
-def _progress(model: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on standard error; give a function that counts images."""
-    columns = (
-        TextColumn(model),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        task = progress.add_task(model, total=total)
-        yield lambda count: progress.advance(task, count)

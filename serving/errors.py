@@ -15,7 +15,9 @@
     ├── CheckpointError     a checkpoint folder is damaged or does not fit its spec
     ├── ExportRefused       an export failed a proof; nothing was published
     ├── EntryError          a repository entry is damaged, half-written or not an entry
-    └── ServeError          the server could not be started or kept up
+    ├── ServeError          the server could not be started or kept up
+    ├── JobError            a job's folder is in use, damaged, or of another job
+    └── OutOfSpace          the disk is full; free some and run the same again
 """
 
 from collections.abc import Sequence
@@ -101,3 +103,13 @@ class EntryError(LatentryError):
 
 class ServeError(LatentryError):
     """The server could not be started or kept up."""
+
+
+class JobError(LatentryError):
+    """A job's folder is in use, damaged, or was started differently."""
+
+
+class OutOfSpace(LatentryError):
+    """The disk is full; the message names the file and the bytes that are missing."""
+
+    exit_code = 75

@@ -95,7 +95,7 @@ def png_from_uint8(image: Uint8) -> bytes:
     rows[0, 1:] = pixels[0]
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
     compressor = zlib.compressobj(1, strategy=zlib.Z_RLE)
-    data = compressor.compress(rows) + compressor.flush()
+    data = compressor.compress(rows.data) + compressor.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, _PNG_COLOUR_TYPES[channels], 0, 0, 0)
     chunks = (_png_chunk(b"IHDR", header), _png_chunk(b"IDAT", data), _png_chunk(b"IEND", b""))
     return _PNG_SIGNATURE + b"".join(chunks)

@@ -16,7 +16,7 @@ import numpy as np
 from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine, engine_class
 from latentry.serving.errors import BadRequest, LatentryError, NotFound
 from latentry.serving.generator import Generator, load_generator
-from latentry.serving.repository import Entry, newest_entries, verify_entry
+from latentry.serving.repository import Entry, list_entries, newest_entries, verify_entry
 from latentry.serving.streaming import stream_from_request, text_from_tensor
 from latentry.serving.transport import ModelInfo, Reply
 from latentry.serving.wire import Arrays
@@ -29,7 +29,12 @@ class LocalTransport:
     """
 
     def __init__(
-        self, repository: str | Path, models: tuple[str, ...] = (), *, threads: int = 0
+        self,
+        repository: str | Path,
+        models: tuple[str, ...] = (),
+        *,
+        threads: int = 0,
+        model_digest: str | None = None,
     ) -> None:
         """Verify the newest entries (of ``models`` only, where given).
 
@@ -37,12 +42,15 @@ class LocalTransport:
             repository: The model repository.
             models: Names; empty means all.
             threads: Engine threads; 0 means one for each core.
+            model_digest: Take the versions with this digest, whether or not they are the newest.
 
         Raises:
-            NotFound: There is no such repository or model.
+            NotFound: There is no such repository, model or version.
             EntryError: An entry is damaged.
         """
-        self._entries = {entry.name: entry for entry in newest_entries(Path(repository), models)}
+        self._entries = {
+            entry.name: entry for entry in _entries(Path(repository), models, model_digest)
+        }
         for entry in self._entries.values():
             verify_entry(entry)
         self._load_engine = partial(OnnxRuntimeEngine, threads=threads)
@@ -114,3 +122,22 @@ class LocalTransport:
         if isinstance(answer, LatentryError):
             raise answer
         return Reply(version, answer)
+
+
+def _entries(repository: Path, models: tuple[str, ...], model_digest: str | None) -> list[Entry]:
+    newest = newest_entries(repository, models)
+    if model_digest is None:
+        return newest
+    names = {entry.name for entry in newest}
+    found = [
+        entry
+        for entry in list_entries(repository)[0]
+        if entry.name in names and entry.manifest.digest == model_digest
+    ]
+    if not found:
+        there = ", ".join(f"{entry.name} {entry.manifest.digest}" for entry in newest)
+        raise NotFound(
+            f"{repository} holds no version of {', '.join(sorted(names))} with the model digest "
+            f"{model_digest}; the newest: {there}"
+        )
+    return found

@@ -74,6 +74,23 @@ def draw_seeds(n: int) -> NDArray[np.int64]:
     return np.array([secrets.randbelow(MAX_SEED + 1) for _ in range(n)], np.int64)
 
 
+def draw_uniform(seeds: Iterable[Any], stream_id: int) -> NDArray[np.float64]:
+    """Return one number in [0, 1) per seed, float64 [N], from a sample's further stream.
+
+    ``RandomState([seed, stream_id])``: another stream than the one z is drawn from.
+
+    Args:
+        seeds: Integers 0 .. 2^32-1.
+        stream_id: Which of a sample's streams, from 1; each has one use.
+    """
+    state = np.random.RandomState(0)
+    drawn = []
+    for seed in seeds:
+        state.seed([int(seed), stream_id])
+        drawn.append(state.random_sample())
+    return np.array(drawn, np.float64)
+
+
 class LatentDrawer:
     """Draws z for seeds. One instance for a thread: it reuses one random state.
 

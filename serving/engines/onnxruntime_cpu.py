@@ -58,6 +58,16 @@ class OnnxRuntimeEngine:
             source, options, providers=["CPUExecutionProvider"]
         )
 
+    @property
+    def inputs(self) -> dict[str, list[int | str | None]]:
+        """The shape of each input, by name; free dimensions have a name or None."""
+        return {item.name: item.shape for item in self._session.get_inputs()}
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        return [item.name for item in self._session.get_outputs()]
+
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return the named ``outputs``; raises ONNX Runtime's own errors."""
         names, feed = list(outputs), dict(inputs)

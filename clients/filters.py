@@ -1,0 +1,358 @@
+"""Filters of a job: what makes a sample be replaced by one of the shard's reserve.
+
+NaN and infinity are always refused; the filters here are chosen in the job's file. Networks
+(classifiers, feature extractors) run on one thread in batches that do not depend on the machine, so
+that a shard comes out the same everywhere.
+"""
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
+
+from latentry.serving.errors import BadRequest, NotFound
+from latentry.serving.images import Uint8
+from latentry.serving.spec import Role
+
+if TYPE_CHECKING:
+    from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
+
+_NETWORK_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that are judged together, in the order of the shard.
+
+    Attributes:
+        images: uint8 [N, H, W, C].
+        seeds: int64 [N].
+        controls: Every control in effect, by role, [N].
+        sha256: Hexadecimal SHA-256 of each image's pixels.
+    """
+
+    images: Uint8
+    seeds: NDArray[np.int64]
+    controls: Mapping[str, NDArray[Any]]
+    sha256: Sequence[str]
+
+
+class Filter(Protocol):
+    """Judges samples; made anew for each shard."""
+
+    def judge(self, batch: Batch) -> Sequence[str | None]:
+        """Return for each sample None, or the reason why it is rejected."""
+        ...
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def files(self) -> list[Path]:
+        """Return the files on which the verdict depends."""
+        return []
+
+
+class ConstantOptions(_Options):
+    """Reject images whose brightest and darkest values are within ``tolerance`` in each channel."""
+
+    kind: Literal["constant"]
+    tolerance: Annotated[int, Field(ge=0, le=254)] = 0
+
+    def load(self) -> "Filter":
+        """Return the filter."""
+        return _Constant(self)
+
+
+class DuplicatesOptions(_Options):
+    """Reject images that are in the shard already, pixel by pixel."""
+
+    kind: Literal["duplicates"]
+
+    def load(self) -> "Filter":
+        """Return the filter."""
+        return _Duplicates()
+
+
+class NetworkOptions(_Options):
+    """An ONNX network that takes images; the defaults are those of a generator's own output.
+
+    Attributes:
+        file: The ONNX file.
+        scale: What the numbers of an image become: [-1, 1], [0, 1] or [0, 255].
+        mean: Subtracted from each channel after scaling; one number or one for each channel.
+        std: Divided by, after that.
+        output: Name of the output to read; the first one if left out.
+    """
+
+    file: Path
+    scale: Literal["minus_one_to_one", "zero_to_one", "zero_to_255"] = "minus_one_to_one"
+    mean: tuple[FiniteFloat, ...] = (0.0,)
+    std: tuple[FiniteFloat, ...] = (1.0,)
+    output: str | None = None
+
+    @field_validator("file")
+    @classmethod
+    def _is_there(cls, value: Path, info: ValidationInfo) -> Path:
+        context = info.context or {}
+        path = Path(context.get("folder", "")) / value
+        if not context.get("recorded") and not path.is_file():
+            raise ValueError(f"{path} is no file; give the path of an ONNX file")
+        return path
+
+    @field_serializer("file")
+    def _name_of_file(self, value: Path) -> str:
+        return value.name  # where it lies is this machine's affair; its SHA-256 goes with the job
+
+    def files(self) -> list[Path]:
+        """Return the files on which the verdict depends."""
+        return [self.file]
+
+
+class ClassifierOptions(NetworkOptions):
+    """Reject images that a classifier takes for another class than the one asked for.
+
+    Attributes:
+        min_probability: Also reject those to which it gives the class less than this.
+        labels: Class labels of the classifier's outputs, where they are not 0, 1, 2, ...
+    """
+
+    kind: Literal["classifier"]
+    min_probability: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
+    labels: tuple[int, ...] | None = None
+
+    def load(self) -> "Filter":
+        """Return the filter."""
+        return _Classifier(self, load_network(self))
+
+
+class PythonOptions(_Options):
+    """Ask a function of yours, ``package.module:function``.
+
+    It is called as ``function(images, seeds, controls)`` with uint8 [N, H, W, C], int64 [N] and a
+    dictionary of [N], and returns N entries: None, or a text that says why the sample is rejected.
+    The verdict on an image must depend on nothing else, or shards are no longer reproducible.
+    """
+
+    kind: Literal["python"]
+    function: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
+
+    def load(self) -> "Filter":
+        """Return the filter."""
+        return _Python(self.function, self._callable)
+
+    def files(self) -> list[Path]:
+        """Return the files on which the verdict depends."""
+        return [Path(inspect.getsourcefile(self._callable) or "")]
+
+    @cached_property
+    def _callable(self) -> Callable[..., Any]:
+        if "" not in sys.path:  # as with python -m; the command's own folder comes first otherwise
+            sys.path.insert(0, "")
+        module, _, name = self.function.partition(":")
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise NotFound(
+                f"filter {self.function} is not there ({error}); modules are looked for in this "
+                "folder and among the installed packages"
+            ) from error
+        if not inspect.isfunction(function):
+            raise BadRequest(f"filter {self.function} is no Python function")
+        return function
+
+
+FilterOptions = Annotated[
+    ConstantOptions | DuplicatesOptions | ClassifierOptions | PythonOptions,
+    Field(discriminator="kind"),
+]
+
+
+class Network:
+    """An ONNX network on images, the same to the bit for the same images."""
+
+    def __init__(self, options: NetworkOptions, engine: "OnnxRuntimeEngine") -> None:
+        self._options = options
+        self._engine = engine
+        inputs = engine.inputs
+        if len(inputs) != 1 or len(next(iter(inputs.values()))) != 4:
+            raise BadRequest(
+                f"{options.file} takes {inputs}; it must take one batch of images, "
+                "[N, C, H, W] or [N, H, W, C]"
+            )
+        ((self._input, shape),) = inputs.items()
+        self._channels_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
+        sides = shape[1:3] if self._channels_last else shape[2:4]
+        channels = shape[3] if self._channels_last else shape[1]
+        self._channels = channels if channels in (1, 3) else None
+        self._size = sides if all(isinstance(side, int) for side in sides) else None
+        names = engine.outputs
+        self._output = options.output or names[0]
+        if self._output not in names:
+            raise BadRequest(f"{options.file} has no output {self._output}; it has {names}")
+
+    def run(self, images: Uint8) -> NDArray[Any]:
+        """Return the output for uint8 [N, H, W, C], [N, ...]."""
+        parts = []
+        for start in range(0, len(images), _NETWORK_BATCH):
+            inputs = self._prepared(images[start : start + _NETWORK_BATCH])
+            count = len(inputs)
+            # Always a whole batch: some operators round differently by its size.
+            padded = np.resize(inputs, (_NETWORK_BATCH, *inputs.shape[1:]))
+            output = self._engine.run({self._input: padded}, [self._output])[self._output]
+            if len(output) != _NETWORK_BATCH:
+                raise BadRequest(
+                    f"{self._options.file} gave {output.shape} for {_NETWORK_BATCH} images; "
+                    "its batch must be free"
+                )
+            parts.append(output[:count])
+        return np.concatenate(parts)
+
+    def _prepared(self, images: Uint8) -> NDArray[np.float32]:
+        if self._channels == 3 and images.shape[3] == 1:
+            images = np.repeat(images, 3, axis=3)
+        elif self._channels == 1 and images.shape[3] == 3:
+            images = np.stack([np.asarray(Image.fromarray(i).convert("L")) for i in images])[
+                ..., None
+            ]
+        if self._size and images.shape[1:3] != tuple(self._size):
+            images = np.stack([_resized(image, self._size) for image in images])
+        values = images.astype(np.float32)
+        if self._options.scale == "minus_one_to_one":
+            values = values / np.float32(127.5) - np.float32(1)
+        elif self._options.scale == "zero_to_one":
+            values = values / np.float32(255)
+        mean, std = (
+            np.array(numbers, np.float32) for numbers in (self._options.mean, self._options.std)
+        )
+        values = (values - mean) / std
+        if not self._channels_last:
+            values = values.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(values)
+
+
+def load_network(options: NetworkOptions) -> Network:
+    """Return the network in ``options.file``.
+
+    Raises:
+        BadRequest: ONNX Runtime does not load it, or it takes no images.
+    """
+    from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
+
+    try:
+        engine = OnnxRuntimeEngine(options.file.read_bytes(), threads=1)
+    except Exception as error:  # ONNX Runtime's errors share no base of their own
+        raise BadRequest(f"ONNX Runtime cannot load {options.file}: {error}") from error
+    return Network(options, engine)
+
+
+def file_hashes(options: Sequence[_Options]) -> dict[str, str]:
+    """Return the SHA-256 of every file on which a verdict depends, by name."""
+    paths = [path for option in options for path in option.files()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+class _Constant:
+    def __init__(self, options: ConstantOptions) -> None:
+        self._tolerance = options.tolerance
+
+    def judge(self, batch: Batch) -> list[str | None]:
+        spread = batch.images.max((1, 2)).astype(np.int64) - batch.images.min((1, 2))
+        return [
+            "constant" if constant else None for constant in (spread <= self._tolerance).all(axis=1)
+        ]
+
+
+class _Duplicates:
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def judge(self, batch: Batch) -> list[str | None]:
+        reasons: list[str | None] = []
+        for sha256 in batch.sha256:
+            reasons.append("duplicate" if sha256 in self._seen else None)
+            self._seen.add(sha256)
+        return reasons
+
+
+class _Classifier:
+    def __init__(self, options: ClassifierOptions, network: Network) -> None:
+        self._options = options
+        self._network = network
+
+    def judge(self, batch: Batch) -> list[str | None]:
+        output = self._network.run(batch.images)
+        asked = batch.controls.get(Role.CLASS_LABEL)
+        if asked is None:
+            raise BadRequest("the filter classifier needs samples of a class; this model has none")
+        if output.ndim == 1 and output.dtype.kind in "iu":
+            found, sure = output, np.ones(len(output))
+        else:
+            probabilities = _probabilities(output.reshape(len(output), -1))
+            places = probabilities.argmax(axis=1)
+            labels = np.array(self._options.labels or range(probabilities.shape[1]))
+            if len(labels) != probabilities.shape[1]:
+                raise BadRequest(
+                    f"{self._options.file} has {probabilities.shape[1]} outputs, the job names "
+                    f"{len(labels)} labels"
+                )
+            found, sure = labels[places], probabilities.max(axis=1)
+        reasons: list[str | None] = []
+        for label, wanted, probability in zip(found.tolist(), asked.tolist(), sure, strict=True):
+            if label != wanted:
+                reasons.append(f"classified as {label}")
+            elif probability < self._options.min_probability:
+                reasons.append("classified with low probability")
+            else:
+                reasons.append(None)
+        return reasons
+
+
+class _Python:
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self._name = name
+        self._function = function
+
+    def judge(self, batch: Batch) -> list[str | None]:
+        answer = list(self._function(batch.images, batch.seeds, dict(batch.controls)))
+        good = all(item is None or isinstance(item, str) for item in answer)
+        if not good or len(answer) != len(batch.seeds):
+            raise BadRequest(
+                f"filter {self._name} answered {len(answer)} items for {len(batch.seeds)} images; "
+                "it returns one for each, None or the reason as a text"
+            )
+        return answer
+
+
+def _probabilities(output: NDArray[Any]) -> NDArray[np.float64]:
+    """Return probabilities [N, K] of probabilities or logits."""
+    values = output.astype(np.float64)
+    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3):
+        return values
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _resized(image: Uint8, size: Sequence[Any]) -> Uint8:
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    resized = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return resized.reshape(size[0], size[1], image.shape[2])

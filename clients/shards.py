@@ -1,0 +1,271 @@
+"""Files of samples: WebDataset tar, Parquet and NPZ, the same bytes for the same samples.
+
+Nothing of the time, the user or the machine goes into a file; what the libraries that write it add
+depends on their versions, which :func:`encoder_versions` names.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import features as pillow_features
+
+from latentry.clients.jobs import OutputPart
+from latentry.serving.images import Format, Uint8, decode_image, encode_image
+from latentry.serving.spec import ImageOutput
+
+SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet", "npz": ".npz"}
+_NPY = "npy"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One accepted sample as it goes into a shard.
+
+    Attributes:
+        index: Its place in the whole job.
+        seed: What it was drawn from.
+        controls: Every control in effect, by role.
+        sha256: Hexadecimal SHA-256 of its pixels, uint8 [H, W, C].
+        data: The image as it is written: a file's bytes, raw pixels, or empty.
+        features: float32 [D]; empty where none are written.
+    """
+
+    index: int
+    seed: int
+    controls: Mapping[str, Any]
+    sha256: str
+    data: bytes
+    features: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+
+
+def shard_stem(number: int, shards: int) -> str:
+    """Return the name of shard ``number`` without its suffix, such as ``shard-000012``."""
+    digits = max(6, len(str(shards - 1)))
+    return f"shard-{number:0{digits}d}"
+
+
+def pixel_sha256(image: Uint8) -> str:
+    """Return the SHA-256 of the pixels of uint8 [H, W, C], as in the goldens."""
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
+
+
+def encoder_versions(output: OutputPart) -> dict[str, str]:
+    """Return the versions of the libraries on which a shard's bytes depend."""
+    versions = {"shards": "1"}
+    if output.format == "parquet":
+        versions["pyarrow"] = version("pyarrow")
+    if output.format == "npz":
+        versions["numpy"] = version("numpy")
+    if output.image_format == "png":
+        versions["zlib"] = zlib.ZLIB_RUNTIME_VERSION
+    if output.image_format == "webp":
+        versions["webp"] = str(pillow_features.version_module("webp"))
+    return versions
+
+
+def data_from_image(image: Uint8, image_format: str) -> bytes:
+    """Return uint8 [H, W, C] as ``png`` or ``webp`` file, as ``raw`` pixels, or nothing."""
+    if image_format == "none":
+        return b""
+    if image_format == "raw":
+        return image.tobytes()
+    return encode_image(image, Format(image_format))
+
+
+def image_from_data(data: bytes, image_format: str, image: ImageOutput) -> Uint8:
+    """Return uint8 [H, W, C] of what :func:`data_from_image` gave."""
+    if image_format == "raw":
+        return np.frombuffer(data, np.uint8).reshape(image.row_shape)
+    return decode_image(data, image.channels)
+
+
+def shard_bytes(
+    samples: Sequence[Sample], output: OutputPart, image: ImageOutput, model_digest: str
+) -> bytes:
+    """Return a shard's file.
+
+    Args:
+        samples: What it holds, in order.
+        output: How it is written.
+        image: Size of the images.
+        model_digest: The model that drew them.
+    """
+    write: Callable[..., bytes] = {
+        "webdataset": _webdataset, "parquet": _parquet, "npz": _npz,
+    }[output.format]  # fmt: skip
+    return write(samples, output.image_format, image, model_digest)
+
+
+def read_shard(data: bytes, output: OutputPart, image: ImageOutput) -> Iterator[Sample]:
+    """Yield the samples of a shard's file; their ``sha256`` is that of the pixels found.
+
+    Raises:
+        ValueError: The file is not what :func:`shard_bytes` writes.
+    """
+    read: Callable[..., Iterator[Sample]] = {
+        "webdataset": _read_webdataset, "parquet": _read_parquet, "npz": _read_npz,
+    }[output.format]  # fmt: skip
+    return read(data, output.image_format, image)
+
+
+def _sidecar(sample: Sample, model_digest: str) -> bytes:
+    facts = {
+        "index": sample.index,
+        "seed": sample.seed,
+        **{name: _number(value) for name, value in sample.controls.items()},
+        "model_digest": model_digest,
+        "sha256": sample.sha256,
+    }
+    return json.dumps(facts, separators=(",", ":")).encode()
+
+
+def _number(value: Any) -> Any:
+    # A float32 is written as short as it reads: 0.7, not 0.699999988079071.
+    return float(str(value)) if isinstance(value, np.floating) else int(value)
+
+
+def _webdataset(
+    samples: Sequence[Sample], image_format: str, image: ImageOutput, model_digest: str
+) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            key = f"{sample.index:010d}"
+            # Sorted by name, as tar --sort=name would: json before png, npy after it.
+            members = {"json": _sidecar(sample, model_digest)}
+            if image_format == "raw":
+                members[_NPY] = _npy_bytes(sample.data, image)
+            else:
+                members[image_format] = sample.data
+            for suffix, data in sorted(members.items()):
+                # A TarInfo's defaults: no time, no owner, mode 0644.
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _npy_bytes(data: bytes, image: ImageOutput) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, image_from_data(data, "raw", image), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _read_webdataset(data: bytes, image_format: str, image: ImageOutput) -> Iterator[Sample]:
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        facts: dict[str, Any] = {}
+        for member in tar:
+            file = tar.extractfile(member)
+            body = file.read() if file else b""
+            if member.name.endswith(".json"):
+                facts = json.loads(body)
+                continue
+            if image_format == "raw":
+                body = np.load(io.BytesIO(body), allow_pickle=False).tobytes()
+            yield _found(facts, body, image_format, image)
+
+
+def _found(facts: dict[str, Any], data: bytes, image_format: str, image: ImageOutput) -> Sample:
+    known = {"index", "seed", "model_digest", "sha256"}
+    return Sample(
+        index=facts["index"],
+        seed=facts["seed"],
+        controls={key: value for key, value in facts.items() if key not in known},
+        sha256=pixel_sha256(image_from_data(data, image_format, image)),
+        data=data,
+    )
+
+
+def _columns(samples: Sequence[Sample]) -> dict[str, NDArray[Any]]:
+    names = samples[0].controls if samples else ()
+    return {
+        "index": np.array([sample.index for sample in samples], np.int64),
+        "seed": np.array([sample.seed for sample in samples], np.int64),
+        **{name: np.array([sample.controls[name] for sample in samples]) for name in names},
+    }
+
+
+def _parquet(
+    samples: Sequence[Sample], image_format: str, image: ImageOutput, model_digest: str
+) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {name: pyarrow.array(values) for name, values in _columns(samples).items()}
+    columns["sha256"] = pyarrow.array([sample.sha256 for sample in samples], pyarrow.string())
+    if image_format != "none":
+        columns["image"] = pyarrow.array([sample.data for sample in samples], pyarrow.binary())
+    if samples and samples[0].features.size:
+        vectors = np.stack([sample.features for sample in samples])
+        flat = pyarrow.array(vectors.reshape(-1))
+        columns["features"] = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    facts = {
+        "model_digest": model_digest,
+        "image": image_format,
+        "shape": json.dumps(list(image.row_shape)),
+    }
+    table = pyarrow.table(columns).replace_schema_metadata(facts)
+    buffer = io.BytesIO()
+    # Files of images do not compress any further; the other columns do.
+    plain = ["image"] if image_format in ("png", "webp") else []
+    compression = {name: "NONE" if name in plain else "SNAPPY" for name in columns}
+    pyarrow.parquet.write_table(table, buffer, compression=compression)
+    return buffer.getvalue()
+
+
+def _read_parquet(data: bytes, image_format: str, image: ImageOutput) -> Iterator[Sample]:
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
+    known = {"index", "seed", "sha256", "image", "features"}
+    for batch in file.iter_batches(batch_size=256):
+        for row in batch.to_pylist():
+            # Without images there is only the recorded hash to go by.
+            found = row["sha256"]
+            if image_format != "none":
+                found = pixel_sha256(image_from_data(row["image"], image_format, image))
+            yield Sample(
+                index=row["index"],
+                seed=row["seed"],
+                controls={key: value for key, value in row.items() if key not in known},
+                sha256=found,
+                data=row.get("image", b""),
+            )
+
+
+def _npz(
+    samples: Sequence[Sample], image_format: str, image: ImageOutput, model_digest: str
+) -> bytes:
+    pixels = np.frombuffer(b"".join(sample.data for sample in samples), np.uint8)
+    arrays: dict[str, NDArray[Any]] = {
+        "images": pixels.reshape(len(samples), *image.row_shape),
+        **_columns(samples),
+        "model_digest": np.array(model_digest),
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _read_npz(data: bytes, image_format: str, image: ImageOutput) -> Iterator[Sample]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        columns = {name: arrays[name] for name in arrays.files if name != "model_digest"}
+    images = columns.pop("images")
+    for place, pixels in enumerate(images):
+        row = {name: values[place].item() for name, values in columns.items()}
+        yield Sample(
+            index=row.pop("index"),
+            seed=row.pop("seed"),
+            controls=row,
+            sha256=pixel_sha256(pixels),
+            data=pixels.tobytes(),
+        )

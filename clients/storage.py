@@ -1,0 +1,324 @@
+"""Where a job's files go: a local folder, with a commit protocol, or an object store.
+
+A file appears under its name whole and synced, or not at all. On a local file system: write a
+temporary file, fsync, rename, fsync the folder. After a failed fsync the kernel may have dropped
+the pages, so the file is written again, never synced again (Rebello et al., USENIX ATC 2020).
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import platform
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from latentry.serving.errors import BadRequest, JobError, OutOfSpace
+
+LOCK_FILE = "job.lock"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_NAMESPACE = Path("/proc/self/ns/pid")
+_TEMPORARY = ".tmp-"
+_ATTEMPTS = 3
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# An error of the device, or a file that another writer's sweep took away.
+_WRITE_AGAIN = (errno.EIO, errno.ENOENT)
+
+
+class Storage(Protocol):
+    """A place for files with plain names."""
+
+    url: str
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every file that is there, by name."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes; raises JobError where it is missing."""
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole; raises OutOfSpace."""
+        ...
+
+    def locked(self, *, take_over: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Keep other writers out; raises JobError where one is at work."""
+        ...
+
+    def owner(self) -> str:
+        """Return who holds the lock, for people; empty for nobody that is known."""
+        ...
+
+
+def storage_from_url(url: str) -> Storage:
+    """Return the storage at ``url``: a folder's path, or a URL that fsspec knows.
+
+    Raises:
+        BadRequest: Nothing installed knows such a URL.
+    """
+    if url.startswith("file://"):
+        url = url.removeprefix("file://")
+    if "://" in url:
+        return ObjectStore(url)
+    return LocalFolder(Path(url))
+
+
+class LocalFolder:
+    """A folder on a file system of this machine or a shared one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.url = str(path)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size of every file; temporary ones and the lock are left out."""
+        if not self.path.is_dir():
+            return {}
+        return {
+            entry.name: entry.stat().st_size
+            for entry in os.scandir(self.path)
+            if not entry.name.startswith(_TEMPORARY) and entry.name != LOCK_FILE
+        }
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise JobError(f"{self.path / name} cannot be read: {error.strerror}") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, by the protocol of this module."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._write_once(name, data)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise self._out_of_space(name, len(data)) from error
+                if error.errno not in _WRITE_AGAIN or attempt == _ATTEMPTS - 1:
+                    raise
+        return None
+
+    @contextlib.contextmanager
+    def locked(self, *, take_over: bool = False) -> Iterator[None]:
+        """Make the folder, keep other writers out and sweep what a killed one left."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = self._take_lock(take_over)
+        try:
+            self._sweep()
+            yield
+            # A worker of a cluster that was given up may have left something since.
+            self._sweep()
+        finally:
+            with contextlib.suppress(OSError):
+                (self.path / LOCK_FILE).unlink()
+            os.close(descriptor)
+
+    def owner(self) -> str:
+        """Return which process holds the lock."""
+        try:
+            owner = json.loads((self.path / LOCK_FILE).read_bytes())
+        except (OSError, ValueError):
+            return ""
+        here = _identity()
+        gone = all(owner.get(key) == here[key] for key in ("host", "boot", "namespace")) and (
+            _started(int(owner["pid"])) != owner["started"]
+        )
+        return "" if gone else _name(owner)
+
+    def _write_once(self, name: str, data: bytes) -> None:
+        temporary = self.path / f"{_TEMPORARY}{name}-{secrets.token_hex(4)}"
+        try:
+            with temporary.open("xb", buffering=0) as file:
+                view = memoryview(data)
+                while view:
+                    view = view[file.write(view) :]
+                os.fsync(file.fileno())
+            temporary.rename(self.path / name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _out_of_space(self, name: str, size: int) -> OutOfSpace:
+        state = os.statvfs(self.path)
+        free = state.f_bavail * state.f_frsize
+        short = max(size - free, 1)
+        return OutOfSpace(
+            f"no space left for {self.path / name}: it takes {size:,} bytes and {free:,} are free, "
+            f"{short:,} short; free some and run the same command again, it goes on from here"
+        )
+
+    def _sweep(self) -> None:
+        for path in self.path.glob(f"{_TEMPORARY}*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _take_lock(self, take_over: bool) -> int:
+        """Return the descriptor of the lock file, which names this process from now on."""
+        path = self.path / LOCK_FILE
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                self._hold(descriptor)
+                if not _is_same_file(descriptor, path):
+                    os.close(descriptor)
+                    continue
+                if not take_over:
+                    self._check_owner(_owner(descriptor))
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(_identity(), sort_keys=True).encode(), 0)
+                os.fsync(descriptor)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+                raise
+            return descriptor
+
+    def _hold(self, descriptor: int) -> None:
+        """Of several who find the same stale lock, the kernel lets one go on."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise self._at_work(_owner(descriptor) or {}) from None
+        except OSError as error:  # a file system without such locks: what is written must do
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+
+    def _check_owner(self, owner: dict[str, Any] | None) -> None:
+        if owner is None:
+            return
+        if {**_identity(), **{key: owner.get(key) for key in ("pid", "started")}} != owner:
+            raise JobError(
+                f"{self.path} is locked by {_name(owner)}, which cannot be looked at from here "
+                "(another machine, container or boot); when you know that it has ended, say "
+                "--take-over"
+            )
+        if _started(int(owner["pid"])) == owner["started"]:
+            raise self._at_work(owner)
+
+    def _at_work(self, owner: dict[str, Any]) -> JobError:
+        return JobError(
+            f"{self.path} is locked by {_name(owner)}, which is at work; wait for it or end it, or "
+            "give another --out"
+        )
+
+
+class ObjectStore:
+    """Objects under a URL of fsspec's; one upload each, no lock.
+
+    Two writers of one job write the same bytes, so they need no lock.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise BadRequest(
+                f"--out {url}: {error}; give a folder, or install the package of fsspec's that "
+                "knows such URLs"
+            ) from error
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size of every object."""
+        self._files.invalidate_cache()
+        try:
+            found = self._files.ls(self._root, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {
+            str(item["name"]).rpartition("/")[2]: int(item["size"] or 0)
+            for item in found
+            if item["type"] == "file"
+        }
+
+    def read(self, name: str) -> bytes:
+        """Return an object's bytes."""
+        try:
+            data: bytes = self._files.cat_file(f"{self._root}/{name}")
+        except OSError as error:
+            raise JobError(f"{self.url}/{name} cannot be read: {error}") from error
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Upload an object; it appears whole, as object stores do it."""
+        self._files.makedirs(self._root, exist_ok=True)
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._files.pipe_file(f"{self._root}/{name}", data)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise OutOfSpace(
+                        f"no space left for {self.url}/{name}: it takes {len(data):,} bytes; free "
+                        "some and run the same command again, it goes on from here"
+                    ) from error
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    @contextlib.contextmanager
+    def locked(self, *, take_over: bool = False) -> Iterator[None]:
+        """Do nothing."""
+        yield
+
+    def owner(self) -> str:
+        """Return that nobody is known."""
+        return ""
+
+
+def _identity() -> dict[str, Any]:
+    """Return what names this process, and nobody else, as long as it lives."""
+    return {
+        "host": platform.node(),
+        "boot": _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "",
+        "namespace": os.readlink(_NAMESPACE) if _NAMESPACE.exists() else "",
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+    }
+
+
+def _name(owner: dict[str, Any]) -> str:
+    return f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+
+
+def _started(pid: int) -> str | None:
+    """Return when the process was started, in ticks since boot; None where there is none."""
+    if not _NAMESPACE.exists():
+        return "unknown"  # no Linux: only the kernel's lock and --take-over decide
+    try:
+        # proc(5): what follows the name, which may hold anything, in brackets.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _owner(descriptor: int) -> dict[str, Any] | None:
+    """Return who holds the lock; None for nobody, which a crash while taking it leaves too."""
+    try:
+        owner = json.loads(os.pread(descriptor, 4096, 0))
+    except ValueError:
+        return None
+    return owner if isinstance(owner, dict) else None
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    """Whether ``path`` still is the open file; a lock's owner removes it when it is done."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), found)
