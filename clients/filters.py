@@ -8,10 +8,13 @@ that a shard comes out the same everywhere.
 import hashlib
 import importlib
 import inspect
+import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -106,8 +109,15 @@ class NetworkOptions(_Options):
     file: Path
     scale: Literal["minus_one_to_one", "zero_to_one", "zero_to_255"] = "minus_one_to_one"
     mean: tuple[FiniteFloat, ...] = (0.0,)
-    std: tuple[FiniteFloat, ...] = (1.0,)
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...] = (1.0,)
     output: str | None = None
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _fits_channels(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) not in (1, 3):
+            raise ValueError(f"has {len(value)} numbers; give one, or one for each of 3 channels")
+        return value
 
     @field_validator("file")
     @classmethod
@@ -153,7 +163,14 @@ class PythonOptions(_Options):
     """
 
     kind: Literal["python"]
-    function: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")]
+    function: str
+
+    @field_validator("function")
+    @classmethod
+    def _names_a_function(cls, value: str) -> str:
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+", value):
+            raise ValueError(f'holds "{value}"; give "package.module:function"')
+        return value
 
     def load(self) -> "Filter":
         """Return the filter."""
@@ -175,6 +192,10 @@ class PythonOptions(_Options):
                 f"filter {self.function} is not there ({error}); modules are looked for in this "
                 "folder and among the installed packages"
             ) from error
+        except Exception as error:  # whatever the user's module does when it is imported
+            raise BadRequest(
+                f"filter {self.function} cannot be imported: {_told(error)}"
+            ) from error
         if not inspect.isfunction(function):
             raise BadRequest(f"filter {self.function} is no Python function")
         return function
@@ -184,6 +205,12 @@ FilterOptions = Annotated[
     ConstantOptions | DuplicatesOptions | ClassifierOptions | PythonOptions,
     Field(discriminator="kind"),
 ]
+FILTERS: dict[str, type[_Options]] = {
+    "constant": ConstantOptions,
+    "duplicates": DuplicatesOptions,
+    "classifier": ClassifierOptions,
+    "python": PythonOptions,
+}
 
 
 class Network:
@@ -243,6 +270,11 @@ class Network:
         mean, std = (
             np.array(numbers, np.float32) for numbers in (self._options.mean, self._options.std)
         )
+        if max(len(mean), len(std)) not in (1, values.shape[3]):
+            raise BadRequest(
+                f"{self._options.file} takes {values.shape[3]} channels; mean and std give "
+                f"{len(mean)} and {len(std)} numbers"
+            )
         values = (values - mean) / std
         if not self._channels_last:
             values = values.transpose(0, 3, 1, 2)
@@ -264,10 +296,26 @@ def load_network(options: NetworkOptions) -> Network:
     return Network(options, engine)
 
 
+def network_versions() -> dict[str, str]:
+    """Return the versions of what networks run on, and of what prepares their images."""
+    from latentry.serving.engines.onnxruntime_cpu import engine_class
+
+    return {"networks": engine_class(), "pillow": version("Pillow")}
+
+
 def file_hashes(options: Sequence[_Options]) -> dict[str, str]:
-    """Return the SHA-256 of every file on which a verdict depends, by name."""
-    paths = [path for option in options for path in option.files()]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    """Return the SHA-256 of every file on which a verdict depends, by name.
+
+    Raises:
+        BadRequest: Two of them have the same name.
+        NotFound: The function of a filter is missing.
+    """
+    paths = {path.absolute() for option in options for path in option.files()}
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
+    if len(hashes) < len(paths):
+        listed = ", ".join(map(str, sorted(paths)))
+        raise BadRequest(f"a job's files are told apart by their names, rename one: {listed}")
+    return hashes
 
 
 class _Constant:
@@ -303,10 +351,22 @@ class _Classifier:
         asked = batch.controls.get(Role.CLASS_LABEL)
         if asked is None:
             raise BadRequest("the filter classifier needs samples of a class; this model has none")
-        if output.ndim == 1 and output.dtype.kind in "iu":
-            found, sure = output, np.ones(len(output))
+        if output.dtype.kind not in "iuf":
+            raise BadRequest(f"{self._options.file} answers {output.dtype}; it must answer numbers")
+        if output.dtype.kind in "iu" and output.size == len(output):
+            if self._options.min_probability:
+                raise BadRequest(
+                    f"{self._options.file} answers labels alone; for min_probability name its "
+                    "output of probabilities with output"
+                )
+            found, sure = output.reshape(-1), np.ones(len(output))
         else:
             probabilities = _probabilities(output.reshape(len(output), -1))
+            if not np.isfinite(probabilities).all() or probabilities.shape[1] < 2:
+                raise BadRequest(
+                    f"{self._options.file} gave {output[:1].tolist()} for an image; a classifier "
+                    "gives a finite number for each class"
+                )
             places = probabilities.argmax(axis=1)
             labels = np.array(self._options.labels or range(probabilities.shape[1]))
             if len(labels) != probabilities.shape[1]:
@@ -332,7 +392,10 @@ class _Python:
         self._function = function
 
     def judge(self, batch: Batch) -> list[str | None]:
-        answer = list(self._function(batch.images, batch.seeds, dict(batch.controls)))
+        try:
+            answer = list(self._function(batch.images, batch.seeds, dict(batch.controls)))
+        except Exception as error:  # whatever the user's function raises
+            raise BadRequest(f"filter {self._name} failed: {_told(error)}") from error
         good = all(item is None or isinstance(item, str) for item in answer)
         if not good or len(answer) != len(batch.seeds):
             raise BadRequest(
@@ -343,13 +406,19 @@ class _Python:
 
 
 def _probabilities(output: NDArray[Any]) -> NDArray[np.float64]:
-    """Return probabilities [N, K] of probabilities or logits."""
+    """Return probabilities [N, K] of probabilities or logits, each row for itself."""
     values = output.astype(np.float64)
-    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3):
-        return values
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    ready = (values >= 0).all(axis=1) & np.isclose(values.sum(axis=1), 1, atol=1e-3)
+    with np.errstate(invalid="ignore"):  # NaN and infinity are told of by who asked
+        powers = np.exp(values - values.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return shares
+    return np.where(ready[:, None], values, shares)
+
+
+def _told(error: Exception) -> str:
+    """Return what was raised, and where, on one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
 
 
 def _resized(image: Uint8, size: Sequence[Any]) -> Uint8:

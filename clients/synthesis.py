@@ -6,6 +6,7 @@ is there. docs/synthesis.md describes the folder.
 """
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from latentry.clients.client import Client
-from latentry.clients.filters import Batch, file_hashes, load_network
+from latentry.clients.filters import (
+    Batch,
+    NetworkOptions,
+    file_hashes,
+    load_network,
+    network_versions,
+)
 from latentry.clients.jobs import Controls, Job, Plan, ShardPlan, plan_from_job, split
 from latentry.clients.shards import (
     SUFFIXES,
@@ -401,17 +408,29 @@ def record_from_job(job: Job, info: ModelInfo) -> JobRecord:
         )
     job.check(info.spec)
     plan = plan_from_job(job, info.spec)
-    networks = [job.output.features] if job.output.features else []
     return JobRecord(
         job=job,
         model_digest=info.model_digest,
         engine_class=job.engine_class or info.engine_class,
         spec=info.spec,
-        encoders=encoder_versions(job.output),
-        files=file_hashes([*job.filters, *networks]),
+        # A job that takes any engine gives up equal bytes, and need not ask for equal encoders.
+        encoders={} if job.engine_class else _versions(job),
+        files=file_hashes([*job.filters, *([job.output.features] if job.output.features else [])]),
         samples=plan.samples,
         shards=plan.shards,
     )
+
+
+def _networks(job: Job) -> list[NetworkOptions]:
+    """Return the networks that run beside the generator, in the job's own process."""
+    networks = [options for options in job.filters if isinstance(options, NetworkOptions)]
+    return [*networks, *([job.output.features] if job.output.features else [])]
+
+
+def _versions(job: Job) -> dict[str, str]:
+    """Return the versions of everything but the generator's engine on which a byte depends."""
+    versions = encoder_versions(job.output)
+    return {**versions, **network_versions()} if _networks(job) else versions
 
 
 def open_record(job: Job, origin: Origin) -> JobRecord:
@@ -518,9 +537,11 @@ def contact_sheet(storage: Storage, record: JobRecord) -> bytes:
     per_shard = _SHEET_SHARDS * _SHEET_SAMPLES // len(numbers)
     output, image = record.job.output, record.spec.image
     images: list[Uint8] = []
-    for number in numbers.tolist():
+    for turn, number in enumerate(numbers.tolist()):
         samples = read_shard(storage.read(record.shard_file(number)), output, image)
-        for sample, _ in zip(samples, range(per_shard), strict=False):
+        # Each row begins where the one above ended, so that it goes through the classes.
+        first = turn * per_shard % max(1, record.plan.size(number) - per_shard)
+        for sample in itertools.islice(samples, first, first + per_shard):
             images.append(image_from_data(sample.data, output.image_format, image))
     return png_from_uint8(grid_from_images(images))
 

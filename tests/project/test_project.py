@@ -102,7 +102,10 @@ def test_the_constraints_name_the_tested_torch_and_no_host() -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\w.+-]+", line) for line in pins)
 
 
-COMMANDS = ("train", "export", "models", "serve", "health", "generate", "stream", "doctor")
+COMMANDS = (
+    *("train", "export", "models", "serve", "health", "generate", "stream"),
+    *("synthesize", "profile", "doctor"),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
