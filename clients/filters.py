@@ -13,10 +13,9 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +25,11 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    PrivateAttr,
     ValidationInfo,
     field_serializer,
     field_validator,
+    model_validator,
 )
 
 from latentry.serving.errors import BadRequest, NotFound
@@ -164,6 +165,7 @@ class PythonOptions(_Options):
 
     kind: Literal["python"]
     function: str
+    _folder: str = PrivateAttr("")
 
     @field_validator("function")
     @classmethod
@@ -172,33 +174,18 @@ class PythonOptions(_Options):
             raise ValueError(f'holds "{value}"; give "package.module:function"')
         return value
 
+    @model_validator(mode="after")
+    def _keep_folder(self, info: ValidationInfo) -> Self:
+        self._folder = str((info.context or {}).get("folder", ""))
+        return self
+
     def load(self) -> "Filter":
         """Return the filter."""
-        return _Python(self.function, self._callable)
+        return _Python(self.function, _imported(self.function, self._folder))
 
     def files(self) -> list[Path]:
         """Return the files on which the verdict depends."""
-        return [Path(inspect.getsourcefile(self._callable) or "")]
-
-    @cached_property
-    def _callable(self) -> Callable[..., Any]:
-        if "" not in sys.path:  # as with python -m; the command's own folder comes first otherwise
-            sys.path.insert(0, "")
-        module, _, name = self.function.partition(":")
-        try:
-            function = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise NotFound(
-                f"filter {self.function} is not there ({error}); modules are looked for in this "
-                "folder and among the installed packages"
-            ) from error
-        except Exception as error:  # whatever the user's module does when it is imported
-            raise BadRequest(
-                f"filter {self.function} cannot be imported: {_told(error)}"
-            ) from error
-        if not inspect.isfunction(function):
-            raise BadRequest(f"filter {self.function} is no Python function")
-        return function
+        return [Path(inspect.getsourcefile(_imported(self.function, self._folder)) or "")]
 
 
 FilterOptions = Annotated[
@@ -211,6 +198,28 @@ FILTERS: dict[str, type[_Options]] = {
     "classifier": ClassifierOptions,
     "python": PythonOptions,
 }
+
+
+def _imported(target: str, folder: str) -> Callable[..., Any]:
+    """Return the function ``package.module:function``, looked for in ``folder`` first.
+
+    The folder stays on ``sys.path``, because the module may import more of it later.
+    """
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    module, _, name = target.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise NotFound(
+            f"filter {target} is not there ({error}); modules are looked for beside the job's file "
+            "and among the installed packages"
+        ) from error
+    except (Exception, SystemExit) as error:  # whatever the user's module does
+        raise BadRequest(f"filter {target} cannot be imported: {_told(error)}") from error
+    if not inspect.isfunction(function):
+        raise BadRequest(f"filter {target} is no Python function")
+    return function
 
 
 class Network:
@@ -226,6 +235,8 @@ class Network:
                 "[N, C, H, W] or [N, H, W, C]"
             )
         ((self._input, shape),) = inputs.items()
+        if isinstance(shape[0], int) and shape[0] != _NETWORK_BATCH:
+            raise BadRequest(f"{options.file} takes batches of {shape[0]} only; it must be free")
         self._channels_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
         sides = shape[1:3] if self._channels_last else shape[2:4]
         channels = shape[3] if self._channels_last else shape[1]
@@ -244,7 +255,13 @@ class Network:
             count = len(inputs)
             # Always a whole batch: some operators round differently by its size.
             padded = np.resize(inputs, (_NETWORK_BATCH, *inputs.shape[1:]))
-            output = self._engine.run({self._input: padded}, [self._output])[self._output]
+            try:
+                output = self._engine.run({self._input: padded}, [self._output])[self._output]
+            except Exception as error:  # ONNX Runtime's errors share no base of their own
+                text = " ".join(str(error).split())
+                raise BadRequest(
+                    f"{self._options.file} takes no {padded.dtype} {list(padded.shape)}: {text}"
+                ) from error
             if len(output) != _NETWORK_BATCH:
                 raise BadRequest(
                     f"{self._options.file} gave {output.shape} for {_NETWORK_BATCH} images; "
@@ -394,7 +411,7 @@ class _Python:
     def judge(self, batch: Batch) -> list[str | None]:
         try:
             answer = list(self._function(batch.images, batch.seeds, dict(batch.controls)))
-        except Exception as error:  # whatever the user's function raises
+        except (Exception, SystemExit) as error:  # whatever the user's function raises
             raise BadRequest(f"filter {self._name} failed: {_told(error)}") from error
         good = all(item is None or isinstance(item, str) for item in answer)
         if not good or len(answer) != len(batch.seeds):
@@ -415,7 +432,7 @@ def _probabilities(output: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(ready[:, None], values, shares)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """Return what was raised, and where, on one line."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"

@@ -5,11 +5,13 @@ and its own reserve of seeds, so any worker on any machine makes the same shard 
 """
 
 import bisect
+import json
 import math
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,19 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     FiniteFloat,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
-from latentry.clients.filters import FilterOptions, NetworkOptions
+from latentry.clients.filters import FILTERS, ClassifierOptions, FilterOptions, NetworkOptions
 from latentry.clients.ranges import parse_classes
 from latentry.serving.errors import BadRequest, LatentryError
 from latentry.serving.seeds import MAX_SEED, draw_uniform
-from latentry.serving.spec import GeneratorSpec, Role, check_name, explain
+from latentry.serving.spec import GeneratorSpec, Role, check_name
 
 DEFAULT_SHARD_SIZE = 1000
 _SHARD_BYTES = 256 * 2**20
@@ -44,6 +50,19 @@ Controls = dict[str, NDArray[Any]]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _check_number(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):  # type: ignore[arg-type]  # a number by now
+        raise ValueError(
+            f'holds {_shown(value)}; give a number, {{ choice = [0, 1] }}, {{ choice = "0-9" }} or '
+            "{ uniform = [0.5, 1] }"
+        )
+    return value
+
+
+Number = Annotated[int | float, BeforeValidator(_check_number)]
 
 
 class Uniform(_Strict):
@@ -71,12 +90,16 @@ class Uniform(_Strict):
 class Choice(_Strict):
     """A control drawn for each sample from its seed, each of several values as likely."""
 
-    choice: tuple[int | FiniteFloat, ...] = Field(min_length=1)
+    choice: tuple[Number, ...]
 
     @field_validator("choice", mode="before")
     @classmethod
     def _read_ranges(cls, value: object) -> object:
-        return _read(parse_classes, value).tolist() if isinstance(value, str) else value
+        if value == []:
+            raise ValueError("holds []; give at least one value")
+        if isinstance(value, str):
+            return tuple(_classes("choice", value))
+        return tuple(value) if isinstance(value, list) else value
 
     @property
     def ends(self) -> tuple[float, ...]:
@@ -88,7 +111,20 @@ class Choice(_Strict):
         return np.array(self.choice)[(drawn * len(self.choice)).astype(np.int64)]
 
 
-Control = int | FiniteFloat | Uniform | Choice
+def _kind_of_control(value: object) -> str:
+    if isinstance(value, Uniform | Choice):
+        return type(value).__name__.lower()
+    if isinstance(value, dict):
+        return "uniform" if "uniform" in value else "choice"
+    return "fixed"
+
+
+Control = Annotated[
+    Annotated[Number, Tag("fixed")]
+    | Annotated[Uniform, Tag("uniform")]
+    | Annotated[Choice, Tag("choice")],
+    Discriminator(_kind_of_control),
+]
 
 
 class SamplesPart(_Strict):
@@ -101,7 +137,7 @@ class SamplesPart(_Strict):
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Self:
-        if (self.seeds is None) == (self.per_class is None):
+        if (self.seeds is None) == (not self.per_class):
             raise ValueError('give either seeds = "0-9999" or per_class = { "0-9" = 1000 }')
         if self.seeds is not None and self.first_seed:
             raise ValueError("first_seed goes with per_class; seeds has its own first seed")
@@ -123,11 +159,11 @@ class SamplesPart(_Strict):
 
     def counts(self) -> list[tuple[int | None, int]]:
         """Return (class label, samples) by label; one pair without a label for a seed range."""
-        if self.per_class is None:
+        if not self.per_class:
             return [(None, self.seed_range()[1])]
         counts: dict[int, int] = {}
         for classes, count in self.per_class.items():
-            for label in _read(parse_classes, classes).tolist():
+            for label in _classes("per_class", classes):
                 if label in counts:
                     raise ValueError(f"per_class names class {label} twice")
                 counts[label] = count
@@ -162,7 +198,7 @@ class Job(_Strict):
     """A job as its file says it."""
 
     model: str
-    model_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    model_digest: str | None = None
     engine_class: Literal["any"] | None = None
     samples: SamplesPart
     controls: dict[Literal["class_label", "truncation_psi"], Control] = {}
@@ -172,8 +208,17 @@ class Job(_Strict):
     @field_validator("model")
     @classmethod
     def _model_is_a_name(cls, value: str) -> str:
-        name: str = _read(check_name, value)
-        return name
+        try:
+            return check_name(value)
+        except LatentryError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("model_digest")
+    @classmethod
+    def _is_a_digest(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch("[0-9a-f]{64}", value):
+            raise ValueError(f"{value!r} is no model digest, 64 hexadecimal digits")
+        return value
 
     def check(self, spec: GeneratorSpec) -> None:
         """Check the job against what the model takes.
@@ -185,16 +230,36 @@ class Job(_Strict):
         if labels and Role.CLASS_LABEL in self.controls:
             raise BadRequest("class_label is given by per_class already; take it out of [controls]")
         if labels:
-            _check_control(spec, Role.CLASS_LABEL, labels)
+            self._check_control(spec, Role.CLASS_LABEL, labels)
         for role, control in self.controls.items():
             values = control.ends if isinstance(control, Uniform | Choice) else (control,)
-            _check_control(spec, role, values)
+            self._check_control(spec, role, values)
+        if not spec.classes and any(isinstance(f, ClassifierOptions) for f in self.filters):
+            raise BadRequest(
+                f"the filter classifier compares classes, and {self.model} has none; a filter of "
+                'kind = "python" can judge by other things'
+            )
         if spec.classes and not labels and Role.CLASS_LABEL not in self.controls:
             raise BadRequest(
                 f"{self.model} needs class_label: say how many of each class with [samples] "
                 'per_class = { "0-9" = 1000 }, or give [controls] class_label = 7 or '
                 'class_label = { choice = "0-9" }'
             )
+
+    def _check_control(self, spec: GeneratorSpec, role: str, values: Sequence[float]) -> None:
+        item = spec.find(role)
+        if item is None:
+            there = ", ".join(control.role for control in spec.controls) or "no controls at all"
+            raise BadRequest(f"{self.model} takes no {role}; it takes {there}")
+        for value in values:
+            try:
+                fits = item.dtype is not np.int64 or isinstance(value, int)
+                with np.errstate(over="ignore"):  # becomes infinity, which the check refuses
+                    item.check(np.array([[value]]).astype(item.dtype))
+            except (BadRequest, OverflowError, TypeError):
+                fits = False
+            if not fits:
+                raise BadRequest(f"{role} is {value} in the job; it takes {item.allowed}")
 
     def controls_of(
         self, spec: GeneratorSpec, seeds: NDArray[np.int64], labels: NDArray[np.int64] | None
@@ -252,14 +317,15 @@ class Plan:
     shards: int
     reserve: int
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Number of samples of the whole job."""
         return sum(count for _, count in self.counts)
 
     def first_index(self, number: int) -> int:
         """Return the index of the first sample of shard ``number``."""
-        return sum(self._taken(count, number) for _, count in self.counts)
+        each, more = divmod(self.samples, self.shards)
+        return number * each + min(number, more)
 
     def size(self, number: int) -> int:
         """Return how many samples shard ``number`` holds."""
@@ -270,12 +336,7 @@ class Plan:
 
         Every class is spread evenly over the shards and goes round in turn inside each.
         """
-        first = self.first_index(number)
-        shares = [
-            (label, self._taken(count, number + 1) - self._taken(count, number))
-            for label, count in self.counts
-        ]
-        size = sum(share for _, share in shares)
+        first, size = self.first_index(number), self.size(number)
         seeds = np.arange(self.first_seed + first, self.first_seed + first + size, dtype=np.int64)
         labelled = self.counts[0][0] is not None
         start = self.first_seed + self.samples + number * self.reserve
@@ -283,7 +344,7 @@ class Plan:
             number=number,
             first_index=first,
             seeds=seeds,
-            labels=_in_turn(shares) if labelled else None,
+            labels=_in_turn(self._shares(number)) if labelled else None,
             reserve=range(start, start + self.reserve),
         )
 
@@ -295,8 +356,18 @@ class Plan:
         """Return how many shards hold the first ``samples`` samples."""
         return self.shard_of(min(samples, self.samples) - 1) + 1
 
-    def _taken(self, count: int, shards: int) -> int:
-        return count * shards // self.shards
+    def _shares(self, number: int) -> list[tuple[int | None, int]]:
+        """Return (class label, samples) of shard ``number``.
+
+        What is left of a class after as many for each shard goes to the shards next in turn, where
+        what was left of the class before has ended; so the shards' sizes are within one.
+        """
+        shares, turn = [], 0
+        for label, count in self.counts:
+            each, more = divmod(count, self.shards)
+            shares.append((label, each + ((number - turn) % self.shards < more)))
+            turn += more
+        return shares
 
 
 def job_from_file(path: Path) -> Job:
@@ -312,9 +383,13 @@ def job_from_file(path: Path) -> Job:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"{path} is no TOML: {error}") from error
     try:
-        return Job.model_validate(data, context={"folder": path.resolve().parent})
+        # As JSON: its lists are tuples, its texts paths, and nothing is taken for anything else.
+        return Job.model_validate_json(
+            json.dumps(data, default=str), strict=True, context={"folder": path.resolve().parent}
+        )
     except ValidationError as error:
-        raise BadRequest(f"{path}: {explain(error)}") from error
+        findings = "; ".join(map(_finding, error.errors(include_url=False)))
+        raise BadRequest(f"{path}: {findings}") from error
 
 
 def plan_from_job(job: Job, spec: GeneratorSpec) -> Plan:
@@ -330,11 +405,12 @@ def plan_from_job(job: Job, spec: GeneratorSpec) -> Plan:
     shards = math.ceil(samples / size)
     if shards > _MOST_SHARDS:
         raise BadRequest(f"{samples} samples in shards of {size} are over {_MOST_SHARDS} shards")
-    reserve = math.ceil(job.samples.reserve * size)
+    reserve = math.ceil(job.samples.reserve * math.ceil(samples / shards))
     if (last := first + samples + shards * reserve - 1) > MAX_SEED:
         raise BadRequest(
-            f"the reserve runs to seed {last}, past {MAX_SEED}: {shards} shards have {reserve} "
-            f"each after seed {first + samples - 1}; start lower, or lower [samples] reserve"
+            f"the job needs seeds to {last}, past {MAX_SEED}: its samples have those to "
+            f"{first + samples - 1}, then each shard of {shards} has a reserve of {reserve}; "
+            "start lower, or lower [samples] reserve"
         )
     return Plan(first, tuple(job.samples.counts()), shards, reserve)
 
@@ -346,21 +422,67 @@ def _in_turn(shares: Sequence[tuple[int | None, int]]) -> NDArray[np.int64]:
     return labels[np.argsort(turns, kind="stable")]
 
 
-def _check_control(spec: GeneratorSpec, role: str, values: Sequence[float]) -> None:
-    item = spec.find(role)
-    if item is None:
-        raise BadRequest(f"this model takes no {role}; it takes {spec.takes}")
-    if item.dtype is np.int64 and not all(isinstance(value, int) for value in values):
-        raise BadRequest(f"{role} holds {list(values)}; it takes {item.allowed}")
-    item.check(np.array(values, item.dtype)[:, None])
-
-
-def _read(parse: Any, value: object) -> Any:
-    """Return ``parse(value)`` with our errors as pydantic wants them."""
+def _classes(key: str, text: str) -> list[int]:
+    """Return the class labels in ``text``, with our errors as pydantic wants them."""
     try:
-        return parse(value)
+        labels: list[int] = parse_classes(text).tolist()
     except LatentryError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(str(error).replace("--class", key)) from error
+    return labels
+
+
+# What may stand in a table, by its key or by the word that tells its kind.
+_TABLES: dict[str, type[BaseModel]] = {
+    "samples": SamplesPart,
+    "output": OutputPart,
+    "features": NetworkOptions,
+    "uniform": Uniform,
+    "choice": Choice,
+    **FILTERS,
+}
+_WORDS = {
+    "model_type": "a table",
+    "dict_type": "a table",
+    "tuple_type": "a list ([[filters]] for filters)",
+    "string_type": "a text, in quotes",
+    "int_type": "an integer",
+    "float_type": "a number",
+}
+
+
+def _finding(item: ErrorDetails) -> str:
+    """Return one of pydantic's findings for people: the key, what it holds, what is allowed."""
+    kind, path = item["type"], list(item["loc"])
+    fields = _TABLES.get(str(path[-2]) if len(path) > 1 else "", Job).model_fields
+    message = item["msg"].removeprefix("Value error, ")
+    if path[-1:] == ["[key]"]:
+        must = message.replace("Input should", "it must")
+        return f"{_dotted(path[:-1])}: there is no such key; {must}"
+    if path[:1] in (["filters"], ["controls"]):
+        del path[2:3]  # its kind, which is part of pydantic's path and not of the file's
+    where = _dotted(path)
+    if kind == "missing":
+        return f"{where} is missing"
+    if kind == "extra_forbidden":
+        return f"{where}: there is no such key; there are {', '.join(fields)}"
+    if kind.startswith("union_tag"):
+        return (
+            f"{where} holds {_shown(item['input'])}; its kind must be one of {', '.join(FILTERS)}"
+        )
+    if kind == "value_error":
+        return f"{where}: {message}"
+    must = f"must be {_WORDS[kind]}" if kind in _WORDS else message
+    must = must.replace("Input should", "must")
+    return f"{where} is {_shown(item['input'])}; it {must}"
+
+
+def _dotted(path: Sequence[object]) -> str:
+    return ".".join(map(str, path))
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def split(count: int, size: int) -> Iterator[slice]:

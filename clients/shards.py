@@ -121,14 +121,15 @@ def _sidecar(sample: Sample, model_digest: str) -> bytes:
     facts = {
         "index": sample.index,
         "seed": sample.seed,
-        **{name: _number(value) for name, value in sample.controls.items()},
+        **{name: number_from_scalar(value) for name, value in sample.controls.items()},
         "model_digest": model_digest,
         "sha256": sample.sha256,
     }
     return json.dumps(facts, separators=(",", ":")).encode()
 
 
-def _number(value: Any) -> Any:
+def number_from_scalar(value: Any) -> int | float:
+    """Return a control's value as it is written for people."""
     # A float32 is written as short as it reads: 0.7, not 0.699999988079071.
     return float(str(value)) if isinstance(value, np.floating) else int(value)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from latentry.serving.errors import BadRequest, JobError, OutOfSpace
+from latentry.serving.errors import BadRequest, JobError, LatentryError, OutOfSpace, ServerGone
 
 LOCK_FILE = "job.lock"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -43,6 +43,10 @@ class Storage(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole; raises OutOfSpace."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
         ...
 
     def locked(self, *, take_over: bool = False) -> contextlib.AbstractContextManager[None]:
@@ -97,23 +101,30 @@ class LocalFolder:
             try:
                 return self._write_once(name, data)
             except OSError as error:
-                if error.errno in _FULL:
-                    raise self._out_of_space(name, len(data)) from error
                 if error.errno not in _WRITE_AGAIN or attempt == _ATTEMPTS - 1:
-                    raise
+                    raise self._not_written(name, len(data), error) from error
         return None
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / name).unlink()
+            _sync_folder(self.path)
 
     @contextlib.contextmanager
     def locked(self, *, take_over: bool = False) -> Iterator[None]:
         """Make the folder, keep other writers out and sweep what a killed one left."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = self._take_lock(take_over)
+        try:
+            self._make_folder()
+            descriptor = self._take_lock(take_over)
+        except OSError as error:
+            raise self._not_written(LOCK_FILE, len(_lock_bytes()), error) from error
         try:
             self._sweep()
             yield
-            # A worker of a cluster that was given up may have left something since.
-            self._sweep()
         finally:
+            # A worker that was ended in the middle of a file has left it.
+            self._sweep()
             with contextlib.suppress(OSError):
                 (self.path / LOCK_FILE).unlink()
             os.close(descriptor)
@@ -123,6 +134,8 @@ class LocalFolder:
         try:
             owner = json.loads((self.path / LOCK_FILE).read_bytes())
         except (OSError, ValueError):
+            return ""
+        if not isinstance(owner, dict):
             return ""
         here = _identity()
         gone = all(owner.get(key) == here[key] for key in ("host", "boot", "namespace")) and (
@@ -143,14 +156,23 @@ class LocalFolder:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(self.path)
 
-    def _out_of_space(self, name: str, size: int) -> OutOfSpace:
-        state = os.statvfs(self.path)
+    def _make_folder(self) -> None:
+        new = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        for path in new:
+            _sync_folder(path.parent)
+
+    def _not_written(self, name: str, size: int, error: OSError) -> LatentryError:
+        """Return the error for a file that could not be written."""
+        if error.errno not in _FULL:
+            return JobError(
+                f"{self.path / name} cannot be written: {error.strerror}; when that is mended, the "
+                "same command goes on from here"
+            )
+        there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        state = os.statvfs(there)
         free = state.f_bavail * state.f_frsize
         short = max(size - free, 1)
         return OutOfSpace(
@@ -176,7 +198,7 @@ class LocalFolder:
                 if not take_over:
                     self._check_owner(_owner(descriptor))
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(_identity(), sort_keys=True).encode(), 0)
+                os.pwrite(descriptor, _lock_bytes(), 0)
                 os.fsync(descriptor)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -234,10 +256,11 @@ class ObjectStore:
     def sizes(self) -> dict[str, int]:
         """Return the size of every object."""
         self._files.invalidate_cache()
-        try:
-            found = self._files.ls(self._root, detail=True)
-        except FileNotFoundError:
-            return {}
+        with self._explained("listed"):
+            try:
+                found = self._files.ls(self._root, detail=True)
+            except FileNotFoundError:
+                return {}
         return {
             str(item["name"]).rpartition("/")[2]: int(item["size"] or 0)
             for item in found
@@ -246,28 +269,48 @@ class ObjectStore:
 
     def read(self, name: str) -> bytes:
         """Return an object's bytes."""
-        try:
-            data: bytes = self._files.cat_file(f"{self._root}/{name}")
-        except OSError as error:
-            raise JobError(f"{self.url}/{name} cannot be read: {error}") from error
+        with self._explained(f"read ({name})"):
+            try:
+                data: bytes = self._files.cat_file(f"{self._root}/{name}")
+            except FileNotFoundError:
+                raise JobError(f"{self.url}/{name} is missing") from None
         return data
 
     def write(self, name: str, data: bytes) -> None:
         """Upload an object; it appears whole, as object stores do it."""
-        self._files.makedirs(self._root, exist_ok=True)
+        # Where there are folders; a bucket that is not there is a mistake, and is not made.
+        with contextlib.suppress(Exception):
+            self._files.mkdir(self._root, create_parents=False)
         for attempt in range(_ATTEMPTS):
             try:
-                self._files.pipe_file(f"{self._root}/{name}", data)
-            except OSError as error:
-                if error.errno in _FULL:
-                    raise OutOfSpace(
-                        f"no space left for {self.url}/{name}: it takes {len(data):,} bytes; free "
-                        "some and run the same command again, it goes on from here"
-                    ) from error
+                with self._explained(f"written ({name}, {len(data):,} bytes)"):
+                    self._files.pipe_file(f"{self._root}/{name}", data)
+            except ServerGone:
                 if attempt == _ATTEMPTS - 1:
                     raise
             else:
                 return
+
+    def remove(self, name: str) -> None:
+        """Remove an object."""
+        with self._explained(f"removed ({name})"), contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(f"{self._root}/{name}")
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Turn what the packages of fsspec raise, which share no base, into errors of ours."""
+        try:
+            yield
+        except LatentryError:
+            raise
+        except Exception as error:
+            text = f"{self.url} cannot be {what}: {type(error).__name__}: {error}"
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise OutOfSpace(f"{text}; free some and run the same command again") from error
+            raise ServerGone(
+                f"{text}; check the address and its credentials, then run the same command "
+                "again, it goes on from here"
+            ) from error
 
     @contextlib.contextmanager
     def locked(self, *, take_over: bool = False) -> Iterator[None]:
@@ -288,6 +331,10 @@ def _identity() -> dict[str, Any]:
         "pid": os.getpid(),
         "started": _started(os.getpid()),
     }
+
+
+def _lock_bytes() -> bytes:
+    return json.dumps(_identity(), sort_keys=True).encode()
 
 
 def _name(owner: dict[str, Any]) -> str:
@@ -313,6 +360,14 @@ def _owner(descriptor: int) -> dict[str, Any] | None:
     except ValueError:
         return None
     return owner if isinstance(owner, dict) else None
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

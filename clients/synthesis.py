@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from latentry.clients.client import Client
 from latentry.clients.filters import (
@@ -125,6 +125,12 @@ class ShardRecord(_Strict):
     by_class: dict[str, int]
     missing: dict[str, int]
     rejected: tuple[Rejection, ...]
+
+    @model_validator(mode="after")
+    def _lists_fit_together(self) -> Self:
+        if not len(self.indices) == len(self.seeds) == len(self.sample_sha256):
+            raise ValueError("indices, seeds and sample_sha256 differ in length")
+        return self
 
 
 @dataclass(frozen=True)
@@ -408,6 +414,10 @@ def record_from_job(job: Job, info: ModelInfo) -> JobRecord:
         )
     job.check(info.spec)
     plan = plan_from_job(job, info.spec)
+    for options in job.filters:
+        options.load()  # so that one which cannot be used is found before anything is written
+    if job.output.features:
+        load_network(job.output.features)
     return JobRecord(
         job=job,
         model_digest=info.model_digest,
@@ -454,12 +464,21 @@ def begin(storage: Storage, record: JobRecord) -> None:
             )
         storage.write(JOB_FILE, json_bytes(record, indent=2))
         return
-    before = json.loads(storage.read(JOB_FILE))
-    if found := list(_differences(before, json.loads(json_bytes(record)))):
+    try:
+        before = json.loads(storage.read(JOB_FILE))
+    except ValueError as error:
+        raise JobError(
+            f"{storage.url}/{JOB_FILE} is damaged ({error}); put it back, or give another --out"
+        ) from error
+    found = list(_differences(before, json.loads(json_bytes(record))))
+    if found and set(sizes) == {JOB_FILE}:
+        storage.write(JOB_FILE, json_bytes(record, indent=2))  # nothing was made by the other one
+    elif found:
+        engines = any(text.startswith(("engine_class", "encoders")) for text in found)
+        advice = ' (engine_class = "any" in the job allows other engines from the start)' * engines
         raise JobError(
             f"{storage.url} was started differently: {'; '.join(found)}. Go on as it was started, "
-            "or give another --out. (Where equal bytes do not matter, a job with engine_class = "
-            '"any" may go on with another engine.)'
+            f"or give another --out{advice}"
         )
 
 
@@ -500,21 +519,25 @@ def made_shards(storage: Storage, record: JobRecord) -> Iterator[ShardRecord]:
 
 
 def finish(storage: Storage, record: JobRecord) -> Totals:
-    """Count what is there; where the job is whole, write the contact sheet and the index."""
+    """Count what is there; where the job is whole, write the contact sheet and the index.
+
+    Raises:
+        JobError: A shard of the contact sheet is damaged.
+    """
     totals = Totals()
     for made in made_shards(storage, record):
         totals.add(made)
     if totals.samples == record.samples:
         if record.job.output.image_format != "none":
             storage.write(CONTACT_SHEET_FILE, contact_sheet(storage, record))
-        storage.write(INDEX_FILE, index_bytes(record, made_shards(storage, record)))
+        storage.write(INDEX_FILE, index_bytes(storage, record))
     return totals
 
 
-def index_bytes(record: JobRecord, made: Iterable[ShardRecord]) -> bytes:
-    """Return ``index.json`` of a whole job: the counts, and each shard with its hashes."""
+def index_bytes(storage: Storage, record: JobRecord) -> bytes:
+    """Return ``index.json`` of a whole job: the counts, and every file with its hashes."""
     totals, shards = Totals(), []
-    for shard in made:
+    for shard in made_shards(storage, record):
         totals.add(shard)
         shards.append(
             {
@@ -526,8 +549,16 @@ def index_bytes(record: JobRecord, made: Iterable[ShardRecord]) -> bytes:
                 "record_sha256": hashlib.sha256(json_bytes(shard)).hexdigest(),
             }
         )
-    counts = {**totals.as_json(), "files": shards}
-    index = {"model": record.job.model, "model_digest": record.model_digest, **counts}
+    index = {
+        "model": record.job.model,
+        "model_digest": record.model_digest,
+        "job_sha256": hashlib.sha256(storage.read(JOB_FILE)).hexdigest(),
+        **totals.as_json(),
+        "files": shards,
+    }
+    if record.job.output.image_format != "none":
+        sheet = storage.read(CONTACT_SHEET_FILE)
+        index["contact_sheet_sha256"] = hashlib.sha256(sheet).hexdigest()
     return json.dumps(index, indent=1).encode() + b"\n"
 
 
@@ -538,12 +569,26 @@ def contact_sheet(storage: Storage, record: JobRecord) -> bytes:
     output, image = record.job.output, record.spec.image
     images: list[Uint8] = []
     for turn, number in enumerate(numbers.tolist()):
-        samples = read_shard(storage.read(record.shard_file(number)), output, image)
+        name = record.shard_file(number)
+        samples = samples_of_shard(storage, record, name, storage.read(name))
         # Each row begins where the one above ended, so that it goes through the classes.
         first = turn * per_shard % max(1, record.plan.size(number) - per_shard)
         for sample in itertools.islice(samples, first, first + per_shard):
             images.append(image_from_data(sample.data, output.image_format, image))
     return png_from_uint8(grid_from_images(images))
+
+
+def samples_of_shard(
+    storage: Storage, record: JobRecord, name: str, data: bytes
+) -> Iterator[Sample]:
+    """Yield the samples of a shard's file; raises JobError where it is damaged."""
+    try:
+        yield from read_shard(data, record.job.output, record.spec.image)
+    except Exception as error:  # tarfile, pyarrow and Pillow share no base of theirs
+        raise JobError(
+            f"{storage.url}/{name} cannot be read ({type(error).__name__}: {error}); delete it, "
+            "and the shard is made again"
+        ) from error
 
 
 def json_bytes(value: BaseModel, indent: int | None = None) -> bytes:
@@ -635,6 +680,7 @@ def run_job(
         numbers, there = shards_to_make(storage, record, limit)
         on_start(record, sum(record.plan.size(number) for number in numbers), there)
         if numbers:
+            storage.remove(INDEX_FILE)  # of when the job was whole
             for _ in crew(Work(record, origin, out), numbers, progress):
                 pass
         return finish(storage, record)

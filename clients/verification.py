@@ -2,9 +2,10 @@
 
 import hashlib
 import itertools
+import json
 import multiprocessing
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from latentry.clients.client import Client
-from latentry.clients.shards import Sample, pixel_sha256, read_shard
+from latentry.clients.jobs import Controls, ShardPlan
+from latentry.clients.shards import Sample, number_from_scalar, pixel_sha256
 from latentry.clients.storage import Storage, storage_from_url
 from latentry.clients.synthesis import (
     CONTACT_SHEET_FILE,
@@ -28,9 +30,10 @@ from latentry.clients.synthesis import (
     made_shards,
     read_job,
     read_shard_record,
+    samples_of_shard,
 )
-from latentry.serving.errors import JobError, LatentryError
-from latentry.serving.images import Uint8
+from latentry.serving.errors import JobError
+from latentry.serving.images import Uint8, decode_image
 
 _HASHES_AT_ONCE = 8_000_000
 _SHOWN = 20
@@ -100,15 +103,22 @@ def verify_job(
     """
     storage = storage_from_url(out)
     record = read_job(storage)
-    verdict = Verdict()
     sizes = storage.sizes()
+    index = _read_index(storage) if INDEX_FILE in sizes else {}
+    # By another job than the index's nothing can be judged.
+    verdict = Verdict(problems=list(_misfits(storage, index, [JOB_FILE])))
+    if verdict.problems:
+        return verdict
     numbers = [n for n in range(record.shards) if record.record_file(n) in sizes]
     for count, problems in _verify_shards(out, record, numbers, workers):
         verdict.shards += 1
         verdict.samples += count
         verdict.problems += problems
         progress(count)
-    verdict.problems += _verify_whole(storage, record, sizes)
+    verdict.problems += _misfits(storage, index, sorted(set(index) & set(sizes) - {JOB_FILE}))
+    verdict.problems += _verify_names(storage, record, sizes, verdict.samples)
+    if not verdict.problems:
+        verdict.problems += _verify_whole(storage, record)
     if not verdict.problems:
         verdict.duplicates = find_duplicates(storage, record)
         if origin is not None and verdict.samples:
@@ -158,19 +168,18 @@ def _verify_shards(
 def verify_shard(out: str, record: JobRecord, number: int) -> tuple[int, list[str]]:
     """Return the number of samples in a shard, and what is wrong with it."""
     storage = storage_from_url(out)
+    name = f"{storage.url}/{record.shard_file(number)}"
     try:
         made = read_shard_record(storage, record, number)
+        if (made.shard, made.file) != (number, record.shard_file(number)):
+            return 0, [f"{storage.url}/{record.record_file(number)} is the record of {made.file}"]
         data = storage.read(made.file)
-    except LatentryError as error:
+        found = hashlib.sha256(data).hexdigest()
+        if found != made.sha256:
+            return 0, [f"{name} was changed: its SHA-256 is {found}, its record says {made.sha256}"]
+        samples = list(samples_of_shard(storage, record, made.file, data))
+    except JobError as error:
         return 0, [str(error)]
-    name = f"{storage.url}/{made.file}"
-    found = hashlib.sha256(data).hexdigest()
-    if found != made.sha256:
-        return 0, [f"{name} was changed: its SHA-256 is {found}, its record says {made.sha256}"]
-    try:
-        samples = list(read_shard(data, record.job.output, record.spec.image))
-    except Exception as error:  # tarfile, pyarrow and Pillow share no base of theirs
-        return 0, [f"{name} cannot be read: {type(error).__name__}: {error}"]
     return len(samples), [f"{name}: {text}" for text in _sample_problems(record, made, samples)]
 
 
@@ -178,26 +187,64 @@ def _sample_problems(
     record: JobRecord, made: ShardRecord, samples: Sequence[Sample]
 ) -> Iterator[str]:
     plan = record.plan.shard(made.shard)
-    if made.file != record.shard_file(made.shard) or len(samples) != len(made.seeds):
-        yield f"holds {len(samples)} samples, its record says {len(made.seeds)} in {made.file}"
+    if len(samples) != len(made.seeds):
+        yield f"holds {len(samples)} samples, its record says {len(made.seeds)}"
         return
     if len(samples) + sum(made.missing.values()) != len(plan):
         yield f"holds {len(samples)} samples; the plan says {len(plan)}"
     allowed = {*plan.seeds.tolist(), *plan.reserve}
+    if len(set(made.seeds)) != len(made.seeds):
+        yield "holds samples of equal seeds"
+    if bad := [index for index in made.indices if not 0 <= index - plan.first_index < len(plan)]:
+        yield f"holds sample {bad[0]}, which is another shard's"
+        return
+    controls = _planned_controls(record, plan, made)
     recorded = zip(made.indices, made.seeds, made.sample_sha256, strict=True)
-    for sample, (index, seed, sha256) in zip(samples, recorded, strict=True):
+    for place, (sample, (index, seed, sha256)) in enumerate(zip(samples, recorded, strict=True)):
         if (sample.index, sample.seed, sample.sha256) != (index, seed, sha256):
             yield f"sample {index} is not what its record says"
         elif seed not in allowed:
             yield f"sample {index} has seed {seed}, which is not the shard's"
-        elif plan.labels is not None:
-            label = plan.labels[index - plan.first_index]
-            if sample.controls.get("class_label") != label:
-                yield f"sample {index} is not of class {label}"
+        for role, values in controls.items():
+            planned = number_from_scalar(values[place])
+            if sample.controls.get(role) not in (planned, values[place]):
+                yield f"sample {index} has {role} {sample.controls.get(role)}, not {planned}"
 
 
-def _verify_whole(storage: Storage, record: JobRecord, sizes: dict[str, int]) -> Iterator[str]:
-    """Yield what is missing, what does not belong there, and an index that does not fit."""
+def _planned_controls(record: JobRecord, plan: ShardPlan, made: ShardRecord) -> Controls:
+    """Return every control of a shard's samples, [N] each, as the job says them."""
+    places = np.array(made.indices, np.int64) - plan.first_index
+    labels = None if plan.labels is None else plan.labels[places]
+    return record.job.controls_of(record.spec, np.array(made.seeds, np.int64), labels)
+
+
+def _read_index(storage: Storage) -> dict[str, str]:
+    """Return the SHA-256 of every other file of ours as the index says; {} where it is damaged."""
+    try:
+        index = json.loads(storage.read(INDEX_FILE))
+        records = {str(item["record"]): str(item["record_sha256"]) for item in index["files"]}
+        sheet = index.get("contact_sheet_sha256")
+        sheets = {CONTACT_SHEET_FILE: str(sheet)} if sheet else {}
+        return {JOB_FILE: str(index["job_sha256"]), **sheets, **records}
+    except (ValueError, LookupError, TypeError):
+        return {}
+
+
+def _misfits(storage: Storage, index: dict[str, str], names: Iterable[str]) -> Iterator[str]:
+    """Yield which of the files are not those of the index."""
+    for name in names:
+        found = hashlib.sha256(storage.read(name)).hexdigest()
+        if found != index.get(name, found):
+            yield (
+                f"{storage.url}/{name} was changed, or {INDEX_FILE} was: its SHA-256 is {found}, "
+                f"{INDEX_FILE} says {index[name]}"
+            )
+
+
+def _verify_names(
+    storage: Storage, record: JobRecord, sizes: dict[str, int], there: int
+) -> Iterator[str]:
+    """Yield what is missing beside the samples that are ``there``, and what does not belong."""
     numbers = range(record.shards)
     expected = {JOB_FILE, INDEX_FILE, CONTACT_SHEET_FILE}
     expected |= {record.shard_file(n) for n in numbers} | {record.record_file(n) for n in numbers}
@@ -205,21 +252,30 @@ def _verify_whole(storage: Storage, record: JobRecord, sizes: dict[str, int]) ->
         yield f"{storage.url}/{name} does not belong to the job"
     missing = [n for n in numbers if record.record_file(n) not in sizes]
     if missing:
-        yield f"{len(missing)} of {record.shards} shards are missing, the first is {missing[0]}"
-        return
-    made = list(made_shards(storage, record)) if INDEX_FILE not in sizes else []
+        first = record.record_file(missing[0])
+        yield f"{len(missing)} of {record.shards} shards are missing, the first is {first}"
     if INDEX_FILE not in sizes:
-        lost = record.samples - sum(len(shard.seeds) for shard in made)
+        lost = record.samples - there
         yield f"{storage.url} has no {INDEX_FILE}" + (f"; {lost} samples are missing" * (lost > 0))
-        return
-    if storage.read(INDEX_FILE) != index_bytes(record, made_shards(storage, record)):
-        yield f"{storage.url}/{INDEX_FILE} does not fit the shards' records"
-    if record.job.output.image_format == "none":
-        return
-    if CONTACT_SHEET_FILE not in sizes:
+    elif record.job.output.image_format != "none" and CONTACT_SHEET_FILE not in sizes:
         yield f"{storage.url}/{CONTACT_SHEET_FILE} is missing"
-    elif storage.read(CONTACT_SHEET_FILE) != contact_sheet(storage, record):
-        yield f"{storage.url}/{CONTACT_SHEET_FILE} does not show the samples"
+
+
+def _verify_whole(storage: Storage, record: JobRecord) -> Iterator[str]:
+    """Yield which of the files that follow from sound shards do not."""
+    found = hashlib.sha256(storage.read(INDEX_FILE)).hexdigest()
+    wanted = hashlib.sha256(index_bytes(storage, record)).hexdigest()
+    if found != wanted:
+        yield (
+            f"{storage.url}/{INDEX_FILE} was changed: its SHA-256 is {found}, the shards make it "
+            f"{wanted}"
+        )
+    if record.job.output.image_format != "none":
+        # By pixels, as the zlib here may be another one.
+        channels = record.spec.image.channels
+        sheet = decode_image(storage.read(CONTACT_SHEET_FILE), channels)
+        if not np.array_equal(sheet, decode_image(contact_sheet(storage, record), channels)):
+            yield f"{storage.url}/{CONTACT_SHEET_FILE} does not show the samples"
 
 
 def _draw_again(

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -18,6 +19,7 @@ from latentry.serving.errors import JobError
 
 _PR_SET_PDEATHSIG = 1
 _MOST_DEATHS = 3
+_LAST_WORDS_S = 2.0
 # Spawned, not forked: a process that has started gRPC or ONNX Runtime cannot be forked safely.
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -53,7 +55,7 @@ class Workers:
                     except EOFError:
                         workers.remove(worker)
                         progress(-worker.drawn)
-                        shards.lost(worker.shard or 0, worker.stop())
+                        shards.lost(worker.shard or 0, worker.stop(_LAST_WORDS_S))
                     else:
                         if record:
                             yield record
@@ -127,7 +129,14 @@ class _Worker:
         self._process = _SPAWN.Process(
             target=_make_shards, args=(theirs, work, core, os.getpid()), daemon=True
         )
-        self._process.start()
+        # Ctrl-C is this process's to handle, from the worker's first moment on; the tracker, which
+        # the first of them starts, takes the mask away.
+        resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
 
     def give(self, number: int) -> None:
@@ -155,8 +164,9 @@ class _Worker:
         progress(message)
         return None
 
-    def stop(self) -> int | None:
-        """End the process and return its exit code."""
+    def stop(self, patience_s: float = 0.0) -> int | None:
+        """End the process and return its exit code; wait so long for it to end by itself."""
+        self._process.join(patience_s)
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -167,7 +177,7 @@ def _make_shards(
     connection: "Connection[Any, Any]", work: Work, core: int | None, parent: int
 ) -> None:
     """Run in a worker: make each shard that is asked for."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent(parent)
     if core is not None:
         os.sched_setaffinity(0, {core})

@@ -10,6 +10,7 @@ from latentry.serving.seeds import (
     check_seed,
     check_seeds,
     draw_seeds,
+    draw_uniform,
     seed_range,
 )
 
@@ -86,3 +87,59 @@ def test_drawn_seeds_are_seeds_and_differ() -> None:
     assert len(set(check_seeds(seeds).tolist())) > 90
     with pytest.raises(BadRequest, match="n=0; n is the number of samples"):
         draw_seeds(0)
+
+
+STREAMS = st.integers(1, 2**32 - 1)
+
+
+@given(st.lists(SEEDS, min_size=1, max_size=20), STREAMS)
+def test_a_further_stream_is_numpys_frozen_one_of_seed_and_stream(
+    seeds: list[int], stream_id: int
+) -> None:
+    drawn = draw_uniform(seeds, stream_id)
+    expected = [np.random.RandomState([seed, stream_id]).random_sample() for seed in seeds]
+    assert drawn.dtype == np.float64
+    assert drawn.tolist() == expected
+    assert ((drawn >= 0) & (drawn < 1)).all()
+
+
+@given(st.lists(SEEDS, min_size=1, max_size=20), STREAMS, st.data())
+def test_a_number_belongs_to_the_seed_whatever_surrounds_it(
+    seeds: list[int], stream_id: int, data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(0, len(seeds) - 1))
+    whole = draw_uniform(np.array(seeds, np.int64), stream_id)
+    assert whole[place] == draw_uniform([seeds[place]], stream_id)[0]
+
+
+@pytest.mark.parametrize(
+    ("seed", "stream_id", "number"),
+    [
+        (0, 1, 0.11299430095636409),
+        (0, 2, 0.011451121320907864),
+        (1, 1, 0.2309331037176915),
+        (7, 2, 0.7042964166818435),
+        (MAX_SEED, 1, 0.8179491011186121),
+        (MAX_SEED, 2, 0.14982655216448926),
+    ],
+)
+def test_the_numbers_of_these_seeds_never_change(seed: int, stream_id: int, number: float) -> None:
+    assert draw_uniform([seed], stream_id).tolist() == [number]
+
+
+def test_streams_and_neighbouring_seeds_have_nothing_to_do_with_each_other() -> None:
+    seeds = np.arange(5000)
+    first, second = draw_uniform(seeds, 1), draw_uniform(seeds, 2)
+    z = LatentDrawer(1).draw(seeds)[:, 0]
+    limit = 5 / np.sqrt(len(seeds))
+    for drawn in (first, second):
+        assert abs(drawn.mean() - 0.5) < limit * np.sqrt(1 / 12)
+        assert len(np.unique(drawn)) == len(seeds)
+        counts, _ = np.histogram(drawn, 10, (0, 1))
+        assert ((counts - 500) ** 2 / 500).sum() < 40  # chi-squared with 9 degrees of freedom
+    pairs = [(first, second), (first[:-1], first[1:]), (first, z), (second, z)]
+    assert all(abs(np.corrcoef(a, b)[0, 1]) < limit for a, b in pairs)
+
+
+def test_no_seeds_draw_no_numbers() -> None:
+    assert draw_uniform([], 1).shape == (0,)
