@@ -9,63 +9,31 @@ printed, and what the load generator itself used of the CPU.
 """
 
 import argparse
-import json
 import os
 import platform
 import resource
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 import onnxruntime
-import torch
-from perf_analyzer import PerfAnalyzer, find_perf_analyzer
+from measuring import LATENTRY, Row, publish_network, served
 
 from latentry.clients import Client
-from latentry.export.publish import Source, export_generator
 from latentry.serving.engines.onnxruntime_cpu import vector_level
+from latentry.serving.perf_analyzer import PerfAnalyzer, require_perf_analyzer
 from latentry.serving.repository import Entry
 from latentry.serving.seeds import LatentDrawer
-from latentry.serving.spec import GeneratorSpec, ImageOutput, ZInput
-from latentry.training.architectures import build
 
 MODEL = "bench"
 _VERSIONS = ("latentry", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton")
 _BATCHES = (1, 4, 8, 16, 32)
 _WINDOW_S = 3.0
-LATENTRY = Path(sys.executable).parent / "latentry"
-
-
-@dataclass
-class Row:
-    """One line of the table: a value for each pair, and the load generator's CPU in cores."""
-
-    name: str
-    reach: str
-    unit: str
-    values: list[float] = field(default_factory=list)
-    load_cpu: list[float] = field(default_factory=list)
-
-    def add(self, value: float, load_cpu: float | None = None) -> None:
-        """Add what one pair gave."""
-        self.values.append(value)
-        if load_cpu is not None:
-            self.load_cpu.append(load_cpu)
-
-    def text(self) -> str:
-        """The row in Markdown: median, range, and the load generator's share of one core."""
-        middle, low, high = statistics.median(self.values), min(self.values), max(self.values)
-        load = f"{statistics.median(self.load_cpu):.0%}" if self.load_cpu else "-"
-        span = f"{low:.2f} - {high:.2f}"
-        return f"| {self.name} | {self.reach} | {middle:.2f}{self.unit} | {span} | {load} |"
 
 
 class InProcess:
@@ -102,36 +70,6 @@ def _median_ms(call: Callable[[], object], repeats: int, pause_s: float = 0.0) -
         times.append(time.perf_counter() - start)
         time.sleep(pause_s)
     return statistics.median(times) * 1e3
-
-
-def export_network(repository: Path) -> Entry:
-    """Publish the benchmark's network."""
-    torch.manual_seed(0)
-    spec = GeneratorSpec(
-        inputs=(ZInput(shape=(64,)),), image=ImageOutput(height=64, width=64, channels=3)
-    )
-    module = build("dcgan", {"z_dim": 64, "width": 64, "channels": 3}).eval()
-    entry, _ = export_generator(Source(MODEL, spec, module, "dcgan", "0" * 64), repository)
-    return entry
-
-
-@contextmanager
-def served(repository: Path, options: list[str]) -> Iterator[tuple[str, float]]:
-    """Run ``latentry serve``; give its address and the seconds until it was ready."""
-    command = ["serve", "--repository", str(repository), "--port", "0", "--metrics-port", "0"]
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [str(LATENTRY), *command, "--json", *options],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        yield json.loads(line)["url"], time.perf_counter() - start
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def perf_analyzer_throughput(
@@ -187,10 +125,8 @@ def _children_cpu() -> float:
 
 def measure(pairs: int, repository: Path, options: list[str]) -> list[Row]:
     """Measure every row, each pair on a server of its own."""
-    tool = find_perf_analyzer()
-    if tool is None:
-        raise SystemExit("no perf_analyzer; run `python benchmarks/perf_analyzer.py` first")
-    entry = export_network(repository)
+    tool = require_perf_analyzer()
+    entry = publish_network(repository, MODEL, 64)
     engine = InProcess(entry.folder / "generator.onnx")
     print(f"in process best at batch {engine.best_batch}")
     rows = {

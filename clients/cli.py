@@ -50,6 +50,16 @@ COMMANDS = {
     "stream": Command(
         "latentry.clients.commands:stream", "Draw many images into files as they come."
     ),
+    "synthesize": Command(
+        "latentry.clients.synthesis_commands:app",
+        "Make a data set: a job that survives anything, and can be verified.",
+        "synthesis,cpu",
+    ),
+    "profile": Command(
+        "latentry.clients.profiling_commands:profile",
+        "Measure a served model with perf_analyzer; find the configuration that holds a target.",
+        "profile,cpu",
+    ),
     "doctor": Command(
         "latentry.serving.cli:doctor", "Check this machine and say what is missing.", "serve,cpu"
     ),
@@ -57,8 +67,8 @@ COMMANDS = {
 
 # What only an extra brings; any other module that is missing is a fault of ours.
 _OF_EXTRAS = {
-    *("matplotlib", "onnx", "onnxruntime", "onnxscript", "pytriton"),
-    *("safetensors", "skimage", "sklearn", "tensorrt", "torch"),
+    *("fsspec", "matplotlib", "onnx", "onnxruntime", "onnxscript", "psutil", "pyarrow"),
+    *("pytriton", "ray", "safetensors", "skimage", "sklearn", "tensorrt", "torch"),
 }
 
 

@@ -4,7 +4,6 @@ Every step may refuse; only the last one writes, and it writes all or nothing.
 """
 
 import hashlib
-import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,13 +29,12 @@ from latentry.serving.manifest import (
     ServingPart,
     file_record,
 )
+from latentry.serving.perf_analyzer import PERF_INPUT_FILE, perf_input
 from latentry.serving.repository import MODEL_FILE, MODEL_PY, Entry, publish
-from latentry.serving.spec import GeneratorSpec, Role, check_name, spec_from_json
+from latentry.serving.spec import GeneratorSpec, check_name, spec_from_json
 from latentry.serving.wire import Arrays
 from latentry.training.checkpoint import checkpoint_digest, load_checkpoint
 
-PERF_INPUT_FILE = "perf_input.json"
-_PERF_ROWS = 64
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "latentry")
 
 
@@ -155,23 +153,6 @@ def export_generator(
     )
     on_step("publishing")
     return publish(repository, source.name, manifest, {**artefacts, **files})
-
-
-def perf_input(spec: GeneratorSpec) -> bytes:
-    """Return the ``--input-data`` file for perf_analyzer, whose random defaults are all invalid.
-
-    Rows go through the seeds and the classes; controls are always there, so that every request has
-    the same tensors and they batch together.
-    """
-    rows = []
-    for seed in range(_PERF_ROWS):
-        row: dict[str, list[int | float]] = {"seed": [seed]}
-        if spec.classes:
-            row[Role.CLASS_LABEL] = [seed % len(spec.classes)]
-        if spec.w:
-            row[Role.TRUNCATION_PSI] = [1.0]
-        rows.append(row)
-    return json.dumps({"data": rows}, indent=1).encode()
 
 
 def _generator(spec: GeneratorSpec, artefacts: Mapping[str, bytes]) -> Generator:

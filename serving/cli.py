@@ -4,7 +4,7 @@ import json
 import logging
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -49,6 +49,14 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=0, help="Engine threads of each; 0 means one for each core.")
     ] = None,
+    max_batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest batch, up to what the export proved."),
+    ] = None,
+    queue_delay_us: Annotated[
+        int | None,
+        typer.Option(min=0, help="Microseconds that a batch waits for more requests."),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="How much Triton logs.")] = LogLevel.WARNING,
     log_file: Annotated[Path | None, typer.Option(help="Triton's output, appended.")] = None,
     drain_s: Annotated[
@@ -85,6 +93,8 @@ def serve(
         metrics_port=metrics_port,
         instances=instances,
         threads=threads,
+        max_batch_size=max_batch_size,
+        max_queue_delay_microseconds=queue_delay_us,
         log_level=log_level.value,
         log_file=log_file,
         drain_s=drain_s,
@@ -117,7 +127,7 @@ def serve(
     run(options, say_ready)
 
 
-models = typer.Typer(help="List or remove the entries of a model repository.")
+models = typer.Typer(help="List, tune or remove the entries of a model repository.")
 
 
 @models.callback(invoke_without_command=True)
@@ -176,13 +186,71 @@ def remove_model(
         Console(stderr=True).print(f"removed {folder}")
 
 
-def doctor(as_json: AsJson = False) -> None:
+@models.command("tune")
+def tune_model(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    report: Annotated[
+        Path, typer.Option("--from", help="report.json of `latentry profile NAME --slo ...`.")
+    ],
+    repository: Repository = _REPOSITORY,
+) -> None:
+    """Serve a model from now on with the configuration that a profile recommends.
+
+    Only the serving part of its manifest changes: the model digest, every image and every running
+    job stay the same. A server takes the new values at its next start.
+
+    latentry models tune digits --from profile/report.json
+    """
+    from latentry.serving.repository import tune_entry
+
+    changes, model_digest = _recommendation(name, report)
+    entry = tune_entry(repository, name, changes, model_digest=model_digest)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    values = ", ".join(f"{key} {value}" for key, value in entry.manifest.serving)
+    console.print(f"{name} version {entry.version}: {values}")
+    console.print(f"model digest {entry.manifest.digest[:12]}, as before; restart its server")
+
+
+def _recommendation(name: str, report: Path) -> tuple[dict[str, int], str]:
+    """Return the ``serving`` values that ``report`` recommends and the digest they belong to."""
+    from latentry.serving.errors import BadRequest, NotFound
+
+    try:
+        content = json.loads(report.read_text())
+        model, model_digest = content["model"], content["model_digest"]
+        recommended = (content["slo"] or {}).get("recommended")
+    except OSError as error:
+        raise NotFound(f"{report} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadRequest(f"{report} is no report of `latentry profile`") from error
+    if model != name:
+        raise BadRequest(f"{report} is about {model}, not {name}")
+    if not recommended:
+        raise BadRequest(
+            f"{report} recommends nothing: nothing was found that is surely better than the "
+            "configuration that it was measured with, or no --slo was given"
+        )
+    return recommended, model_digest
+
+
+def doctor(
+    install: Annotated[
+        Literal["perf-analyzer"] | None,
+        typer.Option(help="Fetch this into the user's cache: perf-analyzer."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Look at this machine and say what is missing for serving, and what to do.
 
     latentry doctor
+
+    latentry doctor --install perf-analyzer
     """
     from latentry.serving.doctor import examine
 
+    if install:
+        _install_perf_analyzer()
+        return
     findings = examine()
     if as_json:
         _print_json([finding.__dict__ for finding in findings])
@@ -197,6 +265,15 @@ def doctor(as_json: AsJson = False) -> None:
         Console().print(table)
     if any(finding.status == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+def _install_perf_analyzer() -> None:
+    from latentry.serving.perf_analyzer import fetch_perf_analyzer, find_perf_analyzer
+
+    found = find_perf_analyzer() or fetch_perf_analyzer()
+    Console(stderr=True, soft_wrap=True, highlight=False).print(
+        f"perf_analyzer {found.version()}: {found.program}"
+    )
 
 
 def _facts(entry: "Entry") -> dict[str, Any]:

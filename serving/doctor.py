@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from latentry.serving.errors import ServeError
+from latentry.serving.errors import LatentryError, ServeError
+from latentry.serving.perf_analyzer import INSTALL_COMMAND, find_perf_analyzer
 from latentry.serving.tritonserver import find_tritonserver
 
 Status = Literal["ok", "warning", "error"]
 
 _SERVED_PYTHONS = ((3, 11), (3, 12))
 _ENGINES = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu"}
-_PLACEHOLDER_BYTES = 100_000
 _SHM_BYTES = 256 * 2**20
 
 
@@ -125,15 +125,23 @@ def _tritonserver() -> Iterator[Finding]:
 
 
 def _perf_analyzer() -> Iterator[Finding]:
-    path = shutil.which("perf_analyzer")
-    advice = "see docs/operations.md, 'perf_analyzer without the vendor's container'"
-    if path and Path(path).stat().st_size > _PLACEHOLDER_BYTES:
-        yield Finding("perf_analyzer", "ok", path)
-    elif _version("perf-analyzer") == "0.1.0":
-        found = "the placeholder package 0.1.0, which does nothing"
-        yield Finding("perf_analyzer", "warning", found, f"pip uninstall perf-analyzer; {advice}")
+    placeholder = _version("perf-analyzer") == "0.1.0"
+    if found := find_perf_analyzer():
+        try:
+            text = f"{found.version()}, {found.program}"
+        except (LatentryError, OSError) as error:
+            advice = f"remove {found.program}; {INSTALL_COMMAND}"
+            yield Finding("perf_analyzer", "warning", f"does not run: {error}", advice)
+            return
+        if placeholder:
+            text += "; pip's placeholder package 0.1.0 is passed over"
+        yield Finding("perf_analyzer", "ok", text)
+    elif placeholder:
+        text = "the placeholder package 0.1.0, which does nothing"
+        advice = f"pip uninstall perf-analyzer; {INSTALL_COMMAND}"
+        yield Finding("perf_analyzer", "warning", text, advice)
     else:
-        yield Finding("perf_analyzer", "warning", "none (only profiling needs it)", advice)
+        yield Finding("perf_analyzer", "warning", "none (only profiling needs it)", INSTALL_COMMAND)
 
 
 def _shared_memory() -> Iterator[Finding]:

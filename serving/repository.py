@@ -14,9 +14,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from latentry.serving.errors import BadRequest, EntryError, LatentryError, NotFound
-from latentry.serving.manifest import MANIFEST_FILE, Manifest, manifest_bytes, read_manifest
-from latentry.serving.spec import GeneratorSpec, check_name
+from latentry.serving.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    ServingPart,
+    manifest_bytes,
+    read_manifest,
+)
+from latentry.serving.spec import GeneratorSpec, check_name, explain
 from latentry.serving.triton_config import config_pbtxt
 from latentry.serving.wire import STREAM_MODEL
 
@@ -168,6 +176,71 @@ def remove_entry(repository: Path, name: str, version: int | None = None) -> lis
     return folders
 
 
+def with_serving(entry: Entry, changes: Mapping[str, int]) -> Entry:
+    """Return ``entry`` with some fields of its ``serving`` part changed; nothing is written.
+
+    Raises:
+        BadRequest: A value is not allowed, or the export did not prove batches of that size.
+    """
+    serving = entry.manifest.serving
+    try:
+        changed = ServingPart.model_validate({**serving.model_dump(), **changes})
+    except ValidationError as error:
+        raise BadRequest(f"{entry.name} cannot be served so: {explain(error)}") from error
+    proved = most_proved_batch(entry)
+    if changed.max_batch_size > max(proved, serving.max_batch_size):
+        raise BadRequest(
+            f"max_batch_size {changed.max_batch_size} is more than the export of {entry.name} "
+            f"proved ({proved}); export it again with --max-batch-size {changed.max_batch_size}"
+        )
+    manifest = entry.manifest.model_copy(update={"serving": changed})
+    return Entry(entry.name, entry.version, entry.folder, manifest)
+
+
+def most_proved_batch(entry: Entry) -> int:
+    """Return the largest batch up to which the export proved that rows do not depend on it."""
+    sizes = entry.manifest.record.parity.get("batch_sizes", ())
+    return max(sizes, default=entry.manifest.serving.max_batch_size)
+
+
+def tune_entry(
+    repository: Path, name: str, changes: Mapping[str, int], *, model_digest: str
+) -> Entry:
+    """Change the ``serving`` part of the newest version; return the entry as it is now.
+
+    The model digest, every image and every running server stay as they are: a server takes the new
+    values at its next start. The manifest is replaced whole, and ``config.pbtxt`` follows it.
+
+    Args:
+        repository: The model repository.
+        name: The model.
+        changes: Fields of :class:`latentry.serving.manifest.ServingPart`.
+        model_digest: What the values were measured with.
+
+    Raises:
+        NotFound: There is no such model.
+        BadRequest: The newest version has another digest, or a value is not allowed.
+        EntryError: The newest version is damaged.
+    """
+    check_name(name)
+    _version_folders(repository)
+    with _locked(repository):
+        (entry,) = newest_entries(repository, (name,))
+        if entry.manifest.digest != model_digest:
+            raise BadRequest(
+                f"{name} version {entry.version} has model digest {entry.manifest.digest[:12]}, "
+                f"the values were measured with {model_digest[:12]}; profile this version"
+            )
+        tuned = with_serving(entry, changes)
+        with _temporary_folder(repository) as temporary:
+            new = temporary / MANIFEST_FILE
+            _write_file(new, manifest_bytes(tuned.manifest))
+            new.rename(entry.folder / MANIFEST_FILE)
+        _sync_folder(entry.folder)
+        write_config(repository, name)
+    return tuned
+
+
 def write_config(repository: Path, name: str) -> None:
     """Make ``<name>/config.pbtxt`` follow the newest version; remove a model without any."""
     folder = repository / name
@@ -233,10 +306,7 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             half = temporary / folder.name
             half.mkdir()
             for name, data in files.items():
-                with (half / name).open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
+                _write_file(half / name, data)
             _sync_folder(half)
             folder.parent.mkdir(exist_ok=True)
             half.rename(folder)
@@ -245,6 +315,13 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         with suppress(OSError):  # it holds other versions
             folder.parent.rmdir()
         raise
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -22,7 +22,13 @@ import psutil
 
 from latentry.serving.canary import Canary, NoGolden, Pending, QueueFull
 from latentry.serving.errors import EntryError, ServeError
-from latentry.serving.repository import Entry, list_strays, newest_entries, verify_entry
+from latentry.serving.repository import (
+    Entry,
+    list_strays,
+    newest_entries,
+    verify_entry,
+    with_serving,
+)
 from latentry.serving.server_folder import (
     ServerFolder,
     create_server_folder,
@@ -61,6 +67,10 @@ class ServeOptions:
         port: gRPC port; 0 takes a free one. Likewise ``metrics_port``.
         instances: Copies of each model's process; None leaves it to the manifest.
         threads: Engine threads of each copy; None leaves it to the manifest.
+        max_batch_size: Largest batch; None leaves it to the manifest, which no value may exceed
+            beyond what the export proved.
+        max_queue_delay_microseconds: How long a batch waits for more requests; None leaves it to
+            the manifest.
         log_level: One of error, warning, info, debug.
         log_file: Where Triton's output goes; None keeps it in the private folder.
         start_s: Longest time until ready.
@@ -76,6 +86,8 @@ class ServeOptions:
     metrics_port: int = 8002
     instances: int | None = None
     threads: int | None = None
+    max_batch_size: int | None = None
+    max_queue_delay_microseconds: int | None = None
     log_level: str = "warning"
     log_file: Path | None = None
     start_s: float = 60.0
@@ -94,6 +106,7 @@ def serve(options: ServeOptions, on_ready: Callable[[Endpoint, list[Entry]], Non
     Raises:
         ServeError: It could not be started, failed the canary, or died too often.
         EntryError: An entry is damaged; all of them are listed.
+        BadRequest: An option is not allowed, or is beyond what an entry's export proved.
         NotFound: A model is not in the repository.
         KeyboardInterrupt: It was ended by SIGINT, after everything was cleaned up.
     """
@@ -126,11 +139,9 @@ def _verified_entries(options: ServeOptions) -> list[Entry]:
 
 
 def _with_options(entry: Entry, options: ServeOptions) -> Entry:
-    chosen = {"instances": options.instances, "threads": options.threads}
-    update = {key: value for key, value in chosen.items() if value is not None}
-    serving = entry.manifest.serving.model_copy(update=update)
-    manifest = entry.manifest.model_copy(update={"serving": serving})
-    return Entry(entry.name, entry.version, entry.folder, manifest)
+    names = ("instances", "threads", "max_batch_size", "max_queue_delay_microseconds")
+    chosen = {name: getattr(options, name) for name in names}
+    return with_serving(entry, {key: value for key, value in chosen.items() if value is not None})
 
 
 def _check_exposure(options: ServeOptions, installation: Installation) -> None:

@@ -20,6 +20,7 @@ import psutil
 
 from latentry.serving.engines.onnxruntime_cpu import engine_class
 from latentry.serving.errors import ServeError
+from latentry.serving.manifest import MANIFEST_FILE, manifest_bytes
 from latentry.serving.repository import CONFIG_FILE, MODEL_FILE, MODEL_PY, Entry
 from latentry.serving.triton_config import config_pbtxt
 from latentry.serving.tritonserver import SERVER_ID
@@ -139,9 +140,11 @@ def _link_entry(entry: Entry, repository: Path) -> None:
     folder = repository / entry.name / str(entry.version)
     folder.mkdir(parents=True)
     for path in entry.folder.iterdir():
-        if path.name != MODEL_FILE:
+        if path.name not in (MODEL_FILE, MANIFEST_FILE):
             (folder / path.name).symlink_to(path.resolve())
     (folder / MODEL_FILE).write_bytes(MODEL_PY)
+    # As it is served: with the options of this server, and whatever is tuned meanwhile.
+    (folder / MANIFEST_FILE).write_bytes(manifest_bytes(entry.manifest))
     config = config_pbtxt(entry.name, entry.manifest, {ENGINE_CLASS: engine_class()})
     (folder.parent / CONFIG_FILE).write_text(config)
 

@@ -56,7 +56,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[RunningServer]:
+def triton(repository: Path) -> Iterator[RunningServer]:
     """Return a real server on the shared repository; no test may break it."""
     with run_server(repository, "--instances", "1") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def server(triton: RunningServer) -> RunningServer:
+    """Return the same; the clients' tests have a quick double under this name."""
+    return triton

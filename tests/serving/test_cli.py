@@ -66,3 +66,45 @@ def test_doctor_speaks_json() -> None:
     names = [finding["name"] for finding in json.loads(done.stdout)]
     assert names[:2] == ["python", "numpy"]
     assert {"tritonserver", "perf_analyzer", "shared memory", "gpu"} <= set(names)
+
+
+def test_a_models_recommendation_is_written_once_it_fits(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / "wide", tmp_path / "models" / "wide")
+    listed = json.loads(run("models", "--repository", str(tmp_path / "models"), "--json").stdout)
+    report = {
+        "model": "wide",
+        "model_digest": listed["entries"][0]["model_digest"],
+        "slo": {"recommended": {"instances": 3, "max_batch_size": 8}},
+    }
+
+    def tune(content: object, name: str = "wide") -> "subprocess.CompletedProcess[str]":
+        path = tmp_path / "report.json"
+        path.write_text(json.dumps(content))
+        options = ["--from", str(path), "--repository", str(tmp_path / "models")]
+        return run("models", "tune", name, *options)
+
+    assert "measured with 000000000000" in tune({**report, "model_digest": "0" * 64}).stderr
+    assert "is about wide, not digits" in tune(report, "digits").stderr
+    assert "recommends nothing" in tune({**report, "slo": None}).stderr
+    assert "is no report of `latentry profile`" in tune([1]).stderr
+    done = tune(report)
+    assert done.returncode == 0
+    assert "max_batch_size 8" in done.stderr
+    assert "as before; restart its server" in done.stderr
+    listed = json.loads(run("models", "--repository", str(tmp_path / "models"), "--json").stdout)
+    assert listed["damaged"] == {}
+    assert listed["entries"][0]["serving"]["instances"] == 3
+    assert listed["entries"][0]["model_digest"] == report["model_digest"]
+
+
+def test_a_batch_beyond_what_was_proved_is_not_served(repository: Path) -> None:
+    options = ["--models", "wide", "--max-batch-size", "17", "--port", "0", "--metrics-port", "0"]
+    done = run("serve", "--repository", str(repository), *options)
+    assert done.returncode == 1
+    assert "17 is more than the export of wide proved (16)" in done.stderr
+
+
+def test_doctor_installs_what_it_finds_already_there(tmp_path: Path) -> None:
+    done = run("doctor", "--install", "something")
+    assert done.returncode == 2
+    assert "perf-analyzer" in done.stderr

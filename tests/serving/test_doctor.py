@@ -37,11 +37,25 @@ def test_the_placeholder_of_perf_analyzer_is_seen(
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     pretend_versions(monkeypatch, {"onnxruntime": "1", "perf-analyzer": "0.1.0"})
     finding = find("perf_analyzer")
     assert finding.status == "warning"
     assert "placeholder package 0.1.0" in finding.found
-    assert "pip uninstall perf-analyzer" in finding.advice
+    assert "pip uninstall perf-analyzer; latentry doctor --install" in finding.advice
+
+
+def test_a_perf_analyzer_that_does_not_run_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "perf_analyzer"
+    program.write_text("#!/bin/sh\necho libb64 is missing; exit 127\n" + "#" * 200_000)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    finding = find("perf_analyzer")
+    assert finding.status == "warning"
+    assert "libb64 is missing" in finding.found
+    assert f"remove {program}" in finding.advice
 
 
 def test_numpy_2_beside_the_wheels_triton_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,9 @@ from latentry.serving.repository import (
     newest_entries,
     publish,
     remove_entry,
+    tune_entry,
     verify_entry,
+    with_serving,
     write_config,
 )
 from latentry.serving.spec import GeneratorSpec
@@ -261,3 +263,50 @@ def test_an_entry_may_be_copied_to_another_repository(entry: Entry, tmp_path: Pa
     (copied,) = newest_entries(tmp_path / "elsewhere")
     verify_entry(copied)
     assert copied.manifest.digest == entry.manifest.digest
+
+
+def test_tuning_changes_the_serving_part_and_nothing_else(repository: Path, entry: Entry) -> None:
+    before = {path: path.read_bytes() for path in entry.folder.iterdir()}
+    changes = {"instances": 3, "threads": 1, "max_batch_size": 8}
+    tuned = tune_entry(repository, "model", changes, model_digest=entry.manifest.digest)
+    (found,) = newest_entries(repository, ("model",))
+    assert found == tuned
+    assert found.manifest.digest == entry.manifest.digest
+    assert found.manifest.serving.instances == 3
+    assert found.manifest.serving.max_queue_size == entry.manifest.serving.max_queue_size
+    assert found.manifest.record == entry.manifest.record
+    verify_entry(found)
+    changed = [path.name for path, data in before.items() if path.read_bytes() != data]
+    assert changed == [MANIFEST_FILE]
+    config = (repository / "model" / "config.pbtxt").read_text()
+    assert "count: 3" in config
+    assert "max_batch_size: 8" in config
+    assert not (repository.parent / TEMPORARY_FOLDER).exists()
+
+
+def test_tuning_refuses_another_digest_and_what_is_not_allowed(
+    repository: Path, entry: Entry
+) -> None:
+    digest = entry.manifest.digest
+    with pytest.raises(BadRequest, match="the values were measured with 000000000000; profile"):
+        tune_entry(repository, "model", {"instances": 3}, model_digest="0" * 64)
+    with pytest.raises(BadRequest, match="instances"):
+        tune_entry(repository, "model", {"instances": 0}, model_digest=digest)
+    with pytest.raises(BadRequest, match="cannot be served so"):
+        tune_entry(repository, "model", {"speed": 9}, model_digest=digest)
+    with pytest.raises(NotFound, match="other is not in"):
+        tune_entry(repository, "other", {}, model_digest=digest)
+    assert newest_entries(repository, ("model",)) == [entry]
+
+
+def test_no_batch_goes_beyond_what_was_proved(repository: Path) -> None:
+    manifest, files = make()
+    record = manifest.record.model_copy(update={"parity": {"batch_sizes": (1, 3, 7, 16)}})
+    serving = ServingPart(max_batch_size=8)
+    manifest = manifest.model_copy(update={"record": record, "serving": serving})
+    entry, _ = publish(repository, "proved", manifest, files)
+    assert with_serving(entry, {"max_batch_size": 16}).manifest.serving.max_batch_size == 16
+    with pytest.raises(BadRequest, match=r"17 is more than the export of proved proved \(16\)"):
+        with_serving(entry, {"max_batch_size": 17})
+    with pytest.raises(BadRequest, match="--max-batch-size 64"):
+        tune_entry(repository, "proved", {"max_batch_size": 64}, model_digest=manifest.digest)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from perf_analyzer import find_perf_analyzer
 from running_server import RunningServer
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
@@ -20,6 +19,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from latentry.clients import AsyncClient, BadRequest, Client, InvalidOutput, NotFound
 from latentry.serving.images import uint8_from_sample
 from latentry.serving.local import LocalTransport
+from latentry.serving.perf_analyzer import find_perf_analyzer
 from latentry.serving.repository import newest_entries
 from latentry.serving.seeds import LatentDrawer
 

@@ -1,0 +1,127 @@
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from running_server import LATENTRY, RunningServer
+
+from latentry.clients.profile_report import read_profile
+from latentry.serving.perf_analyzer import find_perf_analyzer
+
+pytestmark = pytest.mark.server
+
+needs_perf_analyzer = pytest.mark.skipif(
+    find_perf_analyzer() is None, reason="no perf_analyzer on this machine"
+)
+
+
+def profile(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(LATENTRY), "profile", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@needs_perf_analyzer
+def test_a_profile_and_one_against_it(
+    triton: RunningServer, repository: Path, tmp_path: Path
+) -> None:
+    options = ["digits", "--url", triton.url, "--repository", str(repository), "--quick"]
+    options += ["--window-s", "0.2", "--windows", "3", "--concurrency", "1,2,4", "--most-s", "0.8"]
+    first = profile(*options, "--rates", "30", "--batches", "1,8", "--out", str(tmp_path / "a"))
+    assert first.returncode == 0, first.stderr
+    assert "The knee is at" in first.stdout or "At most" in first.stdout
+    assert "report.html" in first.stdout
+    again = profile(
+        *(*options, "--batches", "1,8", "--out", str(tmp_path / "b"), "--json"),
+        *("--baseline", str(tmp_path / "a" / "report.json")),
+    )
+    assert again.returncode == 0, again.stderr
+    found = json.loads(again.stdout)
+    assert found["model"] == "digits"
+    assert [point["value"] for point in found["points"]] == [1, 4, 30, 1]
+    assert found["baseline"]["changes"]
+    assert read_profile(tmp_path / "b" / "report.json").baseline is not None
+
+
+def test_a_target_is_answered_for_the_running_server(
+    triton: RunningServer, repository: Path, tmp_path: Path
+) -> None:
+    options = ["digits", "--url", triton.url, "--repository", str(repository)]
+    done = profile(*options, "--slo", "p50=2s", "--budget-s", "0", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "The running server holds p50 <= 2000 ms at" in done.stdout
+    report = read_profile(tmp_path / "report.json")
+    assert report.slo is not None
+    assert report.slo.running.rate > 0
+    assert report.slo.recommended is None
+
+
+def test_an_interrupted_search_leaves_no_server(
+    triton: RunningServer, repository: Path, tmp_path: Path
+) -> None:
+    state = tmp_path / "slo-search.json"
+    arguments = ["digits", "--url", triton.url, "--repository", str(repository)]
+    arguments += ["--slo", "p50=2s", "--budget-s", "60", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        [str(LATENTRY), "profile", *arguments], stderr=subprocess.PIPE, text=True
+    ) as process:
+        family = _wait_for_tritonserver(psutil.Process(process.pid))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(40) == 130
+        assert process.stderr is not None
+        assert "the same command goes on from there" in process.stderr.read()
+    psutil.wait_procs(family, timeout=10)
+    assert not [member for member in family if member.is_running()]
+    assert json.loads(state.read_text())["running"]["rate"] > 0
+
+
+def _wait_for_tritonserver(process: psutil.Process) -> list[psutil.Process]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        family = process.children(recursive=True)
+        if any(member.name() == "tritonserver" for member in family):
+            return family
+        time.sleep(0.2)
+    raise AssertionError("no server was started")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--slo", "50ms"], "write p99=50ms"),
+        (["--concurrency", "1,x"], "--concurrency '1,x' is not understood"),
+        (["--batches", "1,64"], "--batches 1,64: digits takes 1 to 32"),
+        (["--baseline", "nothing.json"], "nothing.json cannot be read"),
+    ],
+)
+def test_a_wrong_option_says_what_is_right(
+    triton: RunningServer, tmp_path: Path, options: list[str], message: str
+) -> None:
+    done = profile("digits", "--url", triton.url, "--out", str(tmp_path / "out"), *options)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_perf_analyzer_the_way_to_it_is_said(triton: RunningServer, tmp_path: Path) -> None:
+    done = profile(
+        *("digits", "--url", triton.url, "--out", str(tmp_path)),
+        PATH="/usr/bin:/bin",
+        XDG_CACHE_HOME=str(tmp_path),
+    )
+    assert done.returncode == 1
+    assert "latentry doctor --install perf-analyzer" in done.stderr
+
+
+def test_nobody_there_is_try_again_later(tmp_path: Path) -> None:
+    done = profile("digits", "--url", "127.0.0.1:1", "--out", str(tmp_path / "out"))
+    assert done.returncode == 75
+    assert "no answer from 127.0.0.1:1" in done.stderr
