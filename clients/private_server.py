@@ -19,6 +19,7 @@ _OPTIONS = {
     "threads": "--threads",
     "max_batch_size": "--max-batch-size",
     "max_queue_delay_microseconds": "--queue-delay-us",
+    "max_queue_size": "--max-queue-size",
 }
 
 
@@ -32,7 +33,7 @@ def private_server(repository: Path, model: str, serving: Mapping[str, int]) -> 
     Args:
         repository: The model repository.
         model: Name of the model.
-        serving: Fields of the manifest's ``serving`` part; ``max_queue_size`` is the entry's own.
+        serving: Fields of the manifest's ``serving`` part.
 
     Raises:
         ServeError: It did not become ready; the message has its last words.

@@ -57,6 +57,12 @@ def serve(
         int | None,
         typer.Option(min=0, help="Microseconds that a batch waits for more requests."),
     ] = None,
+    max_queue_size: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Requests that may wait, others are refused as busy; 0 for any number."
+        ),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="How much Triton logs.")] = LogLevel.WARNING,
     log_file: Annotated[Path | None, typer.Option(help="Triton's output, appended.")] = None,
     drain_s: Annotated[
@@ -95,6 +101,7 @@ def serve(
         threads=threads,
         max_batch_size=max_batch_size,
         max_queue_delay_microseconds=queue_delay_us,
+        max_queue_size=max_queue_size,
         log_level=log_level.value,
         log_file=log_file,
         drain_s=drain_s,

@@ -70,7 +70,7 @@ class ServingPart(_Part):
 
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
     max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0
-    max_queue_size: Annotated[int, Field(ge=1)] = 4096
+    max_queue_size: Annotated[int, Field(ge=0)] = 0
     instances: Annotated[int, Field(ge=1, le=64)] = 2
     threads: Annotated[int, Field(ge=0, le=256)] = 0
 

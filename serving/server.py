@@ -22,6 +22,7 @@ import psutil
 
 from latentry.serving.canary import Canary, NoGolden, Pending, QueueFull
 from latentry.serving.errors import EntryError, ServeError
+from latentry.serving.manifest import ServingPart
 from latentry.serving.repository import (
     Entry,
     list_strays,
@@ -71,6 +72,8 @@ class ServeOptions:
             beyond what the export proved.
         max_queue_delay_microseconds: How long a batch waits for more requests; None leaves it to
             the manifest.
+        max_queue_size: Requests that may wait before others are refused as busy, 0 for any number;
+            None leaves it to the manifest.
         log_level: One of error, warning, info, debug.
         log_file: Where Triton's output goes; None keeps it in the private folder.
         start_s: Longest time until ready.
@@ -88,6 +91,7 @@ class ServeOptions:
     threads: int | None = None
     max_batch_size: int | None = None
     max_queue_delay_microseconds: int | None = None
+    max_queue_size: int | None = None
     log_level: str = "warning"
     log_file: Path | None = None
     start_s: float = 60.0
@@ -139,7 +143,7 @@ def _verified_entries(options: ServeOptions) -> list[Entry]:
 
 
 def _with_options(entry: Entry, options: ServeOptions) -> Entry:
-    names = ("instances", "threads", "max_batch_size", "max_queue_delay_microseconds")
+    names = ServingPart.model_fields
     chosen = {name: getattr(options, name) for name in names}
     return with_serving(entry, {key: value for key, value in chosen.items() if value is not None})
 

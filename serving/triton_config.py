@@ -58,10 +58,12 @@ def _outputs(spec: GeneratorSpec) -> list[str]:
 
 
 def _scheduling(serving: ServingPart) -> list[str]:
+    # Only where asked for: a limit keeps Triton from preparing batches ahead (docs/design.md).
+    limit = f"  default_queue_policy {{ max_queue_size: {serving.max_queue_size} }}"
     return [
         "dynamic_batching {",
         f"  max_queue_delay_microseconds: {serving.max_queue_delay_microseconds}",
-        f"  default_queue_policy {{ max_queue_size: {serving.max_queue_size} }}",
+        *([limit] if serving.max_queue_size else []),
         "}",
         f"instance_group [ {{ count: {serving.instances} kind: KIND_CPU }} ]",
     ]

@@ -16,7 +16,7 @@ def test_a_configuration_is_served_for_a_while_and_nothing_else_changes(reposito
         "threads": 1,
         "max_batch_size": 4,
         "max_queue_delay_microseconds": 100,
-        "max_queue_size": 4096,
+        "max_queue_size": 0,
     }
     manifest = (repository / "digits" / "1" / "latentry.json").read_bytes()
     with private_server(repository, "digits", serving) as url, Client(url) as client:

@@ -196,7 +196,7 @@ def test_what_the_server_runs_with_and_uses(triton: RunningServer) -> None:
     configuration = served_configuration(triton.url, "digits")
     assert configuration["instances"] == 1
     assert configuration["max_batch_size"] == 32
-    assert configuration["max_queue_size"] == 4096
+    assert configuration["max_queue_size"] == 0
     with ServerUsage(triton.url).watch() as watched, Client(triton.url) as client:
         client.generate("textures", seeds=range(200))
     begin, end = watched.times_s[0], watched.times_s[-1]

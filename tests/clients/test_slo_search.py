@@ -24,7 +24,7 @@ from latentry.serving.errors import BadRequest, ServeError
 DEFAULT = {
     "max_batch_size": 32,
     "max_queue_delay_microseconds": 0,
-    "max_queue_size": 4096,
+    "max_queue_size": 0,
     "instances": 2,
     "threads": 0,
 }
