@@ -51,16 +51,18 @@ class Batch:
         seeds: int64 [N].
         controls: Every control in effect, by role, [N].
         sha256: Hexadecimal SHA-256 of each image's pixels.
+        seen: Those of all images of the shard that were judged before; for filters to add to.
     """
 
     images: Uint8
     seeds: NDArray[np.int64]
     controls: Mapping[str, NDArray[Any]]
     sha256: Sequence[str]
+    seen: set[str]
 
 
 class Filter(Protocol):
-    """Judges samples; made anew for each shard."""
+    """Judges samples; what it knows of a shard is in the batches."""
 
     def judge(self, batch: Batch) -> Sequence[str | None]:
         """Return for each sample None, or the reason why it is rejected."""
@@ -347,14 +349,11 @@ class _Constant:
 
 
 class _Duplicates:
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
-
     def judge(self, batch: Batch) -> list[str | None]:
         reasons: list[str | None] = []
         for sha256 in batch.sha256:
-            reasons.append("duplicate" if sha256 in self._seen else None)
-            self._seen.add(sha256)
+            reasons.append("duplicate" if sha256 in batch.seen else None)
+            batch.seen.add(sha256)
         return reasons
 
 

@@ -71,9 +71,9 @@ class RayWorkers:
         running: set[Any] = set()
         while True:
             resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            cores = self._count or int(resources.get("CPU", 1))
             # One more for each core waits, so that none is idle between two shards.
-            for number in islice(numbers, max(0, 2 * cores - len(running))):
+            most = self._count or 2 * int(resources.get("CPU", 1))
+            for number in islice(numbers, max(0, most - len(running))):
                 running.add(make.remote(shared, number))
             if not running:
                 return

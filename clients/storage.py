@@ -75,8 +75,8 @@ class LocalFolder:
     """A folder on a file system of this machine or a shared one."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.url = str(path)
+        self.path = path.absolute()  # workers on other machines have other current folders
+        self.url = str(self.path)
 
     def sizes(self) -> dict[str, int]:
         """Return the size of every file; temporary ones and the lock are left out."""
@@ -171,7 +171,12 @@ class LocalFolder:
                 f"{self.path / name} cannot be written: {error.strerror}; when that is mended, the "
                 "same command goes on from here"
             )
-        there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if error.errno == errno.EDQUOT:
+            return OutOfSpace(
+                f"your disk quota has no room for {self.path / name}, {size:,} bytes; free some "
+                "and run the same command again, it goes on from here"
+            )
+        there = next(path for path in (self.path, *self.path.parents) if path.exists())
         state = os.statvfs(there)
         free = state.f_bavail * state.f_frsize
         short = max(size - free, 1)

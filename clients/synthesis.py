@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from latentry.clients.client import Client
 from latentry.clients.filters import (
     Batch,
+    FilterOptions,
     NetworkOptions,
     file_hashes,
     load_network,
@@ -55,6 +56,7 @@ DEFAULT_RETRY_FOR_S = 300.0
 # Samples that are asked for together: enough requests in flight to keep a server busy.
 _DRAWN_TOGETHER, _BYTES_TOGETHER = 256, 64 * 2**20
 _SHEET_SHARDS, _SHEET_SAMPLES = 8, 8
+_MOST_REASONS = 100
 
 Progress = Callable[[int], None]
 """Told how many more samples are accepted; a negative number when work was lost."""
@@ -200,7 +202,9 @@ class Totals:
         self.size += record.size
         self.by_class.update(record.by_class)
         self.missing.update(record.missing)
-        self.rejected.update(rejection.reason for rejection in record.rejected)
+        for rejection in record.rejected:
+            known = rejection.reason in self.rejected or len(self.rejected) < _MOST_REASONS
+            self.rejected[rejection.reason if known else "other reasons"] += 1
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts for files and scripts."""
@@ -220,10 +224,16 @@ class ShardMaker:
     def __init__(self, work: Work) -> None:
         self._record = work.record
         self._job = work.record.job
-        self._client = work.origin.open_client(self._job.model, work.record.model_digest)
         self._storage = storage_from_url(work.out)
+        if file_hashes(_judges(self._job)) != work.record.files:
+            raise JobError(
+                "a file of the job's filters was changed while the job ran; put it back "
+                f"({', '.join(work.record.files)}), or give another --out"
+            )
+        self._filters = [options.load() for options in self._job.filters]
         features = self._job.output.features
         self._features = load_network(features) if features else None
+        self._client = work.origin.open_client(self._job.model, work.record.model_digest)
         row_bytes = work.record.spec.image.row_bytes
         self._together = max(1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // row_bytes))
         self._engine_class = ""
@@ -248,6 +258,7 @@ class ShardMaker:
             LatentryError: The source failed for longer than it may.
         """
         plan = self._record.plan.shard(number)
+        self._engine_class = ""
         samples, missing, rejected = self._drawn(plan, progress)
         output, spec = self._job.output, self._record.spec
         data = shard_bytes(samples, output, spec.image, self._record.model_digest)
@@ -271,9 +282,8 @@ class ShardMaker:
     def draw_samples(self, plan: ShardPlan, count: int) -> list[Sample]:
         """Return the first ``count`` samples of a shard as they are before any is replaced."""
         places = np.arange(min(count, len(plan)))
-        return [
-            sample for sample, _ in self._judged(plan, places, plan.seeds[places], []) if sample
-        ]
+        judged = self._judged(plan, places, plan.seeds[places], None)
+        return [sample for sample, _ in judged if sample]
 
     def _drawn(
         self, plan: ShardPlan, progress: Progress
@@ -285,13 +295,13 @@ class ShardMaker:
         """
         accepted: dict[int, Sample] = {}
         rejected: list[Rejection] = []
-        filters = [options.load() for options in self._job.filters]
+        seen: set[str] = set()
         reserve = iter(plan.reserve)
         places, seeds = np.arange(len(plan)), plan.seeds
         while len(places):
             again: list[int] = []
             for part in split(len(places), self._together):
-                judged = self._judged(plan, places[part], seeds[part], filters)
+                judged = self._judged(plan, places[part], seeds[part], seen)
                 progress(sum(sample is not None for sample, _ in judged))
                 for place, seed, (sample, reason) in zip(
                     places[part].tolist(), seeds[part].tolist(), judged, strict=True
@@ -314,45 +324,52 @@ class ShardMaker:
         plan: ShardPlan,
         places: NDArray[np.int64],
         seeds: NDArray[np.int64],
-        filters: Sequence[Any],
+        seen: set[str] | None,
     ) -> list[tuple[Sample | None, str]]:
-        """Draw ``seeds`` for ``places``; return for each the sample, or why there is none."""
+        """Draw ``seeds`` for ``places``; return for each the sample, or why there is none.
+
+        ``seen`` None asks no filter.
+        """
         labels = None if plan.labels is None else plan.labels[places]
         controls = self._job.controls_of(self._record.spec, seeds, labels)
         images, finite = self._images(seeds, controls)
-        reasons: list[str | None] = [None if fine else "NaN or infinity" for fine in finite]
-        kept = np.flatnonzero(finite)
         hashes = [pixel_sha256(image) for image in images]
-        for judge in filters:
-            if not len(kept):
-                break
-            batch = Batch(
-                images=images[kept],
-                seeds=seeds[kept],
-                controls={role: values[kept] for role, values in controls.items()},
-                sha256=[hashes[place] for place in kept],
+        reasons: list[str | None] = [None if fine else "NaN or infinity" for fine in finite]
+        if seen is not None:
+            self._ask_filters(Batch(images, seeds, controls, hashes, seen), reasons)
+        kept = [place for place, reason in enumerate(reasons) if reason is None]
+        vectors = dict(zip(kept, self._vectors(images[kept]), strict=True))
+        judged: list[tuple[Sample | None, str]] = []
+        for place, reason in enumerate(reasons):
+            if reason is not None:
+                judged.append((None, reason))
+                continue
+            sample = Sample(
+                index=plan.first_index + int(places[place]),
+                seed=int(seeds[place]),
+                controls={role: values[place] for role, values in controls.items()},
+                sha256=hashes[place],
+                data=data_from_image(images[place], self._job.output.image_format),
+                features=vectors[place],
             )
-            for place, reason in zip(kept.tolist(), judge.judge(batch), strict=True):
+            judged.append((sample, ""))
+        return judged
+
+    def _ask_filters(self, batch: Batch, reasons: list[str | None]) -> None:
+        """Put the reasons of the filters in; each is asked of what those before it let pass."""
+        for judge in self._filters:
+            kept = [place for place, reason in enumerate(reasons) if reason is None]
+            if not kept:
+                return
+            part = Batch(
+                images=batch.images[kept],
+                seeds=batch.seeds[kept],
+                controls={role: values[kept] for role, values in batch.controls.items()},
+                sha256=[batch.sha256[place] for place in kept],
+                seen=batch.seen,
+            )
+            for place, reason in zip(kept, judge.judge(part), strict=True):
                 reasons[place] = reason
-            kept = np.array([place for place in kept if reasons[place] is None], np.int64)
-        vectors = self._vectors(images[kept])
-        taken = {place: turn for turn, place in enumerate(kept.tolist())}
-        return [
-            (None, reason)
-            if (reason := reasons[place]) is not None
-            else (
-                Sample(
-                    index=plan.first_index + int(places[place]),
-                    seed=int(seeds[place]),
-                    controls={role: values[place] for role, values in controls.items()},
-                    sha256=hashes[place],
-                    data=data_from_image(images[place], self._job.output.image_format),
-                    features=vectors[taken[place]],
-                ),
-                "",
-            )
-            for place in range(len(places))
-        ]
 
     def _vectors(self, images: Uint8) -> NDArray[np.float32]:
         if self._features is None or not len(images):
@@ -419,34 +436,44 @@ def record_from_job(job: Job, info: ModelInfo) -> JobRecord:
     if job.output.features:
         load_network(job.output.features)
     return JobRecord(
-        job=job,
+        # Which digest is meant stands beside it, whether or not the job named one.
+        job=job.model_copy(update={"model_digest": None}),
         model_digest=info.model_digest,
         engine_class=job.engine_class or info.engine_class,
         spec=info.spec,
         # A job that takes any engine gives up equal bytes, and need not ask for equal encoders.
         encoders={} if job.engine_class else _versions(job),
-        files=file_hashes([*job.filters, *([job.output.features] if job.output.features else [])]),
+        files=file_hashes(_judges(job)),
         samples=plan.samples,
         shards=plan.shards,
     )
 
 
-def _networks(job: Job) -> list[NetworkOptions]:
-    """Return the networks that run beside the generator, in the job's own process."""
-    networks = [options for options in job.filters if isinstance(options, NetworkOptions)]
-    return [*networks, *([job.output.features] if job.output.features else [])]
+def _judges(job: Job) -> list[FilterOptions | NetworkOptions]:
+    """Return what works on images beside the generator, in the job's own processes."""
+    return [*job.filters, *([job.output.features] if job.output.features else [])]
 
 
 def _versions(job: Job) -> dict[str, str]:
     """Return the versions of everything but the generator's engine on which a byte depends."""
     versions = encoder_versions(job.output)
-    return {**versions, **network_versions()} if _networks(job) else versions
+    networks = any(isinstance(options, NetworkOptions) for options in _judges(job))
+    return {**versions, **network_versions()} if networks else versions
 
 
-def open_record(job: Job, origin: Origin) -> JobRecord:
-    """Return the record of ``job`` for the model that ``origin`` offers now; errors as above."""
-    with origin.open_client(job.model, job.model_digest) as client:
+def open_record(job: Job, origin: Origin, begun: str | None = None) -> JobRecord:
+    """Return the record of ``job`` for the model that ``origin`` offers; errors as above.
+
+    A repository may have newer versions of the model by now; a job that was ``begun`` with a model
+    digest goes on with it.
+    """
+    with origin.open_client(job.model, job.model_digest or begun) as client:
         return record_from_job(job, client.info(job.model))
+
+
+def begun_digest(storage: Storage) -> str | None:
+    """Return the model digest of the job in ``storage``; None where there is none yet."""
+    return read_job(storage).model_digest if JOB_FILE in storage.sizes() else None
 
 
 def begin(storage: Storage, record: JobRecord) -> None:
@@ -673,14 +700,14 @@ def run_job(
         OutOfSpace: The disk is full; what is made stays, and the same call goes on.
         LatentryError: The source failed.
     """
-    record = open_record(job, origin)
     storage = storage_from_url(out)
+    record = open_record(job, origin, begun_digest(storage))
     with storage.locked(take_over=take_over):
         begin(storage, record)
         numbers, there = shards_to_make(storage, record, limit)
         on_start(record, sum(record.plan.size(number) for number in numbers), there)
         if numbers:
             storage.remove(INDEX_FILE)  # of when the job was whole
-            for _ in crew(Work(record, origin, out), numbers, progress):
+            for _ in crew(Work(record, origin, storage.url), numbers, progress):
                 pass
         return finish(storage, record)

@@ -139,7 +139,7 @@ def run(
             on_start=on_start,
             progress=progress,
         )
-    _show_totals(where, totals, time.monotonic() - started, as_json=as_json)
+    _show_totals(where, totals, time.monotonic() - started, limit, as_json=as_json)
 
 
 @app.command()
@@ -156,7 +156,7 @@ def verify(
 ) -> None:
     """Check every hash of a job's output, and draw some samples again. Exit code 1 on any fault.
 
-    Also lists images that are in several shards; those are no fault.
+    Also lists images that are there more than once; those are no fault.
 
         latentry synthesize verify digits/
 
@@ -292,7 +292,9 @@ def _show_estimate(job: Job, origin: Origin, workers: int, *, as_json: bool) -> 
     typer.echo("nothing was written")
 
 
-def _show_totals(out: str, totals: Totals, elapsed_s: float, *, as_json: bool) -> None:
+def _show_totals(
+    out: str, totals: Totals, elapsed_s: float, limit: int | None, *, as_json: bool
+) -> None:
     storage = storage_from_url(out)
     whole = INDEX_FILE in storage.sizes()
     if as_json:
@@ -311,6 +313,12 @@ def _show_totals(out: str, totals: Totals, elapsed_s: float, *, as_json: bool) -
         typer.echo(
             f"error: incomplete: {which} missing, the shards' reserves are used up; look at the "
             "rejections, raise [samples] reserve or loosen the filters, and give another --out",
+            err=True,
+        )
+        raise typer.Exit(EXIT_FAULT)
+    if not whole and limit is None:
+        typer.echo(
+            f"error: shards that were made are not in {out}; is it one folder for all nodes?",
             err=True,
         )
         raise typer.Exit(EXIT_FAULT)

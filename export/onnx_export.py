@@ -139,8 +139,8 @@ class _StageGraph(nn.Module):
 def _finish_image(sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return image, sample and peak of float32 [N, C, H, W]."""
     image = (sample * 127.5 + 128).clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
-    # ReduceMax of ONNX Runtime passes over NaN at most positions; 0 times what is not finite is NaN,
-    # and no sum loses that.
+    # ReduceMax of ONNX Runtime passes over NaN at most positions; 0 times what is not finite is
+    # NaN, and no sum loses that.
     peak = sample.abs().amax((1, 2, 3)) + (sample * 0.0).sum((1, 2, 3))
     return image, sample, peak
 

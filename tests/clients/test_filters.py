@@ -2,6 +2,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,13 @@ def batch_of(images: np.ndarray, labels: Sequence[int] | None = None) -> Batch:
         seeds=np.arange(len(images), dtype=np.int64),
         controls={} if labels is None else {"class_label": np.array(labels, np.int64)},
         sha256=[pixel_sha256(image) for image in images],
+        seen=set(),
     )
 
 
 def part_of(batch: Batch, part: slice) -> Batch:
     controls = {role: values[part] for role, values in batch.controls.items()}
-    return Batch(batch.images[part], batch.seeds[part], controls, batch.sha256[part])
+    return Batch(batch.images[part], batch.seeds[part], controls, batch.sha256[part], batch.seen)
 
 
 # --- constant, duplicates -----------------------------------------------------------------------
@@ -71,9 +73,10 @@ def test_constant_images_are_rejected() -> None:
 def test_duplicates_are_those_after_the_first_in_any_batch() -> None:
     images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
     judge = load("duplicates")
-    assert judge.judge(batch_of(images[[0, 1, 0]])) == [None, None, "duplicate"]
-    assert judge.judge(batch_of(images[[2, 1]])) == [None, "duplicate"]
-    assert load("duplicates").judge(batch_of(images)) == [None] * 4  # each shard begins anew
+    first, second = batch_of(images[[0, 1, 0]]), batch_of(images[[2, 1]])
+    assert judge.judge(first) == [None, None, "duplicate"]
+    assert judge.judge(replace(second, seen=first.seen)) == [None, "duplicate"]
+    assert judge.judge(batch_of(images)) == [None] * 4  # each shard begins anew
 
 
 # --- a real classifier --------------------------------------------------------------------------
@@ -314,7 +317,9 @@ def test_verdicts_do_not_depend_on_how_a_batch_is_cut(
         found = [
             v for part in parts if part.start < part.stop for v in cut.judge(part_of(batch, part))
         ]
+        batch.seen.clear()
         assert found == whole.judge(batch)
+        batch.seen.clear()
 
 
 def test_one_row_decides_nothing_for_another(
