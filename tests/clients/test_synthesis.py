@@ -6,7 +6,7 @@ import re
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,21 @@ from latentry.clients import Client
 from latentry.clients.cli import main
 from latentry.clients.jobs import Job, plan_from_job
 from latentry.clients.shards import pixel_sha256
+from latentry.clients.storage import LocalFolder
+from latentry.clients.synthesis import (
+    Origin,
+    Progress,
+    ShardRecord,
+    Work,
+    make_here,
+    read_job,
+    run_job,
+)
+from latentry.clients.verification import verify_job
+from latentry.serving.errors import JobError
 from latentry.serving.local import LocalTransport
+from latentry.serving.manifest import file_record
+from latentry.serving.repository import newest_entries, publish
 from latentry.serving.spec import GeneratorSpec
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")
@@ -556,3 +570,59 @@ def test_an_object_store_gets_the_same_files(run: Run, made: Path) -> None:
     finally:
         files.store.clear()
     assert found == tree(made)
+
+
+def test_a_begun_job_goes_on_with_its_version_of_the_model(
+    repository: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "repository"
+    shutil.copytree(repository / "wide", own / "wide")
+    job = Job.model_validate(
+        {"model": "wide", "samples": {"seeds": "0-19"}, "output": {"shard_size": 5}}
+    )
+    out = str(tmp_path / "out")
+    run_job(job, Origin(own), out, limit=5)
+    digest = read_job(LocalFolder(Path(out))).model_digest
+    _publish_another_wide(own)
+    assert newest_entries(own)[0].manifest.digest != digest
+    assert run_job(job, Origin(own), out).samples == 20
+    assert read_job(LocalFolder(Path(out))).model_digest == digest
+    assert verify_job(out, Origin(own), samples=20).drawn_again == 20
+
+
+def _publish_another_wide(repository: Path) -> None:
+    """Publish a second version, with another digest: its artefact has one more comment."""
+    (entry,) = newest_entries(repository)
+    files = {name: (entry.folder / name).read_bytes() for name in entry.manifest.files()}
+    files["generator.onnx"] += b"\x32\x01 "  # ModelProto.doc_string
+    model = entry.manifest.model
+    artefacts = {"generator.onnx": file_record(files["generator.onnx"])}
+    manifest = entry.manifest.model_copy(
+        update={"model": model.model_copy(update={"artefacts": artefacts})}
+    )
+    manifest.__dict__.pop("digest", None)
+    publish(repository, "wide", manifest, files)
+
+
+def test_a_filter_that_changes_while_the_job_runs_stops_it(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "changing_filter.py"
+    source.write_text(
+        "def all_of_them(images, seeds, controls):\n    return [None] * len(images)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    job = Job.model_validate(
+        {
+            "model": "wide",
+            "samples": {"seeds": "0-9"},
+            "filters": [{"kind": "python", "function": "changing_filter:all_of_them"}],
+        }
+    )
+
+    def crew(work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[ShardRecord]:
+        source.write_text(source.read_text() + "# edited\n")
+        return make_here(work, numbers, progress)
+
+    with pytest.raises(JobError, match="was changed while the job ran.*changing_filter.py"):
+        run_job(job, Origin(repository), str(tmp_path / "out"), crew=crew)
