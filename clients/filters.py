@@ -12,6 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
 
 _NETWORK_BATCH = 32
+# A tensor's external_data in an ONNX file: the key "location", a length of one byte, a file's name.
+_EXTERNAL_DATA = re.compile(rb"\x0a\x08location\x12[\x01-\x7f]([\w./ -]+)")
 
 
 @dataclass(frozen=True)
@@ -308,8 +311,15 @@ def load_network(options: NetworkOptions) -> Network:
     """
     from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
 
+    data = options.file.read_bytes()
+    if outside := _EXTERNAL_DATA.search(data):
+        raise BadRequest(
+            f"{options.file} keeps its weights in another file, "
+            f"{outside[1].decode(errors='replace')}; write one file that holds all, as "
+            "torch.onnx.export(..., external_data=False) does"
+        )
     try:
-        engine = OnnxRuntimeEngine(options.file.read_bytes(), threads=1)
+        engine = OnnxRuntimeEngine(data, threads=1)
     except Exception as error:  # ONNX Runtime's errors share no base of their own
         raise BadRequest(f"ONNX Runtime cannot load {options.file}: {error}") from error
     return Network(options, engine)
@@ -409,7 +419,8 @@ class _Python:
 
     def judge(self, batch: Batch) -> list[str | None]:
         try:
-            answer = list(self._function(batch.images, batch.seeds, dict(batch.controls)))
+            with redirect_stdout(sys.stderr):  # standard output is the command's own
+                answer = list(self._function(batch.images, batch.seeds, dict(batch.controls)))
         except (Exception, SystemExit) as error:  # whatever the user's function raises
             raise BadRequest(f"filter {self._name} failed: {_told(error)}") from error
         good = all(item is None or isinstance(item, str) for item in answer)

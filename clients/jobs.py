@@ -178,9 +178,15 @@ class OutputPart(_Strict):
     shard_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     features: NetworkOptions | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _npz_is_raw(cls, value: Any) -> Any:
+        is_npz = isinstance(value, dict) and value.get("format") == "npz"
+        return {"image": "raw", **value} if is_npz else value
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.format == "npz" and "image" in self.model_fields_set and self.image != "raw":
+        if self.format == "npz" and self.image != "raw":
             raise ValueError('npz holds one array of pixels: image = "raw"')
         if self.features and self.format != "parquet":
             raise ValueError('feature vectors are written with format = "parquet"')

@@ -184,11 +184,12 @@ def compare(profile: Profile, baseline: Profile) -> Comparison:
         )
     ]
     names = ("model", "model_digest", "engine_class", "configuration", "versions")
-    differences = [
-        f"{name}: {getattr(baseline, name)} -> {getattr(profile, name)}"
-        for name in names
-        if getattr(baseline, name) != getattr(profile, name)
+    facts = [(name, getattr(baseline, name), getattr(profile, name)) for name in names]
+    facts += [
+        (f"machine {name}", baseline.machine.get(name), profile.machine.get(name))
+        for name in ("cores", "system")
     ]
+    differences = [f"{name}: {old} -> {new}" for name, old, new in facts if old != new]
     return Comparison(
         created=baseline.created, differences=tuple(differences), changes=tuple(changes)
     )
@@ -327,6 +328,17 @@ def missing_figures(points: Sequence[Point]) -> list[str]:
     return lines
 
 
+def failed_requests(profile: Profile) -> list[str]:
+    """Return which streams and requests of the formats failed, one line for each error."""
+    groups = {"Streams": profile.streams.errors} if profile.streams else {}
+    groups |= {f"Format {item.image_format}": item.errors for item in profile.formats}
+    return [
+        f"{name}: {count} failed: {text}"
+        for name, errors in groups.items()
+        for text, count in errors.items()
+    ]
+
+
 def point_rows(
     points: Sequence[Point], kind: str, *, short: bool = False
 ) -> tuple[list[str], list[list[str]]]:
@@ -395,6 +407,10 @@ def _slo_answers(slo: SloAnswer | None) -> Iterator[str]:
         return
     objective = str(slo.objective)
     yield f"The running server {show_holding(slo.running, objective)}."
+    if slo.oldest:
+        yield f"The oldest of these measurements is of {slo.oldest}."
+    if slo.no_search:
+        yield slo.no_search
     if not slo.candidates:
         return
     default = slo.candidates[0]
@@ -446,12 +462,24 @@ def _tables(profile: Profile) -> Iterator[str]:
             yield _table(heading, rows)
     for line in missing_figures(profile.points):
         yield f'<p class="small">{html.escape(line)}</p>'
+    if streams := profile.streams:
+        heading = [f"streams of {streams.samples}", "failed", "first chunk p50 ms", "gap p50 ms"]
+        figures = (show(streams.first_chunk_ms["50"]), show(streams.gap_ms["50"]))
+        failed = str(sum(streams.errors.values()))
+        yield _table(heading, [[str(streams.streams), failed, *figures]])
     if profile.formats:
         rows = [
-            [item.image_format, show(item.throughput), str(item.answer_bytes)]
+            [
+                item.image_format,
+                show(item.throughput),
+                str(item.answer_bytes),
+                str(sum(item.errors.values())),
+            ]
             for item in profile.formats
         ]
-        yield _table(["format, 16 outstanding", "requests/s", "bytes of an answer"], rows)
+        yield _table(["format, 16 outstanding", "requests/s", "bytes of an answer", "failed"], rows)
+    for line in failed_requests(profile):
+        yield f'<p class="bad">{html.escape(line)}</p>'
     if profile.slo and profile.slo.candidates:
         yield _table(*candidate_rows(profile.slo))
     if profile.baseline:

@@ -9,6 +9,7 @@ import csv
 import mmap
 import re
 import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -39,11 +40,16 @@ if TYPE_CHECKING:
 PERCENTS = (50.0, 90.0, 95.0, 99.0)
 CROSS_CHECK_WINDOWS = 7
 CROSS_CHECK_TOLERANCE = 0.05
+CROSS_CHECK_MOST_S = 10.0  # of one window
 
 _PERF_WINDOWS = 3  # perf_analyzer's own, of which its -p is the length ...
 _PERF_STRETCH = 1.2  # ... times this (measured, 2.51)
 _SENDING_THREADS = 32
 _ATTEMPTS = 4
+_TEXT_BYTES = 4  # of one value in the export, such as "255,"
+_SPACE_SHARE = 0.25  # of what is free, for one export
+_LEAST_RUN_S = 0.4  # perf_analyzer's shortest windows
+_LEAST_COMPARED = 20  # requests in each window of the cross-check
 _TOO_SHORT = "No valid requests recorded within time interval"
 _LEAST_HEIGHT = 0.1  # of a knee; below it throughput grows all along
 _ANY = "1000000"  # per cent that windows may be apart; at 999 a hiccup makes it give up
@@ -207,6 +213,8 @@ class Bench:
         url: ``HOST:PORT``.
         model: Name of the model.
         input_file: ``perf_input.json`` of the entry.
+        image_values: Values of one image, which the per-request export holds as text; 0 leaves its
+            size alone.
         usage: Watches the server's processes; of none where the server is remote.
     """
 
@@ -214,13 +222,24 @@ class Bench:
     url: str
     model: str
     input_file: Path
+    image_values: int = 0
     usage: ServerUsage = field(init=False)
 
     def __post_init__(self) -> None:
         self.usage = ServerUsage(self.url)
 
-    def point(self, kind: Kind, value: float, seconds: float, windows: int) -> Point:
-        """Measure one setting of a sweep; a failed request makes a point that says so."""
+    def point(
+        self, kind: Kind, value: float, seconds: float, windows: int, *, most_rate: float = 0.0
+    ) -> Point:
+        """Measure one setting of a sweep; a failed request makes a point that says so.
+
+        Args:
+            kind: What is swept.
+            value: Its value.
+            seconds: Length of the measurement; shorter where the export would fill the disk.
+            windows: Its windows.
+            most_rate: Requests a second to be reckoned with.
+        """
         batch = int(value) if kind == "batch" else 1
         load = {
             "concurrency": ("--concurrency-range", f"{value:g}"),
@@ -228,6 +247,7 @@ class Bench:
             "request_rate": _rate_arguments(value, "poisson"),
         }[kind]
         try:
+            seconds = self._seconds_that_fit(seconds, most_rate * batch)
             with self.usage.watch() as watched:
                 found = self.run_perf_analyzer(load, batch, seconds, windows)
         except LatentryError as error:
@@ -273,6 +293,19 @@ class Bench:
             "may be too slow for windows so short: give longer ones with --window-s"
         )
 
+    def _seconds_that_fit(self, seconds: float, images_per_s: float) -> float:
+        """Return for how long the export may grow; raises ServerFault where that is nothing."""
+        bytes_per_s = images_per_s * self.image_values * _TEXT_BYTES
+        folder = tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+        if bytes_per_s * _LEAST_RUN_S > _SPACE_SHARE * free:
+            raise ServerFault(
+                f"not measured: perf_analyzer writes every output as text, here about "
+                f"{bytes_per_s / 2**30:.1f} GiB/s, and {folder} has {free / 2**30:.1f} GiB left; "
+                "set TMPDIR to a larger one"
+            )
+        return min(seconds, _SPACE_SHARE * free / bytes_per_s) if bytes_per_s else seconds
+
     def _run_once(
         self, load: Sequence[str], batch: int, seconds: float, windows: int
     ) -> Measurement | None:
@@ -305,18 +338,20 @@ def sweep(bench: Bench, plan: Plan, on_step: Callable[[str], None]) -> Iterator[
     best = 0.0
     for concurrency in plan.concurrencies:
         on_step(f"{concurrency} callers")
-        point = bench.point("concurrency", concurrency, plan.seconds(rate), plan.windows)
+        point = bench.point(
+            "concurrency", concurrency, plan.seconds(rate), plan.windows, most_rate=2 * rate
+        )
         rate = point.throughput.value or rate
         best = max(best, rate)
         yield point
     for value in plan.rates or [_round_rate(best * share) for share in plan.shares]:
         on_step(f"{value:g} requests/s")
-        yield bench.point("request_rate", value, plan.seconds(value), plan.windows)
+        yield bench.point("request_rate", value, plan.seconds(value), plan.windows, most_rate=value)
     rate = _quick_rate(bench)
     for batch in plan.batches:
         on_step(f"batches of {batch}")
         # Twice the batch may take twice the time.
-        point = bench.point("batch", batch, plan.seconds(rate / 2), plan.windows)
+        point = bench.point("batch", batch, plan.seconds(rate / 2), plan.windows, most_rate=rate)
         rate = point.throughput.value or rate
         yield point
 
@@ -347,18 +382,31 @@ def find_knee(points: Sequence[Point]) -> Knee | None:
 
 
 def cross_check(
-    bench: Bench, rate: float, *, windows: int = CROSS_CHECK_WINDOWS, window_s: float = 1.5
+    bench: Bench,
+    rate: float,
+    *,
+    windows: int = CROSS_CHECK_WINDOWS,
+    window_s: float | None = None,
 ) -> CrossCheck:
     """Compare our generator with perf_analyzer at one constant rate, taking turns.
 
+    Args:
+        bench: What is measured.
+        rate: Requests a second.
+        windows: Of each of the two.
+        window_s: Their length; as :func:`cross_check_window_s` where left out.
+
     Raises:
-        ServerFault: A request failed.
+        ServerFault: A request failed, or a window had none.
     """
+    window_s = window_s or cross_check_window_s(rate)
     ours, theirs, ours_cores, their_cores = [], [], [], []
     with TritonTarget(bench.url, bench.model) as target:
         for turn in range(windows):
             load = _rate_arguments(rate, "constant")
             found = bench.run_perf_analyzer(load, 1, window_s, 1)
+            if not len(found.windows_ms[0]):
+                raise ServerFault(f"perf_analyzer had no answer in a window of {window_s:g} s")
             theirs.append(float(np.median(found.windows_ms[0])))
             their_cores.append(found.load_cores)
             result = run_open(
@@ -371,11 +419,18 @@ def cross_check(
             )
             if result.errors:
                 raise ServerFault(f"a request failed: {next(iter(result.errors))}")
+            if not result.completed:
+                raise ServerFault(f"no request was due in a window of {window_s:g} s")
             ours.append(result.percentiles_ms((50,))[50])
             ours_cores.append(result.cpu_cores)
     return check_agreement(
         rate, ours, theirs, statistics.median(ours_cores), statistics.median(their_cores)
     )
+
+
+def cross_check_window_s(rate: float) -> float:
+    """Return how long a window of the cross-check has to be for its median to mean something."""
+    return max(1.5, _LEAST_COMPARED / rate)
 
 
 def check_agreement(

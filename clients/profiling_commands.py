@@ -2,6 +2,7 @@
 
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,22 +27,32 @@ from latentry.clients.profile_report import (
     candidate_rows,
     change_rows,
     compare,
+    failed_requests,
     missing_figures,
     point_rows,
     read_profile,
     write_report,
 )
 from latentry.clients.profiling import (
+    CROSS_CHECK_MOST_S,
     Bench,
+    CrossCheck,
     Plan,
     Point,
     cross_check,
+    cross_check_window_s,
     find_knee,
     sweep,
     valid_inputs,
 )
-from latentry.clients.profiling_extras import measure_client, measure_formats, measure_streams
-from latentry.clients.server_usage import served_configuration
+from latentry.clients.profiling_extras import (
+    ClientOverhead,
+    StreamFigures,
+    measure_client,
+    measure_formats,
+    measure_streams,
+)
+from latentry.clients.server_usage import is_on_this_machine, served_configuration
 from latentry.clients.slo_search import (
     Objective,
     Search,
@@ -50,7 +61,7 @@ from latentry.clients.slo_search import (
     answer,
     find_held_rate,
 )
-from latentry.serving.errors import BadRequest
+from latentry.serving.errors import BadRequest, LatentryError
 from latentry.serving.transport import ModelInfo
 
 if TYPE_CHECKING:
@@ -59,6 +70,10 @@ if TYPE_CHECKING:
 _REPOSITORY = Path("model_repository")
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 _EXTRA_STEPS = 4
+# Of a profile alone; a search for a target takes none of them.
+_SWEEP_OPTIONS = (
+    *("concurrency", "rates", "batches", "windows", "window_s", "most_s", "quick", "baseline"),
+)
 _LEAST_WIDTH = 110
 _BUSY_LOAD = 0.3  # of the cores
 
@@ -66,6 +81,7 @@ OnStep = Callable[[str], None]
 
 
 def profile(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     url: Annotated[
         str | None,
@@ -93,7 +109,12 @@ def profile(
     ] = 8.0,
     windows: Annotated[int, typer.Option(min=2, max=50, help="Windows of each measurement.")] = 6,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A third of the settings, nothing but perf_analyzer.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="Every second number of callers, every third batch, two rates where none are "
+            "given; nothing but perf_analyzer.",
+        ),
     ] = False,
     slo: Annotated[
         str | None,
@@ -130,20 +151,26 @@ def profile(
         latentry profile digits --baseline before/report.json --out after
     """
     address = address_from_arguments(url).url
-    objective = Objective.parse(slo) if slo else None
+    objective = Objective.parse(slo) if slo is not None else None
+    if objective:
+        _refuse_sweep_options(context)
     before = read_profile(baseline) if baseline else None
     _import_what_the_report_needs()
     with Client(address) as client:
         info = client.info(model)
     plan = _plan(concurrency, rates, batches, quick, info, before)
     plan = replace(plan, windows=windows, least_s=window_s * windows, most_s=most_s)
+    _create_folder(out)
+    failures: list[str] = []
     with valid_inputs(repository, model, address) as (input_file, entry):
-        header = _header(info, address)
+        header = _header(info, address, with_perf_analyzer=objective is None)
         if objective:
             found = _hold(objective, info, address, entry, repository, out, budget_s, as_json)
             result = Profile(**header, slo=found)
         else:
-            result = Profile(**header, **_measure(plan, info, address, input_file, as_json))
+            fields, notes, failures = _measure(plan, info, address, input_file, as_json)
+            header["notes"] += (*notes, *failures)
+            result = Profile(**header, **fields)
     if before:
         result = result.model_copy(update={"baseline": compare(result, before)})
     files = write_report(result, out)
@@ -152,40 +179,90 @@ def profile(
     else:
         _show(result)
         typer.echo(f"{files['html']}, {files['json']}, {files['csv']}")
-    if any(point.failure for point in result.points):
+    if failures or failed_requests(result) or any(point.failure for point in result.points):
         raise typer.Exit(EXIT_FAULT)
+
+
+def _refuse_sweep_options(context: typer.Context) -> None:
+    sources = {name: context.get_parameter_source(name) for name in _SWEEP_OPTIONS}
+    given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise BadRequest(f"--slo does not go with {names}: it chooses its own rates and settings")
+
+
+def _create_folder(folder: Path) -> None:
+    """Fail now, not after two minutes, where the report could not be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BadRequest(f"--out {folder} cannot be written: {error.strerror}") from error
 
 
 def _measure(
     plan: Plan, info: ModelInfo, url: str, input_file: Path, quiet: bool
-) -> dict[str, Any]:
-    """Return the fields of the profile that sweeps and our own generator give."""
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return the fields of the profile that is measured, remarks on it, and what failed."""
     from latentry.serving.perf_analyzer import require_perf_analyzer
 
     tool = require_perf_analyzer()
-    bench = Bench(tool, url, info.name, input_file)
+    bench = Bench(tool, url, info.name, input_file, info.spec.image.row_bytes)
     steps = len(plan.concurrencies) + len(plan.rates or plan.shares) + len(plan.batches)
     fields: dict[str, Any] = {}
+    notes: list[str] = []
+    failures: list[str] = []
     with _progress(steps + _EXTRA_STEPS * plan.extras, quiet=quiet) as on_step:
         points = list(sweep(bench, plan, on_step))
         fields |= {"points": points, "knee": find_knee(points)}
         if plan.extras:
-            fields |= _measure_extras(bench, points, on_step)
-    return fields
+            more, notes, failures = _measure_extras(bench, points, on_step)
+            fields |= more
+    return fields, notes, failures
 
 
-def _measure_extras(bench: Bench, points: list[Point], on_step: OnStep) -> dict[str, Any]:
-    rates = [point.value for point in points if point.kind == "request_rate"]
-    on_step("our load generator against perf_analyzer")
-    fields: dict[str, Any] = {"cross_check": cross_check(bench, min(rates))} if rates else {}
-    with Client(bench.url) as client:
-        on_step("streams")
-        fields["streams"] = measure_streams(client, bench.model, 5.0)
-        on_step("formats")
-        fields["formats"] = measure_formats(bench.url, bench.model)
-        on_step("the client's own share")
-        fields["client"] = measure_client(client, bench.url, bench.model)
-    return fields
+def _measure_extras(
+    bench: Bench, points: list[Point], on_step: OnStep
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Likewise; what fails takes nothing else with it."""
+    fields: dict[str, Any] = {}
+    notes: list[str] = []
+    failures: list[str] = []
+
+    def check() -> CrossCheck | None:
+        rates = [p.value for p in points if p.kind == "request_rate" and not p.failure]
+        if not rates:
+            return None
+        if (window_s := cross_check_window_s(min(rates))) > CROSS_CHECK_MOST_S:
+            notes.append(
+                "our load generator was not compared with perf_analyzer: at "
+                f"{min(rates):g} requests/s one window would take {window_s:.0f} s"
+            )
+            return None
+        return cross_check(bench, min(rates))
+
+    def streams() -> StreamFigures:
+        with Client(bench.url) as client:
+            return measure_streams(client, bench.model, 5.0)
+
+    def overhead() -> ClientOverhead:
+        with Client(bench.url) as client:
+            return measure_client(client, bench.url, bench.model)
+
+    steps: dict[str, tuple[str, Callable[[], Any]]] = {
+        "cross_check": ("our load generator against perf_analyzer", check),
+        "streams": ("streams", streams),
+        "formats": ("formats", lambda: measure_formats(bench.url, bench.model)),
+        "client": ("the client's own share", overhead),
+    }
+    for field, (what, measure) in steps.items():
+        on_step(what)
+        try:
+            fields[field] = measure()
+        except LatentryError as error:
+            failures.append(f"not measured: {what}: {error}")
+    return fields, notes, failures
 
 
 def _hold(
@@ -207,17 +284,27 @@ def _hold(
         "model": info.name,
         "model_digest": info.model_digest,
         "engine_class": info.engine_class,
+        "host": platform.node(),
         "cores": os.cpu_count(),
+        "latentry": version("latentry"),
         "objective": str(objective),
         "running": configuration,
     }
     state = SearchState.open(out, key)
     console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
-    if entry is None:
-        console.print(
-            f"{repository} does not hold what {url} serves; without the entry (--repository) only "
-            "the running server is asked"
+    no_search = ""
+    if budget_s and not is_on_this_machine(url):
+        no_search = (
+            f"Only the running server was asked: {url} may be another machine, and what is tried "
+            "here would say nothing of it. Search there, with a loopback address."
         )
+    elif budget_s and entry is None:
+        no_search = (
+            f"Only the running server was asked: {repository} does not hold what {url} serves "
+            "(--repository)."
+        )
+    if no_search:
+        console.print(no_search)
     try:
         with _progress(None, quiet=quiet) as on_step:
             if state.running is None:
@@ -226,7 +313,7 @@ def _hold(
                     state.running = find_held_rate(target, objective)
                 state.save()
             search = None
-            if entry is not None and budget_s:
+            if entry is not None and budget_s and not no_search:
                 search = Search(
                     repository=repository,
                     model=info.name,
@@ -237,7 +324,8 @@ def _hold(
                     state=state,
                     on_step=on_step,
                 )
-            return answer(search, state.running, configuration, objective)
+            found = answer(search, state.running, configuration, objective)
+            return found.model_copy(update={"no_search": no_search})
     except KeyboardInterrupt:
         console.print(
             f"interrupted; {len(state.candidates)} candidates are in {state.path}, and the same "
@@ -285,10 +373,10 @@ def _numbers(option: str, text: str) -> list[float]:
     return values
 
 
-def _header(info: ModelInfo, url: str) -> dict[str, Any]:
+def _header(info: ModelInfo, url: str, *, with_perf_analyzer: bool) -> dict[str, Any]:
     from latentry.serving.perf_analyzer import find_perf_analyzer
 
-    tool = find_perf_analyzer()
+    tool = find_perf_analyzer() if with_perf_analyzer else None
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0]
     busy = f"the machine was busy before the start (load {load:.1f} on {cores} cores): figures are"
@@ -296,7 +384,7 @@ def _header(info: ModelInfo, url: str) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "latentry": version("latentry"),
-            "perf_analyzer": tool.version() if tool else "none",
+            **({"perf_analyzer": tool.version()} if tool else {}),
             "python": platform.python_version(),
         },
         "machine": {"cores": cores, "load": round(load, 2), "system": platform.system()},
@@ -336,7 +424,7 @@ def _show(profile: Profile) -> None:
             console.print(table, "")
     for line in missing_figures(profile.points):
         console.print(f"[dim]-: {line}[/]")
-    for line in [*profile.notes, *answers(profile)]:
+    for line in [*failed_requests(profile), *profile.notes, *answers(profile)]:
         console.print(line, markup=False)
 
 

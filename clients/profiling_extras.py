@@ -2,9 +2,10 @@
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from latentry.clients.statistics import (
 from latentry.serving.errors import LatentryError
 
 _STREAM_SAMPLES = 128
+_WARM_UP_S = 0.5
 _MOST_STREAMS = 64
 _DIFFERENT_SEEDS = 64
 
@@ -76,12 +78,12 @@ def measure_streams(client: Client, model: str, seconds: float) -> StreamFigures
         model: Name of the model.
         seconds: Length of the measurement.
     """
-    target = _StreamTarget(client, model)
-    alone = [target.draw() for _ in range(4)][1:]
-    rate = 0.5 / statistics.median(times[-1] for times in alone)
-    with closing(target):
-        result = run_open(target, rate=rate, duration_s=seconds, warm_up_s=0.5)
-        starts = list(target.chunk_times)
+    with closing(_StreamTarget(client, model)) as target:
+        alone = [target.draw() for _ in range(4)][1:]
+        rate = 0.5 / statistics.median(times[-1] for times in alone)
+        first_counted = time.perf_counter() + _WARM_UP_S
+        result = run_open(target, rate=rate, duration_s=seconds, warm_up_s=_WARM_UP_S)
+        starts = [times for asked, times in target.drawn if asked >= first_counted]
     first = [np.array([times[0] for times in starts]) * 1e3]
     gaps = [np.diff(times) * 1e3 for times in starts]
     return StreamFigures(
@@ -100,24 +102,24 @@ def measure_formats(
 ) -> list[FormatFigures]:
     """Measure requests a second of every format, in rounds, so that all meet the same machine."""
     formats = ("raw", "png", "jpeg", "webp")
-    targets = {name: TritonTarget(url, model, image_format=name, payloads=16) for name in formats}
     throughputs: dict[str, list[float]] = {name: [] for name in formats}
-    errors: dict[str, dict[str, int]] = {name: {} for name in formats}
-    try:
+    errors: dict[str, Counter[str]] = {name: Counter() for name in formats}
+    with ExitStack() as stack:
+        targets = {
+            name: stack.enter_context(TritonTarget(url, model, image_format=name, payloads=16))
+            for name in formats
+        }
         for _ in range(rounds):
             for name, target in targets.items():
                 result = run_closed(target, outstanding=16, duration_s=window_s, warm_up_s=0.2)
                 throughputs[name].append(result.throughput)
-                errors[name] |= dict(result.errors)
-    finally:
-        for target in targets.values():
-            target.close()
+                errors[name] += result.errors
     return [
         FormatFigures(
             image_format=name,
             throughput=mean_estimate(throughputs[name]),
             answer_bytes=round(targets[name].answer_bytes),
-            errors=errors[name],
+            errors=dict(errors[name]),
         )
         for name in formats
     ]
@@ -145,14 +147,14 @@ def measure_client(client: Client, url: str, model: str, repeats: int = 200) -> 
 
 
 class _StreamTarget:
-    """Whole streams of the client; remembers when each chunk came, in seconds from asking."""
+    """Whole streams of the client; remembers when each was asked for, and its chunks since."""
 
     def __init__(self, client: Client, model: str) -> None:
         self._client = client
         self._model = model
         self._classes = len(client.info(model).spec.classes)
         self._threads = ThreadPoolExecutor(_MOST_STREAMS)
-        self.chunk_times: list[list[float]] = []
+        self.drawn: list[tuple[float, list[float]]] = []
 
     def send(self, done: Callable[[Exception | None], None]) -> None:
         self._threads.submit(self._draw_one, done)
@@ -167,8 +169,9 @@ class _StreamTarget:
         self._threads.shutdown()
 
     def _draw_one(self, done: Callable[[Exception | None], None]) -> None:
+        asked = time.perf_counter()
         try:
-            self.chunk_times.append(self.draw())
+            self.drawn.append((asked, self.draw()))
         except LatentryError as error:
             done(error)
         else:

@@ -6,6 +6,7 @@ output at the same place, a shared folder or an object store.
 """
 
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -17,6 +18,7 @@ from latentry.serving.errors import LatentryError, ServerGone
 
 # Lost nodes are Ray's to deal with; this often, before the job gives up.
 _MOST_RETRIES = 20
+_CONNECT_S = 5.0
 
 _MAKERS: dict[tuple[str, ...], ShardMaker] = {}
 
@@ -55,12 +57,26 @@ class RayWorkers:
             options |= {"include_dashboard": False, "address": "local", "num_cpus": self._count}
         else:
             options["address"] = self._address
+            self._check_address(self._address)
         try:
             ray.init(**options)
         except ConnectionError as error:
             raise ServerGone(
                 f"no Ray cluster at {self._address}: {error}; start one with `ray start --head`, "
                 "or leave --address out"
+            ) from error
+
+    def _check_address(self, address: str) -> None:
+        """Refuse an address where nobody listens; Ray itself asks it for minutes."""
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if not host or not port.isdecimal():
+            return  # "auto" and the like are Ray's to explain
+        try:
+            socket.create_connection((host, int(port)), _CONNECT_S).close()
+        except OSError as error:
+            raise ServerGone(
+                f"no Ray cluster at {address} ({error.strerror or error}); start one with "
+                "`ray start --head`, or leave --address out"
             ) from error
 
     def _make(

@@ -86,6 +86,11 @@ class ServerUsage:
         return sum(sizes) / 2**20 if sizes else None
 
 
+def is_on_this_machine(url: str) -> bool:
+    """Whether ``HOST:PORT`` is a loopback address."""
+    return _LOOPBACK.fullmatch(url.rpartition(":")[0]) is not None
+
+
 def served_configuration(url: str, model: str) -> dict[str, int]:
     """Return the fields of the manifest's ``serving`` part as the server at ``url`` runs them."""
     from tritonclient.grpc import service_pb2
@@ -110,9 +115,9 @@ def served_configuration(url: str, model: str) -> dict[str, int]:
 def _listening_process(url: str) -> Any:
     import psutil
 
-    host, _, port = url.rpartition(":")
-    if not _LOOPBACK.fullmatch(host):
+    if not is_on_this_machine(url):
         return None
+    port = url.rpartition(":")[2]
     try:
         for connection in psutil.net_connections(kind="tcp"):
             if connection.status == psutil.CONN_LISTEN and getattr(

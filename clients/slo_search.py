@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ from latentry.clients.statistics import (
     percentile_estimate,
     permutation_p,
 )
-from latentry.serving.errors import BadRequest, LatentryError
+from latentry.serving.errors import BadRequest, LatentryError, ServerFault
 
 FINAL_WINDOWS = 7
 SIGNIFICANCE = 0.05
@@ -36,10 +37,13 @@ _MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _PRECISION = 0.04  # of the rate
 _LEAST_SHARE = 0.02  # of the saturation; below it nothing is looked for
 _LEAST_PROBE_S, _MOST_PROBE_S = 1.5, 60.0
+_PROBE_SAMPLES = 1.25  # of what the percentile needs: the number of arrivals is random
 _PROBE_WINDOWS = 4
 _WARM_UP_S = 0.5
 _TWO_SERVERS_S = 8.0  # until both are ready, and gone again
 _OUTSTANDING = 64
+_SATURATION_S, _SLOW_SATURATION_S = 1.0, 10.0
+_SMALLER_PERCENTS = (99.0, 95.0, 90.0, 75.0, 50.0)
 _STATE_FILE = "slo-search.json"
 
 Serving = dict[str, int]
@@ -110,6 +114,7 @@ class Holding(_Part):
         high: Smallest rate above ``rate`` at which it was beyond; None where no such was tried.
         saturation: Requests a second with 64 outstanding, whatever the latency.
         probes: Everything that was tried, in order.
+        measured_at: When it was found, UTC.
     """
 
     rate: float
@@ -117,6 +122,7 @@ class Holding(_Part):
     high: float | None
     saturation: float
     probes: tuple[Probe, ...]
+    measured_at: str = ""
 
 
 class Candidate(_Part):
@@ -144,6 +150,7 @@ class Final(_Part):
             exact test of Wilcoxon, Mann and Whitney; one hiccup of the machine is one rank.
         better: Whether the best held the target in most of its windows and the default did not,
             and the difference is significant.
+        measured_at: When they were compared, UTC.
     """
 
     rate: float
@@ -151,6 +158,7 @@ class Final(_Part):
     best_ms: tuple[float, ...]
     p_value: float
     better: bool
+    measured_at: str = ""
 
 
 class SloAnswer(_Part):
@@ -161,12 +169,12 @@ class SloAnswer(_Part):
         running: The answer for the server that was there, left as it was.
         running_serving: Its configuration.
         candidates: Every configuration that was tried, the entry's own first.
-        final: The comparison of the best with the default; None where nothing better was found or
-            the time was up.
+        final: The comparison of the best with the default; None where nothing better was found.
         recommended: The ``serving`` part to be written by ``latentry models tune``; None where
             nothing is significantly better than the default.
         finished: Whether every coordinate was gone through within the budget.
         spent_s: Seconds of all runs together.
+        no_search: Why only the running server was asked, where that was not what was asked for.
     """
 
     objective: Objective
@@ -177,6 +185,13 @@ class SloAnswer(_Part):
     recommended: Serving | None = None
     finished: bool = False
     spent_s: float = 0.0
+    no_search: str = ""
+
+    @property
+    def oldest(self) -> str:
+        """When the oldest of its measurements was made; empty where that is not known."""
+        holdings = [self.running, *(item.holding for item in self.candidates), self.final]
+        return min((item.measured_at for item in holdings if item and item.measured_at), default="")
 
 
 def find_held_rate(target: Target, objective: Objective, *, floor: float = 0.0) -> Holding:
@@ -186,10 +201,15 @@ def find_held_rate(target: Target, objective: Objective, *, floor: float = 0.0) 
         target: What is asked.
         objective: What it has to hold.
         floor: A rate that must be held for the search to go on: what another configuration holds.
+
+    Raises:
+        BadRequest: The target is too slow for this percentile to be seen within a probe.
+        ServerFault: It answers nothing at all.
     """
-    saturation = run_closed(
-        target, outstanding=_OUTSTANDING, duration_s=1.0, warm_up_s=0.5
-    ).throughput
+    saturation = _saturation(target)
+    least = _least_rate(objective.percent)
+    if not floor:
+        _check_samples(objective, saturation)
     probes: list[Probe] = []
 
     def holds(rate: float) -> bool:
@@ -202,8 +222,10 @@ def find_held_rate(target: Target, objective: Objective, *, floor: float = 0.0) 
     elif floor:
         low = floor * (1 + _PRECISION)
         high = max(high, low * 1.1)
-    while high - low > _PRECISION * high and high > _LEAST_SHARE * saturation:
-        middle = (low + high) / 2
+    # Below the least rate there are too few requests for an answer, not one that is "no".
+    least = max(least, _LEAST_SHARE * saturation)
+    while high - max(low, least) > _PRECISION * high:
+        middle = max((low + high) / 2, least)
         if holds(middle):
             low = middle
         else:
@@ -215,8 +237,12 @@ def probe_rate(target: Target, objective: Objective, rate: float, *, seed: int =
     """Try one rate for as long as the percentile needs; a rate that fails gets a second run.
 
     Both runs then count together, so that one hiccup of the machine does not decide alone.
+
+    Raises:
+        BadRequest: The percentile needs more requests than come within a probe.
     """
-    seconds = 1.25 * needed_samples(objective.percent) / rate
+    _check_samples(objective, rate)
+    seconds = _PROBE_SAMPLES * needed_samples(objective.percent) / rate
     seconds = min(max(seconds, _LEAST_PROBE_S), _MOST_PROBE_S)
     results: list[LoadResult] = []
     for turn in range(2):
@@ -232,9 +258,43 @@ def probe_rate(target: Target, objective: Objective, rate: float, *, seed: int =
     return probe
 
 
+def _least_rate(percent: float) -> float:
+    return _PROBE_SAMPLES * needed_samples(percent) / _MOST_PROBE_S
+
+
+def _check_samples(objective: Objective, rate: float) -> None:
+    """Raise BadRequest where a probe at ``rate`` cannot give the percentile."""
+    if rate >= _least_rate(objective.percent) * (1 - 1e-9):
+        return
+    needed = needed_samples(objective.percent)
+    message = f"p{objective.percent:g} needs {needed:,} requests; "
+    message += f"at {rate:.2g}/s that takes {needed / rate:,.0f} s" if rate else "none is answered"
+    message += f", and a rate is tried for {_MOST_PROBE_S:g} s at most; "
+    smaller = [percent for percent in _SMALLER_PERCENTS if _least_rate(percent) <= rate]
+    if smaller:
+        raise BadRequest(f"{message}ask for p{smaller[0]:g} or less")
+    raise BadRequest(f"{message}this model is too slow for a target of requests/s")
+
+
+def _saturation(target: Target) -> float:
+    """Return the requests a second with 64 outstanding; a slow target is asked for longer."""
+    for seconds in (_SATURATION_S, _SLOW_SATURATION_S):
+        result = run_closed(
+            target, outstanding=_OUTSTANDING, duration_s=seconds, warm_up_s=_WARM_UP_S
+        )
+        if result.completed >= _OUTSTANDING:
+            break
+        if result.errors and not result.completed:
+            raise ServerFault(f"every request failed: {next(iter(result.errors))}")
+    return result.throughput
+
+
 @dataclass
 class SearchState:
-    """What a search has found so far, in a file that is replaced whole after each candidate."""
+    """What a search has found so far, in a file that is replaced whole after each candidate.
+
+    Candidates that failed are left out when it is read, so that they are tried again.
+    """
 
     path: Path
     key: dict[str, Any]
@@ -254,7 +314,8 @@ class SearchState:
         try:
             saved = json.loads(state.path.read_text())
             state.running = Holding.model_validate(saved["running"]) if saved["running"] else None
-            state.candidates = [Candidate.model_validate(item) for item in saved["candidates"]]
+            known = [Candidate.model_validate(item) for item in saved["candidates"]]
+            state.candidates = [item for item in known if item.holding is not None]
             state.final = Final.model_validate(saved["final"]) if saved["final"] else None
             state.spent_s = float(saved["spent_s"])
         except FileNotFoundError:
@@ -369,6 +430,7 @@ class Search:
             p_value=p_value,
             better=best_median <= self.objective.limit_ms < default_median
             and p_value < SIGNIFICANCE,
+            measured_at=_now(),
         )
         self._save()
         return self.state.final
@@ -480,7 +542,12 @@ def _holding(probes: Sequence[Probe], objective: Objective, saturation: float) -
         high=min(beyond, default=None),
         saturation=saturation,
         probes=tuple(probes),
+        measured_at=_now(),
     )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _probe(rate: float, objective: Objective, results: Sequence[LoadResult]) -> Probe:

@@ -149,15 +149,20 @@ class Origin:
     url: str | None = None
     retry_for_s: float = DEFAULT_RETRY_FOR_S
 
-    def open_client(self, model: str, model_digest: str | None = None) -> Client:
+    def open_client(
+        self, model: str, model_digest: str | None = None, *, patient: bool = False
+    ) -> Client:
         """Return a client that draws with one thread here, or asks the server.
+
+        A ``patient`` one waits for a server that is busy or gone.
 
         Raises:
             NotFound: The repository lacks the model, or the version with this digest.
             EntryError: The entry is damaged.
         """
         if self.repository is None:
-            return Client(self.url, timeout_s=None, retry_for_s=self.retry_for_s)
+            retry_for_s = self.retry_for_s if patient else None
+            return Client(self.url, timeout_s=None, retry_for_s=retry_for_s)
         from latentry.serving.local import LocalTransport
 
         transport = LocalTransport(self.repository, (model,), threads=1, model_digest=model_digest)
@@ -233,7 +238,9 @@ class ShardMaker:
         self._filters = [options.load() for options in self._job.filters]
         features = self._job.output.features
         self._features = load_network(features) if features else None
-        self._client = work.origin.open_client(self._job.model, work.record.model_digest)
+        self._client = work.origin.open_client(
+            self._job.model, work.record.model_digest, patient=True
+        )
         row_bytes = work.record.spec.image.row_bytes
         self._together = max(1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // row_bytes))
         self._engine_class = ""
@@ -491,12 +498,7 @@ def begin(storage: Storage, record: JobRecord) -> None:
             )
         storage.write(JOB_FILE, json_bytes(record, indent=2))
         return
-    try:
-        before = json.loads(storage.read(JOB_FILE))
-    except ValueError as error:
-        raise JobError(
-            f"{storage.url}/{JOB_FILE} is damaged ({error}); put it back, or give another --out"
-        ) from error
+    before = json.loads(storage.read(JOB_FILE))
     found = list(_differences(before, json.loads(json_bytes(record))))
     if found and set(sizes) == {JOB_FILE}:
         storage.write(JOB_FILE, json_bytes(record, indent=2))  # nothing was made by the other one
@@ -507,6 +509,29 @@ def begin(storage: Storage, record: JobRecord) -> None:
             f"{storage.url} was started differently: {'; '.join(found)}. Go on as it was started, "
             f"or give another --out{advice}"
         )
+
+
+def check_index(storage: Storage, record: JobRecord) -> None:
+    """Check the records that are there against the index, which a whole job has.
+
+    Raises:
+        JobError: One was changed since; to go on would make that official.
+    """
+    if INDEX_FILE not in storage.sizes():
+        return
+    try:
+        files = json.loads(storage.read(INDEX_FILE))["files"]
+        hashes = {item["record"]: item["record_sha256"] for item in files}
+    except (ValueError, LookupError, TypeError):
+        hashes = {}
+    for made in made_shards(storage, record):
+        name = record.record_file(made.shard)
+        if hashes.get(name) != hashlib.sha256(json_bytes(made)).hexdigest():
+            raise JobError(
+                f"{storage.url}/{name} was changed since the job was whole, or {INDEX_FILE} was; "
+                "`latentry synthesize verify` says more. Delete what is wrong, and the same "
+                "command makes it again"
+            )
 
 
 def read_job(storage: Storage) -> JobRecord:
@@ -520,7 +545,10 @@ def read_job(storage: Storage) -> JobRecord:
     try:
         return JobRecord.model_validate_json(storage.read(JOB_FILE), context={"recorded": True})
     except ValidationError as error:
-        raise JobError(f"{storage.url}/{JOB_FILE} is not understood: {explain(error)}") from error
+        raise JobError(
+            f"{storage.url}/{JOB_FILE} is damaged ({explain(error)}); put it back, or give another "
+            "--out"
+        ) from error
 
 
 def read_shard_record(storage: Storage, record: JobRecord, number: int) -> ShardRecord:
@@ -704,6 +732,7 @@ def run_job(
     record = open_record(job, origin, begun_digest(storage))
     with storage.locked(take_over=take_over):
         begin(storage, record)
+        check_index(storage, record)
         numbers, there = shards_to_make(storage, record, limit)
         on_start(record, sum(record.plan.size(number) for number in numbers), there)
         if numbers:

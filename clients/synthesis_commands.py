@@ -1,6 +1,7 @@
 """``latentry synthesize``: make a job, verify one, tell how far it is."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ from latentry.serving.errors import BadRequest
 _REPOSITORY = Path("model_repository")
 _SERVER_WORKERS = 4
 _TRIED = 256
+_MOST_REASONS = 10
 
 
 class Engine(StrEnum):
@@ -187,7 +189,7 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
     totals = Totals()
     for made in made_shards(storage, record):
         totals.add(made)
-    whole = INDEX_FILE in storage.sizes()
+    whole = INDEX_FILE in storage.sizes() and totals.samples == record.samples
     owner = storage.owner()
     if as_json:
         echo_json({**_facts(out, record), **totals.as_json(), "whole": whole, "locked_by": owner})
@@ -230,11 +232,17 @@ def _crew(engine: Engine, workers: int | None, address: str | None) -> Crew:
 
 @contextmanager
 def _interruptible(out: str) -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)  # what Slurm, Kubernetes and timeout send
     try:
         yield
     except KeyboardInterrupt:
         typer.echo(f"stopped: what is made stays in {out}; the same command goes on", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -332,8 +340,12 @@ def _show_counts(totals: Totals) -> None:
         classes = ", ".join(f"{label}: {count:,}" for label, count in counts["by_class"].items())
         typer.echo(f"classes  {classes}")
     if counts["rejected"]:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts["rejected"].items())
-        typer.echo(f"replaced {reasons}")
+        common = totals.rejected.most_common(_MOST_REASONS)
+        others = totals.rejected.total() - sum(count for _, count in common)
+        reasons = [f"{count:,} {reason}" for reason, count in common]
+        typer.echo(
+            f"rejected {', '.join(reasons + [f'{others:,} for other reasons'] * (others > 0))}"
+        )
 
 
 def _facts(out: str, record: JobRecord) -> dict[str, Any]:

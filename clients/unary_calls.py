@@ -125,6 +125,8 @@ class UnaryCalls:
                 self._take_frames(buffer)
         except OSError as loss:
             error = ServerGone(f"the connection to {self._url} was lost ({loss.strerror})")
+        except Exception as fault:  # whatever it is, nobody may wait for this thread in vain
+            error = ServerFault(f"{self._url} sent what is not understood ({fault!r})")
         with self._lock:
             self._ended = error
             calls, self._calls = self._calls, {}
@@ -179,7 +181,8 @@ class UnaryCalls:
 
         number = int(status[1]) if status else grpc.StatusCode.UNKNOWN.value[0]
         codes = {code.value[0]: code for code in grpc.StatusCode}
-        return error_from_status(codes[number], _message_from_trailers(block), self._url)
+        code = codes.get(number, grpc.StatusCode.UNKNOWN)
+        return error_from_status(code, _message_from_trailers(block), self._url)
 
     def _widen_window(self, count: int) -> None:
         """Let the server send on; each stream has a window of 2 GiB that needs no care."""

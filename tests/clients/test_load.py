@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running_server import RunningServer
 
+from latentry.clients import load
 from latentry.clients.load import TritonTarget, _schedule, run_closed, run_open
 from latentry.serving.errors import BadRequest, NotFound, ServerGone
 
@@ -81,7 +82,8 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
     assert result.completed == result.sent == 100
 
 
-def test_a_hopeless_target_is_not_flooded() -> None:
+def test_a_hopeless_target_is_not_flooded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "_MOST_OUTSTANDING", 20)
     waiting: list[Done] = []
 
     class Silent:
@@ -90,7 +92,7 @@ def test_a_hopeless_target_is_not_flooded() -> None:
             if len(waiting) == 20:
                 threading.Timer(0.5, lambda: [each(None) for each in waiting[:]]).start()
 
-    result = run_open(Silent(), rate=200, duration_s=0.4, warm_up_s=0, most_outstanding=20)
+    result = run_open(Silent(), rate=200, duration_s=0.4, warm_up_s=0)
     assert result.errors["not sent: 20 requests were outstanding"] == result.sent - 20
     assert result.completed == 20
 
@@ -104,6 +106,16 @@ def test_errors_are_counted_by_their_text() -> None:
     assert result.errors == {"no": result.sent}
     assert result.completed == 0
     assert np.isnan(result.percentiles_ms()[99])
+
+
+def test_a_lost_connection_is_not_asked_as_fast_as_it_fails() -> None:
+    class Lost:
+        def send(self, done: Done) -> None:
+            done(ServerGone("gone"))
+
+    result = run_closed(Lost(), outstanding=64, duration_s=0.3, warm_up_s=0)
+    assert result.throughput == 0
+    assert 64 < result.errors["gone"] <= 64 + 32
 
 
 def test_so_many_are_kept_outstanding(worker: Worker) -> None:

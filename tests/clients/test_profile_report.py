@@ -10,6 +10,7 @@ from latentry.clients.profile_report import (
     Profile,
     answers,
     compare,
+    failed_requests,
     points_csv,
     read_profile,
     report_html,
@@ -17,6 +18,7 @@ from latentry.clients.profile_report import (
     write_report,
 )
 from latentry.clients.profiling import Kind, Knee, Point, check_agreement
+from latentry.clients.profiling_extras import FormatFigures, StreamFigures
 from latentry.clients.slo_search import Candidate, Final, Holding, Objective, Probe, SloAnswer
 from latentry.clients.statistics import Estimate, mean_estimate
 from latentry.serving.errors import BadRequest, NotFound
@@ -166,6 +168,47 @@ def test_what_is_not_the_same_in_both_is_said() -> None:
     other = make().model_copy(update={"configuration": BEST})
     profile = make().model_copy(update={"baseline": compare(make(), other)})
     assert any("Not the same in both: configuration" in line for line in answers(profile))
+
+
+def test_another_machine_is_said() -> None:
+    other = make().model_copy(update={"machine": {"cores": 4, "load": 1.0}})
+    assert compare(make(), other).differences == ("machine cores: 4 -> 2",)
+
+
+def test_failed_streams_and_formats_are_shown() -> None:
+    streams = StreamFigures(
+        samples=128,
+        streams_per_s=1,
+        streams=3,
+        first_chunk_ms={"50": Estimate(), "95": Estimate()},
+        gap_ms={"50": Estimate(), "95": Estimate(), "99": Estimate()},
+        images_per_s=Estimate(),
+        errors={"cut off": 2},
+    )
+    png = FormatFigures(
+        image_format="png", throughput=Estimate(), answer_bytes=9, errors={"<no>": 7}
+    )
+    profile = make().model_copy(update={"streams": streams, "formats": (png,)})
+    assert failed_requests(profile) == ["Streams: 2 failed: cut off", "Format png: 7 failed: <no>"]
+    page = report_html(profile)
+    assert "Format png: 7 failed: &lt;no&gt;" in page
+    assert "<td>7</td>" in page
+
+
+def test_the_oldest_measurement_of_a_search_is_said(slo: SloAnswer) -> None:
+    assert not slo.oldest
+    running = slo.running.model_copy(update={"measured_at": "2026-01-02"})
+    old = holding(100).model_copy(update={"measured_at": "2026-01-01"})
+    slo = slo.model_copy(
+        update={
+            "running": running,
+            "candidates": (Candidate(serving=DEFAULT, holding=old), *slo.candidates[1:]),
+            "no_search": "Only the running server was asked: why",
+        }
+    )
+    lines = answers(make(slo=slo))
+    assert "The oldest of these measurements is of 2026-01-01." in lines
+    assert "Only the running server was asked: why" in lines
 
 
 def test_no_report_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
 import json
+import shutil
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from latentry.clients.profiling import (
     _windows_from_export,
     check_agreement,
     cross_check,
+    cross_check_window_s,
     find_knee,
     sweep,
     valid_inputs,
@@ -22,7 +25,8 @@ from latentry.clients.profiling import (
 from latentry.clients.profiling_extras import measure_client, measure_formats, measure_streams
 from latentry.clients.server_usage import ServerUsage, served_configuration
 from latentry.clients.statistics import Estimate
-from latentry.serving.perf_analyzer import find_perf_analyzer
+from latentry.serving.errors import ServerFault
+from latentry.serving.perf_analyzer import PerfAnalyzer, find_perf_analyzer
 
 needs_perf_analyzer = pytest.mark.skipif(
     find_perf_analyzer() is None, reason="no perf_analyzer on this machine"
@@ -102,6 +106,26 @@ def test_a_measurement_is_as_long_as_p99_needs() -> None:
     assert plan.seconds(1e6) == 1
     assert plan.seconds(500) * 500 > 1000
     assert plan.seconds(1) == 8
+
+
+def test_a_window_of_the_cross_check_has_requests() -> None:
+    assert cross_check_window_s(500) == 1.5
+    assert cross_check_window_s(2) == 10
+
+
+def test_an_export_never_fills_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 0, 2**30))
+    tool = PerfAnalyzer(Path("none"), {})
+    large = Bench(tool, "render-3:8001", "large", Path("none"), 3 * 2**20)
+    assert large._seconds_that_fit(8, 4) == pytest.approx(2**28 / (4 * 12 * 2**20))
+    assert large._seconds_that_fit(0.5, 4) == 0.5
+    with pytest.raises(ServerFault, match="1.0 GiB left; set TMPDIR"):
+        large._seconds_that_fit(8, 100)
+    point = large.point("concurrency", 8, 3, 6, most_rate=100)
+    assert point.failure.startswith("not measured: perf_analyzer writes every output as text")
+    small = Bench(tool, "render-3:8001", "digits", Path("none"), 1024)
+    assert small._seconds_that_fit(8, 1000) == 8
 
 
 @pytest.fixture

@@ -9,8 +9,11 @@ import psutil
 import pytest
 from running_server import LATENTRY, RunningServer
 
+from latentry.clients import profiling_commands
 from latentry.clients.profile_report import read_profile
-from latentry.serving.perf_analyzer import find_perf_analyzer
+from latentry.clients.profiling import Bench, Point
+from latentry.serving.errors import ServerFault
+from latentry.serving.perf_analyzer import PerfAnalyzer, find_perf_analyzer
 
 pytestmark = pytest.mark.server
 
@@ -100,6 +103,7 @@ def _wait_for_tritonserver(process: psutil.Process) -> list[psutil.Process]:
         (["--concurrency", "1,x"], "--concurrency '1,x' is not understood"),
         (["--batches", "1,64"], "--batches 1,64: digits takes 1 to 32"),
         (["--baseline", "nothing.json"], "nothing.json cannot be read"),
+        (["--slo", "p50=1s", "--quick", "--rates", "5"], "does not go with --rates, --quick"),
     ],
 )
 def test_a_wrong_option_says_what_is_right(
@@ -109,6 +113,34 @@ def test_a_wrong_option_says_what_is_right(
     assert done.returncode == 1
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_found_before(
+    triton: RunningServer, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    start = time.monotonic()
+    done = profile("digits", "--url", triton.url, "--out", str(tmp_path / "file" / "out"))
+    assert done.returncode == 1
+    assert "cannot be written: Not a directory" in done.stderr
+    assert time.monotonic() - start < 20
+
+
+def test_what_fails_takes_nothing_else_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ServerFault("no")
+
+    monkeypatch.setattr(profiling_commands, "measure_streams", fail)
+    monkeypatch.setattr(profiling_commands, "measure_client", fail)
+    monkeypatch.setattr(profiling_commands, "measure_formats", lambda *_: ["formats"])
+    bench = Bench(PerfAnalyzer(Path("none"), {}), "127.0.0.1:1", "digits", Path("none"))
+    slow = Point(kind="request_rate", value=0.5)
+    fields, notes, failures = profiling_commands._measure_extras(bench, [slow], lambda _: None)
+    assert fields == {"cross_check": None, "formats": ["formats"]}
+    assert "at 0.5 requests/s one window would take 40 s" in notes[0]
+    assert [line.partition(": ")[2] for line in failures] == [
+        *("streams: no", "the client's own share: no")
+    ]
 
 
 def test_without_perf_analyzer_the_way_to_it_is_said(triton: RunningServer, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from latentry.clients.slo_search import (
     answer,
     coordinates,
     find_held_rate,
+    probe_rate,
 )
 from latentry.clients.statistics import Estimate
 from latentry.serving.errors import BadRequest, ServeError
@@ -109,6 +110,40 @@ def test_bisection_finds_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [item.rate for item in below.probes] == [pytest.approx(690)]
 
 
+class Slow:
+    """Answers each request after 1.6 s, however many there are: 40 a second of 64."""
+
+    def send(self, done: Callable[[Exception | None], None]) -> None:
+        threading.Timer(1.6, done, (None,)).start()
+
+
+def test_a_percentile_that_a_probe_cannot_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slo_search, "_SLOW_SATURATION_S", 2.0)
+    slow = Objective(percent=99.9, limit_ms=5000)
+    with pytest.raises(BadRequest, match=r"p99\.9 needs 10,000 requests; at .*ask for p99 or less"):
+        find_held_rate(Slow(), slow)
+    with pytest.raises(BadRequest, match="p99 needs 1,000 requests; at 2/s that takes 500 s"):
+        probe_rate(Slow(), OBJECTIVE, 2.0)
+    with pytest.raises(BadRequest, match="too slow for a target"):
+        probe_rate(Slow(), OBJECTIVE, 0.1)
+
+
+def test_nothing_is_asked_where_too_few_requests_would_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+
+    def fail(_: object, __: object, rate: float, *, seed: int) -> Probe:
+        asked.append(rate)
+        return probe(rate, 90)
+
+    monkeypatch.setattr(slo_search, "_saturation", lambda _: 100.0)
+    monkeypatch.setattr(slo_search, "probe_rate", fail)
+    found = find_held_rate(Slow(), OBJECTIVE)
+    assert (found.rate, found.high) == (0, min(asked))
+    assert min(asked) == pytest.approx(1250 / 60)
+
+
 def test_no_coordinate_goes_beyond_what_is_proved() -> None:
     for most in (1, 3, 16, 32, 100):
         assert max(coordinates(most, 2)["max_batch_size"]) == most
@@ -166,11 +201,25 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         broken.run()
     again = search(tmp_path / "broken")
-    assert len(again.state.candidates) == 5
+    assert len(again.state.candidates) == 4  # and one that failed
     best, finished = again.run()
     assert finished
-    assert broken.measured + again.measured == whole.measured
+    assert [item["instances"] for item in again.measured if item in broken.measured] == [4]
+    assert {json.dumps(item) for item in broken.measured + again.measured} == {
+        json.dumps(item) for item in whole.measured
+    }
     assert best.serving == {**DEFAULT, "instances": 3, "max_batch_size": 8}
+
+
+def test_what_failed_is_tried_again(tmp_path: Path) -> None:
+    first = search(tmp_path)
+    first.run()
+    again = search(tmp_path)
+    best, finished = again.run()
+    assert finished
+    assert best.serving == {**DEFAULT, "instances": 3, "max_batch_size": 8}
+    assert again.measured
+    assert {item["instances"] for item in again.measured} == {4}
 
 
 def test_a_spent_budget_ends_the_search_after_the_default(tmp_path: Path) -> None:

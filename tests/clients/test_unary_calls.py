@@ -9,7 +9,7 @@ from tritonclient.grpc import service_pb2
 
 from latentry.clients import codec
 from latentry.clients.unary_calls import UnaryCalls, _message_from_trailers
-from latentry.serving.errors import BadRequest, NotFound, ServerGone
+from latentry.serving.errors import BadRequest, LatentryError, NotFound, ServerFault, ServerGone
 
 pytestmark = pytest.mark.server
 
@@ -97,12 +97,32 @@ def test_a_lost_connection_ends_every_call() -> None:
     assert [type(error) for error in errors] == [ServerGone, ServerGone]
 
 
+def test_a_status_that_grpc_does_not_know_ends_the_call() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        calls = UnaryCalls(f"127.0.0.1:{listener.getsockname()[1]}")
+        connection, _ = listener.accept()
+        threading.Timer(0.1, connection.sendall, (_trailers(b"@\x0bgrpc-status\x0299"),)).start()
+        with pytest.raises(LatentryError):
+            calls.ask(b"anything", timeout_s=10)
+        # Nor does an answer that cannot be read at all leave anybody waiting.
+        broken = b"@\x0bgrpc-status\x0213@\x0cgrpc-message\x7f"
+        threading.Timer(0.1, connection.sendall, (_trailers(broken, 3),)).start()
+        with pytest.raises(ServerFault, match="sent what is not understood"):
+            calls.ask(b"anything", timeout_s=10)
+        connection.close()
+        calls.close()
+
+
 @pytest.mark.parametrize("length", [0, 5, 126, 127, 128, 300])
 def test_a_message_of_any_length_is_read(length: int) -> None:
     text = "x" * length
     size = bytes([length]) if length < 127 else b"\x7f" + _varint(length - 127)
     block = b"@\x0bgrpc-status\x013@\x0cgrpc-message" + size + text.encode() + b"@\x03abc\x01d"
     assert _message_from_trailers(bytearray(block)) == text
+
+
+def _trailers(block: bytes, stream: int = 1) -> bytes:
+    return len(block).to_bytes(3, "big") + b"\x01\x05" + stream.to_bytes(4, "big") + block
 
 
 def _varint(value: int) -> bytes:
