@@ -423,12 +423,15 @@ class _Python:
                 answer = list(self._function(batch.images, batch.seeds, dict(batch.controls)))
         except (Exception, SystemExit) as error:  # whatever the user's function raises
             raise BadRequest(f"filter {self._name} failed: {_told(error)}") from error
-        good = all(item is None or isinstance(item, str) for item in answer)
-        if not good or len(answer) != len(batch.seeds):
+        must = "it returns one for each image, None or the reason as a text"
+        if len(answer) != len(batch.seeds):
             raise BadRequest(
                 f"filter {self._name} answered {len(answer)} items for {len(batch.seeds)} images; "
-                "it returns one for each, None or the reason as a text"
+                f"{must}"
             )
+        for item in answer:
+            if item is not None and not isinstance(item, str):
+                raise BadRequest(f"filter {self._name} answered a {type(item).__name__}; {must}")
         return answer
 
 

@@ -194,11 +194,6 @@ class OutputPart(_Strict):
             raise ValueError('image = "none" goes with features; there would be nothing to write')
         return self
 
-    @property
-    def image_format(self) -> str:
-        """``png``, ``webp``, ``raw`` or ``none``."""
-        return "raw" if self.format == "npz" else self.image
-
 
 class Job(_Strict):
     """A job as its file says it."""

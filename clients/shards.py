@@ -65,9 +65,9 @@ def encoder_versions(output: OutputPart) -> dict[str, str]:
         versions["pyarrow"] = version("pyarrow")
     if output.format == "npz":
         versions["numpy"] = version("numpy")
-    if output.image_format == "png":
+    if output.image == "png":
         versions["zlib"] = zlib.ZLIB_RUNTIME_VERSION
-    if output.image_format == "webp":
+    if output.image == "webp":
         versions["webp"] = str(pillow_features.version_module("webp"))
     return versions
 
@@ -102,7 +102,7 @@ def shard_bytes(
     write: Callable[..., bytes] = {
         "webdataset": _webdataset, "parquet": _parquet, "npz": _npz,
     }[output.format]  # fmt: skip
-    return write(samples, output.image_format, image, model_digest)
+    return write(samples, output.image, image, model_digest)
 
 
 def read_shard(data: bytes, output: OutputPart, image: ImageOutput) -> Iterator[Sample]:
@@ -114,7 +114,7 @@ def read_shard(data: bytes, output: OutputPart, image: ImageOutput) -> Iterator[
     read: Callable[..., Iterator[Sample]] = {
         "webdataset": _read_webdataset, "parquet": _read_parquet, "npz": _read_npz,
     }[output.format]  # fmt: skip
-    return read(data, output.image_format, image)
+    return read(data, output.image, image)
 
 
 def _sidecar(sample: Sample, model_digest: str) -> bytes:

@@ -8,6 +8,7 @@ is there. docs/synthesis.md describes the folder.
 import hashlib
 import itertools
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from latentry.clients.filters import (
     network_versions,
 )
 from latentry.clients.jobs import Controls, Job, Plan, ShardPlan, plan_from_job, split
+from latentry.clients.retry import Deadline, Retries, policy_from_retry_for_s
 from latentry.clients.shards import (
     SUFFIXES,
     Sample,
@@ -42,7 +44,7 @@ from latentry.clients.shards import (
     shard_stem,
 )
 from latentry.clients.storage import Storage, storage_from_url
-from latentry.serving.errors import InvalidOutput, JobError
+from latentry.serving.errors import InvalidOutput, JobError, TimedOut
 from latentry.serving.images import Uint8, grid_from_images, png_from_uint8
 from latentry.serving.seeds import MAX_SEED
 from latentry.serving.spec import GeneratorSpec, explain
@@ -241,6 +243,7 @@ class ShardMaker:
         self._client = work.origin.open_client(
             self._job.model, work.record.model_digest, patient=True
         )
+        self._retry_for_s = work.origin.retry_for_s
         row_bytes = work.record.spec.image.row_bytes
         self._together = max(1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // row_bytes))
         self._engine_class = ""
@@ -356,7 +359,7 @@ class ShardMaker:
                 seed=int(seeds[place]),
                 controls={role: values[place] for role, values in controls.items()},
                 sha256=hashes[place],
-                data=data_from_image(images[place], self._job.output.image_format),
+                data=data_from_image(images[place], self._job.output.image),
                 features=vectors[place],
             )
             judged.append((sample, ""))
@@ -390,6 +393,7 @@ class ShardMaker:
         """Return uint8 [N, H, W, C] and where the images are finite; the others are black."""
         images = np.zeros((len(seeds), *self._record.spec.image.row_shape), np.uint8)
         finite = np.ones(len(seeds), np.bool_)
+        retries = Retries(policy_from_retry_for_s(self._retry_for_s), Deadline(None))
         while finite.any():
             try:
                 result = self._client.generate(
@@ -402,6 +406,9 @@ class ShardMaker:
                 if not error.seeds:
                     raise
                 finite &= ~np.isin(seeds, error.seeds)
+                continue
+            except TimedOut as error:  # a server that hangs may come to itself, or be restarted
+                time.sleep(retries.delay_s(error))
                 continue
             self._check_source(result.info)
             images[finite] = result.images
@@ -583,7 +590,7 @@ def finish(storage: Storage, record: JobRecord) -> Totals:
     for made in made_shards(storage, record):
         totals.add(made)
     if totals.samples == record.samples:
-        if record.job.output.image_format != "none":
+        if record.job.output.image != "none":
             storage.write(CONTACT_SHEET_FILE, contact_sheet(storage, record))
         storage.write(INDEX_FILE, index_bytes(storage, record))
     return totals
@@ -611,7 +618,7 @@ def index_bytes(storage: Storage, record: JobRecord) -> bytes:
         **totals.as_json(),
         "files": shards,
     }
-    if record.job.output.image_format != "none":
+    if record.job.output.image != "none":
         sheet = storage.read(CONTACT_SHEET_FILE)
         index["contact_sheet_sha256"] = hashlib.sha256(sheet).hexdigest()
     return json.dumps(index, indent=1).encode() + b"\n"
@@ -629,7 +636,7 @@ def contact_sheet(storage: Storage, record: JobRecord) -> bytes:
         # Each row begins where the one above ended, so that it goes through the classes.
         first = turn * per_shard % max(1, record.plan.size(number) - per_shard)
         for sample in itertools.islice(samples, first, first + per_shard):
-            images.append(image_from_data(sample.data, output.image_format, image))
+            images.append(image_from_data(sample.data, output.image, image))
     return png_from_uint8(grid_from_images(images))
 
 

@@ -266,7 +266,7 @@ def _verify_names(
     if INDEX_FILE not in sizes:
         lost = record.samples - there
         yield f"{storage.url} has no {INDEX_FILE}" + (f"; {lost} samples are missing" * (lost > 0))
-    elif record.job.output.image_format != "none" and CONTACT_SHEET_FILE not in sizes:
+    elif record.job.output.image != "none" and CONTACT_SHEET_FILE not in sizes:
         yield f"{storage.url}/{CONTACT_SHEET_FILE} is missing"
 
 
@@ -279,7 +279,7 @@ def _verify_whole(storage: Storage, record: JobRecord) -> Iterator[str]:
             f"{storage.url}/{INDEX_FILE} was changed: its SHA-256 is {found}, the shards make it "
             f"{wanted}"
         )
-    if record.job.output.image_format != "none":
+    if record.job.output.image != "none":
         # By pixels, as the zlib here may be another one.
         channels = record.spec.image.channels
         sheet = decode_image(storage.read(CONTACT_SHEET_FILE), channels)
@@ -334,11 +334,11 @@ def _stored(
 ) -> dict[int, Uint8]:
     """Return the images of these samples as the shard's file holds them; none without images."""
     output = record.job.output
-    if output.image_format == "none":
+    if output.image == "none":
         return {}
     samples = samples_of_shard(storage, record, made.file, storage.read(made.file))
     return {
-        sample.index: image_from_data(sample.data, output.image_format, record.spec.image)
+        sample.index: image_from_data(sample.data, output.image, record.spec.image)
         for sample in samples
         if sample.index in indices
     }

@@ -497,8 +497,8 @@ def test_a_function_judges(hooks: str) -> None:
 @pytest.mark.parametrize(
     ("function", "error", "words"),
     [
-        ("one_answer", BadRequest, "answered 1 items for 3 images; it returns one for each, None"),
-        ("booleans", BadRequest, "it returns one for each, None or the reason as a text"),
+        ("one_answer", BadRequest, "answered 1 items for 3 images; it returns one for each image"),
+        ("booleans", BadRequest, "answered a bool; it returns one for each image, None or the"),
         ("nothing", BadRequest, "failed: TypeError: 'NoneType' object is not iterable"),
         ("raising", BadRequest, "failed: ZeroDivisionError: division by zero ("),
         ("leaving", BadRequest, "failed: SystemExit: 3 ("),

@@ -61,9 +61,9 @@ def samples_of(output: OutputPart, image: ImageOutput, count: int = 7) -> list[S
             seed=2**32 - 1 - place,
             controls={"class_label": np.int64(place % 3), "truncation_psi": np.float32(0.7)},
             sha256=pixel_sha256(pixels),
-            data=data_from_image(pixels, output.image_format),
+            data=data_from_image(pixels, output.image),
             features=np.arange(4, dtype=np.float32) + place
-            if output.image_format == "none"
+            if output.image == "none"
             else np.empty(0, np.float32),
         )
         for place, pixels in enumerate(pixels_of(image, count))
@@ -86,7 +86,7 @@ def test_what_is_written_is_read_back(output: OutputPart, image: ImageOutput) ->
     found = list(read_shard(shard_bytes(samples, output, image, DIGEST), output, image))
     assert [plain(sample) for sample in found] == [plain(sample) for sample in samples]
     for sample, pixels in zip(found, pixels_of(image, len(samples)), strict=True):
-        shown = image_from_data(sample.data, output.image_format, image)
+        shown = image_from_data(sample.data, output.image, image)
         np.testing.assert_array_equal(shown, pixels)
 
 
@@ -95,7 +95,7 @@ def test_a_changed_pixel_is_seen_by_the_hash(output: OutputPart) -> None:
     (sample,) = samples_of(output, GREY, count=1)
     other = pixels_of(GREY, 1)[0].copy()
     other[3, 2] ^= 1
-    changed = Sample(**{**sample.__dict__, "data": data_from_image(other, output.image_format)})
+    changed = Sample(**{**sample.__dict__, "data": data_from_image(other, output.image)})
     (found,) = read_shard(shard_bytes([changed], output, GREY, DIGEST), output, GREY)
     assert found.sha256 == pixel_sha256(other) != sample.sha256
 
@@ -277,7 +277,7 @@ def test_any_size_makes_the_round_trip(
     image = ImageOutput.model_validate({"height": height, "width": width, "channels": channels})
     images = pixels_of(image, count, seed)
     samples = [
-        Sample(place, seed + place, {}, "", data_from_image(pixels, output.image_format))
+        Sample(place, seed + place, {}, "", data_from_image(pixels, output.image))
         for place, pixels in enumerate(images)
     ]
     found = list(read_shard(shard_bytes(samples, output, image, DIGEST), output, image))

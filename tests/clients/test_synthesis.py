@@ -4,7 +4,9 @@ import io
 import json
 import re
 import shutil
+import socket
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from PIL import Image
 
 from latentry.clients import Client
 from latentry.clients.cli import main
+from latentry.clients.filters import NetworkOptions, load_network
 from latentry.clients.jobs import Job, plan_from_job
 from latentry.clients.shards import pixel_sha256
 from latentry.clients.storage import LocalFolder
@@ -29,7 +32,7 @@ from latentry.clients.synthesis import (
     run_job,
 )
 from latentry.clients.verification import verify_job
-from latentry.serving.errors import JobError
+from latentry.serving.errors import BadRequest, JobError
 from latentry.serving.local import LocalTransport
 from latentry.serving.manifest import file_record
 from latentry.serving.repository import newest_entries, publish
@@ -626,3 +629,71 @@ def test_a_filter_that_changes_while_the_job_runs_stops_it(
 
     with pytest.raises(JobError, match="was changed while the job ran.*changing_filter.py"):
         run_job(job, Origin(repository), str(tmp_path / "out"), crew=crew)
+
+
+def test_npz_is_raw_and_verifies(repository: Path, tmp_path: Path) -> None:
+    job = Job.model_validate(
+        {"model": "wide", "samples": {"seeds": "0-7"}, "output": {"format": "npz"}}
+    )
+    out = str(tmp_path / "out")
+    assert run_job(job, Origin(repository), out).samples == 8
+    assert verify_job(out, Origin(repository)).problems == []
+
+
+def test_what_changed_since_the_job_was_whole_is_not_made_official(
+    repository: Path, tmp_path: Path
+) -> None:
+    job = Job.model_validate(
+        {"model": "wide", "samples": {"seeds": "0-19"}, "output": {"shard_size": 5}}
+    )
+    out = tmp_path / "out"
+    run_job(job, Origin(repository), str(out))
+    record = out / "shard-000001.json"
+    before = record.read_text()
+    record.write_text(before.replace('"seeds":[5,6', '"seeds":[6,6'))
+    (out / "shard-000002.tar").unlink()
+    with pytest.raises(JobError, match="shard-000001.json was changed since the job was whole"):
+        run_job(job, Origin(repository), str(out))
+    record.unlink()
+    run_job(job, Origin(repository), str(out))
+    assert record.read_text() == before
+    assert verify_job(str(out), None).problems == []
+
+
+def test_a_server_that_was_never_there_is_told_at_once(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text('model = "wide"\n[samples]\nseeds = "0-7"\n')
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"127.0.0.1:{nobody.getsockname()[1]}"
+        started = time.monotonic()
+        code = main(["synthesize", str(tmp_path / "job.toml"), "--url", url])
+    assert code == 75
+    assert time.monotonic() - started < 10
+
+
+def test_status_sees_a_shard_that_is_gone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(
+        'model = "wide"\n[samples]\nseeds = "0-9"\n[output]\nshard_size = 5\n'
+    )
+    assert run("job.toml", "--out", "out")[0] == 0
+    assert run("status", "out")[0] == 0
+    (tmp_path / "out" / "shard-000001.tar").unlink()
+    code, output, _ = run("status", "out")
+    assert (code, "not whole" in output) == (1, True)
+
+
+def test_a_network_with_external_data_is_refused(tmp_path: Path) -> None:
+    import onnx
+
+    weights = onnx.numpy_helper.from_array(np.zeros((3, 4), np.float32), "weights")
+    graph = onnx.helper.make_graph([], "g", [], [], [weights])
+    path = tmp_path / "net.onnx"
+    onnx.save(
+        onnx.helper.make_model(graph),
+        str(path),
+        save_as_external_data=True,
+        location="net.onnx.data",
+        size_threshold=0,
+    )
+    with pytest.raises(BadRequest, match=r"keeps its weights in another file, net\.onnx\.data"):
+        load_network(NetworkOptions(file=path))

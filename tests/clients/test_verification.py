@@ -147,12 +147,12 @@ def forge(out: Path) -> Forge:
         made = read_shard_record(storage, record, 3)
         output, image = record.job.output, record.spec.image
         samples = list(read_shard(storage.read(made.file), output, image))
-        pixels = image_from_data(samples[2].data, output.image_format, image).copy()
+        pixels = image_from_data(samples[2].data, output.image, image).copy()
         pixels[0, 0] ^= 1
         samples[2] = dataclasses.replace(
             samples[2],
             sha256=pixel_sha256(pixels),
-            data=data_from_image(pixels, output.image_format),
+            data=data_from_image(pixels, output.image),
         )
         typed = [
             dataclasses.replace(
