@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from types import FrameType
 from typing import Any, NamedTuple
 
 import typer
@@ -121,12 +122,9 @@ def load_command(name: str) -> Any:
 
 def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
     """Run a command; whatever it raises ends here."""
-    # While a room is imported there is nothing to clean up, and an exception out of the middle of
-    # an import comes in many disguises.
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
+    before = signal.signal(signal.SIGINT, _interrupt)
     try:
         loaded = load_command(name)
-        signal.signal(signal.SIGINT, before)
         loaded.main(args=list(arguments), prog_name=f"latentry {name}")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
@@ -141,7 +139,21 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except OSError as error:
         return _fail(str(error), EXIT_TRY_LATER if error.errno == errno.ENOSPC else EXIT_FAULT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     return 0
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; but in the middle of an import, end at once.
+
+    There, an exception comes out in many disguises, or out of C++ that ends the process.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os._exit(EXIT_INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _unknown(name: str) -> str:

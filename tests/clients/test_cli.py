@@ -247,4 +247,4 @@ def test_the_entry_point_runs():
 
 def test_every_target_names_a_module_and_a_function():
     for command in cli.COMMANDS.values():
-        assert re.fullmatch(r"latentry\.[a-z]+\.[a-z]+:[a-z]+", command.target)
+        assert re.fullmatch(r"latentry\.[a-z]+\.[a-z_]+:[a-z]+", command.target)

@@ -329,7 +329,7 @@ def test_a_reserve_that_is_used_up_leaves_the_job_short_and_says_so(
     code, out, err = run(write(text), "--out", "out")
     assert code == 1
     assert "classes  0: 8, 1: 8, 2: 8, 4: 8" in out
-    assert "replaced 12 a three" in out
+    assert "rejected 12 a three" in out
     assert "error: incomplete: 8 of class 3 missing, the shards' reserves are used up" in err
     assert not Path("out/index.json").exists()
     state = json_of(run("status", "out", "--json"))
