@@ -275,7 +275,8 @@ def test_closing_a_stream_stops_the_work(client: Client, server: RunningServer) 
     time.sleep(1.0)
     before = metric(server, "latentry_samples_total", "textures")
     time.sleep(1.0)
-    assert metric(server, "latentry_samples_total", "textures") == before
+    # The server's own canary may have drawn one meanwhile; the stream would have drawn hundreds.
+    assert metric(server, "latentry_samples_total", "textures") <= before + 2
 
 
 def test_a_reader_that_stops_costs_the_server_no_more_than_one_request(
