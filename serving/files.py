@@ -1,0 +1,83 @@
+"""Reading what may be anybody's file: regular files only, bounded, and shown without harm.
+
+A FIFO, a device or an endless file under an expected name would otherwise hang whoever reads it,
+and a text out of a file may hold escape sequences that a terminal obeys.
+"""
+
+import errno
+import io
+import json
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+# C0 and C1 control characters but newline and tab, and what turns the direction of a text.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file (or a link to one) for reading.
+
+    Raises:
+        OSError: It is missing, cannot be read, or is a folder, a FIFO, a socket or a device.
+    """
+    # Without O_NONBLOCK opening a FIFO waits for a writer; for regular files it means nothing.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+    return io.BufferedReader(io.FileIO(descriptor, "rb"))
+
+
+def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
+    """Return the bytes of a regular file.
+
+    Args:
+        path: The file.
+        most: The largest size that is read, in bytes.
+
+    Raises:
+        OSError: As for :func:`open_regular`, or it is larger than ``most``.
+    """
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
+    return data
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: It is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_toml(text: str | bytes) -> dict[str, Any]:
+    """Return the table of a TOML text.
+
+    Raises:
+        ValueError: It is no TOML, no UTF-8, or nested too deeply.
+    """
+    try:
+        return tomllib.loads(text.decode() if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether ``name`` names a file inside a folder: no separator, no way up, not empty."""
+    return bool(name) and Path(name).name == name and name not in (".", "..") and "\0" not in name
+
+
+def printable(text: str) -> str:
+    r"""Return ``text`` with control characters written out (``\x1b``), fit for a terminal."""
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
