@@ -21,7 +21,7 @@ from latentry.serving.wire import THREADS, Arrays
 
 _PARENT_CHECK_S = 0.5
 _REPORT_EVERY_S = 0.25
-_LONGEST_TEXT = 2000
+_LONGEST_TEXT_BYTES = 2000
 
 
 class FrontModel:
@@ -51,14 +51,18 @@ def arrays_from_request(request: Any) -> Arrays:
 
 
 def triton_error(error: LatentryError) -> Any:
-    """Return the Triton error that clients map back to the same error."""
-    code = pb_utils.TritonError.INTERNAL
+    """Return the Triton error that clients map back to the same error.
+
+    Its text begins with gRPC's code in brackets: an error inside a stream carries nothing else.
+    """
+    name, code = "INTERNAL", pb_utils.TritonError.INTERNAL
     if isinstance(error, BadRequest):
-        code = pb_utils.TritonError.INVALID_ARG
+        name, code = "INVALID_ARGUMENT", pb_utils.TritonError.INVALID_ARG
     elif isinstance(error, NotFound):
-        code = pb_utils.TritonError.NOT_FOUND
+        name, code = "NOT_FOUND", pb_utils.TritonError.NOT_FOUND
     # gRPC refuses long texts, and clients would read that as something else.
-    return pb_utils.TritonError(str(error)[:_LONGEST_TEXT], code)
+    text = f"[{name}] {error}".encode()[:_LONGEST_TEXT_BYTES].decode(errors="ignore")
+    return pb_utils.TritonError(text, code)
 
 
 def exit_with_parent() -> None:

@@ -60,7 +60,9 @@ class StreamModel:
             _end(sender, failed.triton_error)
         except Exception as error:
             # Without an end mark the caller would wait forever.
-            _end(sender, pb_utils.TritonError(repr(error), pb_utils.TritonError.INTERNAL))
+            _end(
+                sender, pb_utils.TritonError(f"[INTERNAL] {error!r}", pb_utils.TritonError.INTERNAL)
+            )
         else:
             _end(sender)
 
@@ -72,11 +74,7 @@ class StreamModel:
 
 
 def _end(sender: Any, error: Any = None) -> None:
-    """Send the end mark, on the error itself where there is one.
-
-    An error closes a stream that asked for ``triton_grpc_error``; whatever is sent after it, the
-    end mark too, crashes Triton 2.51.
-    """
+    """Send the end mark, on the error itself where there is one."""
     flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
     if error is None:
         sender.send(flags=flags)
