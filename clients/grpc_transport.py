@@ -42,9 +42,6 @@ QUESTION_TIMEOUT_S = 10.0
 # Closing a channel cancels what is under way on it, so abandoned answers get a moment to come in.
 CLOSE_GRACE_S = 1.0
 
-# Errors of a stream come with their status code instead of as a text without one.
-_STREAM_HEADER = ("triton_grpc_error", "true")
-
 
 class _InfoCache:
     """What is known of models, as long as the server is surely the same one."""
@@ -137,12 +134,10 @@ class GrpcTransport:
         with self._lock:
             self._check_open()
         outbox: SimpleQueue[Any] = SimpleQueue()
-        call = self._stub.ModelStreamInfer(
-            iter(outbox.get, None), metadata=(*self._address.metadata, _STREAM_HEADER)
-        )
+        call = self._stub.ModelStreamInfer(iter(outbox.get, None), metadata=self._address.metadata)
         try:
-            for request in requests:
-                outbox.put(_stream_request(request))
+            for position, request in enumerate(requests):
+                outbox.put(_stream_request(request, position))
                 for message in call:
                     response = _response_from_stream(message, self._address)
                     if response.outputs:
@@ -155,6 +150,9 @@ class GrpcTransport:
                 pass
         except grpc.RpcError as error:
             raise self._infos.watched(error_from_rpc(error, self._address.url)) from error
+        except LatentryError as error:
+            self._infos.watched(error)
+            raise
         finally:
             outbox.put(None)
             call.cancel()
@@ -264,10 +262,10 @@ class AsyncGrpcTransport:
 
     async def stream(self, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
         """Send requests to ``generate_stream``, each once the one before it is answered in full."""
-        call = self._stub().ModelStreamInfer(metadata=(*self._address.metadata, _STREAM_HEADER))
+        call = self._stub().ModelStreamInfer(metadata=self._address.metadata)
         try:
-            for request in requests:
-                await call.write(_stream_request(request))
+            for position, request in enumerate(requests):
+                await call.write(_stream_request(request, position))
                 while (message := await call.read()) is not grpc.aio.EOF:
                     response = _response_from_stream(message, self._address)
                     if response.outputs:
@@ -282,6 +280,9 @@ class AsyncGrpcTransport:
             raise self._infos.watched(ended) from error
         except grpc.RpcError as error:
             raise self._infos.watched(error_from_rpc(error, self._address.url)) from error
+        except LatentryError as error:
+            self._infos.watched(error)
+            raise
         finally:
             call.cancel()
 
@@ -345,11 +346,15 @@ def _no_answer(address: Address) -> TimedOut:
     )
 
 
-def _stream_request(request: Arrays) -> Any:
-    return codec.infer_request(STREAM_MODEL, request, {codec.ASK_FINAL_RESPONSE: True})
-
-
 def _response_from_stream(message: Any, address: Address) -> Any:
     if message.error_message:
-        raise error_from_status(grpc.StatusCode.UNKNOWN, message.error_message, address.url)
+        raise error_from_status(None, message.error_message, address.url)
     return message.infer_response
+
+
+def _stream_request(request: Arrays, position: int) -> Any:
+    """Return the ``position``-th request of a stream, from 0."""
+    parameters = {codec.ASK_FINAL_RESPONSE: True}
+    if position:
+        parameters[codec.CONTINUES] = True
+    return codec.infer_request(STREAM_MODEL, request, parameters)

@@ -20,9 +20,35 @@ from latentry.serving.errors import (
     TimedOut,
 )
 
-_NOISE = re.compile(r"^(\s*(\[StatusCode[^\]]*\]|\[request id: [^\]]*\]))*\s*")
+# What Triton puts in front of a model's words, one chunk of a stream being a request in a request.
+_NOISE = re.compile(
+    r"(\s*(\[StatusCode[^\]]*\]|\[request id: [^\]]*\]"
+    r"|Model \S+ - Error when running inference:))*\s*"
+)
 _INVALID_OUTPUT = re.compile(
     r"NaN or infinity in the output(?: for seeds \[(?P<seeds>[0-9, ]*)\])?"
+)
+
+# Errors of our own models begin with their code in brackets, which holds whatever Triton says.
+_OWN_CODES: dict[str, type[LatentryError]] = {
+    "INVALID_ARGUMENT": BadRequest,
+    "NOT_FOUND": NotFound,
+    "INTERNAL": ServerFault,
+    "UNAVAILABLE": Draining,
+}
+_OWN_CODE = re.compile(rf"\[({'|'.join(_OWN_CODES)})\]\s*")
+
+# Triton's refusals, as they begin: inside a stream no code comes with them.
+_REFUSALS = re.compile(
+    r"failed to get model version"
+    r"|(inference )?input '.*' (data-type is|already exists|batch size does not match)"
+    r"|input byte size mismatch|all input dimensions should be specified"
+    r"|expected (number of )?[0-9]*\s*inputs|inference request batch-size must be"
+    r"|unexpected (shape for input|inference (input|output)|number of string elements)"
+    r"|incomplete string|unable to find (data for input tensor|shared memory region)"
+    r"|contents field must not be specified|invalid value type for|parameter keys starting with"
+    r"|ModelInfer RPC doesn't support models with decoupled",
+    re.IGNORECASE | re.DOTALL,
 )
 
 # Most specific first; matched whatever the code, except where a server quotes what it was sent.
@@ -34,7 +60,7 @@ _TEXTS: tuple[tuple[str, type[LatentryError]], ...] = (
     (r"stub process.*(is not healthy|unhealthy)", ServerGone),
     (r"protocol is restricted|larger than max", ServerFault),
 )
-_CODES: dict[grpc.StatusCode, type[LatentryError]] = {
+_CODES: dict[grpc.StatusCode | None, type[LatentryError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: BadRequest,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
@@ -57,19 +83,34 @@ _ADVICE: dict[type[LatentryError], str] = {
 }
 
 
-def error_from_status(code: grpc.StatusCode, details: str | None, url: str) -> LatentryError:
-    """Return the error for a status that the server at ``url`` answered with."""
-    text = _NOISE.sub("", details or "") or code.name
-    quotes = code is grpc.StatusCode.INVALID_ARGUMENT
-    if not quotes and (match := _INVALID_OUTPUT.search(text)):
+def error_from_status(code: grpc.StatusCode | None, details: str | None, url: str) -> LatentryError:
+    """Return the error for a status that the server at ``url`` answered with.
+
+    Args:
+        code: gRPC's code; None for an error inside a stream, which is a text alone.
+        details: The text.
+        url: The server.
+    """
+    text = _NOISE.sub("", details or "", count=1)
+    own = _OWN_CODE.match(text)
+    if own:
+        text = text[own.end() :]
+    error_type = _OWN_CODES[own[1]] if own else _type_from_triton(code, text)
+    name = own[1] if own else code.name if code else "in a stream"
+    text = text or name
+    if error_type is not BadRequest and (match := _INVALID_OUTPUT.match(text)):
         seeds = [int(seed) for seed in re.findall(r"[0-9]+", match["seeds"] or "")]
         return InvalidOutput(f"{text}; such images are never delivered", seeds=seeds)
-    error_type = _CODES.get(code, ServerFault)
-    if not quotes:
-        error_type = next((e for p, e in _TEXTS if re.search(p, text, re.I | re.S)), error_type)
-    return error_type(_ADVICE[error_type].format(url=url, text=text, code=code.name))
+    return error_type(_ADVICE[error_type].format(url=url, text=text, code=name))
 
 
 def error_from_rpc(error: grpc.RpcError, url: str) -> LatentryError:
     """Return the error for a call to ``url`` that gRPC says has failed."""
     return error_from_status(error.code(), error.details(), url)
+
+
+def _type_from_triton(code: grpc.StatusCode | None, text: str) -> type[LatentryError]:
+    if code is grpc.StatusCode.INVALID_ARGUMENT or _REFUSALS.match(text):
+        return BadRequest
+    by_text = (error for pattern, error in _TEXTS if re.search(pattern, text, re.I | re.S))
+    return next(by_text, _CODES.get(code, ServerFault))

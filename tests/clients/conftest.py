@@ -152,6 +152,8 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.calls: list[str] = []
         self.still_wanted: list[bool] = []  # for each unary request, when it is answered
         self.abort: tuple[grpc.StatusCode, str] | None = None
+        self.stream_error: str | None = None  # instead of the answer to a stream's request
+        self.continues: list[bool] = []  # of each request on a stream
         self.hold = threading.Event()
         self.hold.set()
         self.stream_ended = threading.Event()
@@ -215,6 +217,10 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):
         context.add_callback(self.stream_ended.set)
         for request in request_iterator:
             wants_mark = request.parameters["triton_enable_empty_final_response"].bool_param
+            self.continues.append(request.parameters["continues"].bool_param)
+            if self.stream_error is not None:
+                yield service_pb2.ModelStreamInferResponse(error_message=self.stream_error)
+                continue
             for reply in self.transport.stream(iter([_arrays(request)])):
                 self.hold.wait()
                 response = _response(request, "1", reply.outputs)

@@ -137,7 +137,8 @@ def test_unknown_models_and_strangers(server, driver):
     [
         ("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size", Busy),
         ("UNAVAILABLE", "Request for unknown model: 'x' has no available versions", Draining),
-        ("INTERNAL", "NaN or infinity in the output for seeds [1]", InvalidOutput),
+        ("INTERNAL", "[UNAVAILABLE] the server is shutting down", Draining),
+        ("INTERNAL", "[INTERNAL] NaN or infinity in the output for seeds [1]", InvalidOutput),
         ("INTERNAL", "Stub process 'x_0' is not healthy.", ServerGone),
         ("INTERNAL", "boom", ServerFault),
     ],
@@ -146,12 +147,40 @@ def test_faults_arrive_as_errors(server, driver, code, text, expected):
     def fail(client):
         server.double.abort = (grpc.StatusCode[code], text)
 
-    for step in (generate(), stream(20)):
-        server.double.abort = None
+    def fail_in_stream(client):
+        server.double.stream_error = text
+
+    for how, step in ((fail, generate()), (fail, stream(20)), (fail_in_stream, stream(20))):
+        server.double.abort = server.double.stream_error = None
         with pytest.raises(expected, match=r".") as error:
-            driver.run([lambda c: c.info("digits"), fail, step], server.url)
+            driver.run([lambda c: c.info("digits"), how, step], server.url)
         if expected is InvalidOutput:
             assert error.value.seeds == (1,)
+
+
+def test_an_error_inside_a_stream_ends_the_call(server, driver):
+    server.double.stream_error = "[INVALID_ARGUMENT] class_label in row 0 is 10"
+
+    def stream_ended(client):
+        return server.double.stream_ended.wait(5)
+
+    def refused(client):
+        chunks = client.stream("plain", seeds=range(5000))
+        return _refused_async(chunks) if hasattr(chunks, "__aiter__") else _refused(chunks)
+
+    _, ended = driver.run([refused, stream_ended], server.url)
+    assert ended
+    assert server.double.continues == [False]
+
+
+def _refused(chunks):
+    with pytest.raises(BadRequest, match="^class_label in row 0 is 10$"):
+        list(chunks)
+
+
+async def _refused_async(chunks):
+    with pytest.raises(BadRequest, match="^class_label in row 0 is 10$"):
+        [chunk async for chunk in chunks]
 
 
 def test_a_refusal_has_the_servers_words(server):
@@ -166,7 +195,9 @@ def test_streams(server, driver):
     (chunks,) = driver.run([stream(5000)], server.url)
     assert np.array_equal(np.concatenate([c.images for c in chunks]), expected.images)
     assert server.double.calls.count("stream") == 1
-    assert {m.get("triton_grpc_error") for m in server.double.metadata} == {None, "true"}
+    # With this header an error kills Triton 2.51.
+    assert not any("triton_grpc_error" in metadata for metadata in server.double.metadata)
+    assert server.double.continues == [False, True]
 
 
 def test_leaving_a_stream_cancels_it(server):

@@ -68,9 +68,44 @@ def test_what_a_refusal_quotes_does_not_decide():
     assert type(error) is BadRequest
 
 
-def test_noise_is_stripped():
-    text = "[StatusCode.INVALID_ARGUMENT] [request id: <id_unknown>] seed in row 0 is -1"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[StatusCode.INVALID_ARGUMENT] [request id: <id_unknown>] seed in row 0 is -1",
+        "[request id: 3] [INVALID_ARGUMENT] seed in row 0 is -1",
+        "Model digits - Error when running inference: [INVALID_ARGUMENT] seed in row 0 is -1",
+    ],
+)
+def test_noise_is_stripped(text):
     assert str(error_from_status(Code.INVALID_ARGUMENT, text, "h:1")) == "seed in row 0 is -1"
+
+
+@pytest.mark.parametrize("code", [None, *grpc.StatusCode])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[INVALID_ARGUMENT] format 'Server exiting' is unknown", BadRequest),
+        ("[INVALID_ARGUMENT] 'NaN or infinity in the output' is no format", BadRequest),
+        ("[NOT_FOUND] model 'Exceeds maximum queue size' is not being served", NotFound),
+        ("[INTERNAL] ValueError('server not ready')", ServerFault),
+        ("[INTERNAL] NaN or infinity in the output for seeds [5]", InvalidOutput),
+        ("[UNAVAILABLE] the server is shutting down and takes no new requests", Draining),
+        ("Model a.b - Error when running inference: [UNAVAILABLE] shutting down", Draining),
+    ],
+)
+def test_a_models_own_code_decides_whatever_the_status(code, text, expected):
+    error = error_from_status(code, text, "host:1")
+    assert type(error) is expected
+    assert f"[{text.partition('[')[2].partition(']')[0]}]" not in str(error)
+
+
+def test_a_bracket_that_is_no_code_is_part_of_the_text():
+    text = "[1, 2] is no seed"
+    assert str(error_from_status(Code.INVALID_ARGUMENT, text, "h:1")) == text
+
+
+def test_an_error_without_a_code_and_a_text_says_where_it_came():
+    assert "in a stream" in str(error_from_status(None, "", "host:1"))
 
 
 @pytest.mark.parametrize(
