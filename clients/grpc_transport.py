@@ -35,7 +35,7 @@ from latentry.serving.errors import (
     TimedOut,
 )
 from latentry.serving.transport import ModelInfo, Reply
-from latentry.serving.wire import STREAM_MODEL, Arrays
+from latentry.serving.wire import CONTINUES, STREAM_MODEL, Arrays
 
 # Questions about the server itself are answered at once or not at all.
 QUESTION_TIMEOUT_S = 10.0
@@ -356,5 +356,5 @@ def _stream_request(request: Arrays, position: int) -> Any:
     """Return the ``position``-th request of a stream, from 0."""
     parameters = {codec.ASK_FINAL_RESPONSE: True}
     if position:
-        parameters[codec.CONTINUES] = True
+        parameters[CONTINUES] = True
     return codec.infer_request(STREAM_MODEL, request, parameters)

@@ -118,8 +118,9 @@ def unary_requests(samples: Samples) -> list[dict[str, NDArray[Any]]]:
 
 
 def samples_per_stream_request(samples: Samples) -> int:
-    """Return how many samples one stream request carries: 4,096, or 64 MiB of output."""
-    return most_streamed_samples(samples.info.spec, samples.rows.image_format)
+    """Return how many samples one stream request carries (docs/contract.md, Streams)."""
+    info, rows = samples.info, samples.rows
+    return most_streamed_samples(info.spec, rows.latent, rows.image_format, info.max_batch_size)
 
 
 def stream_requests(

@@ -1,11 +1,12 @@
 """Ask a running server for its goldens, the way any client would.
 
-The only place in ``serving`` that speaks gRPC. No inference carries a gRPC deadline: bursts of them
+No inference carries a gRPC deadline: bursts of them
 crash Triton 2.51, so a late answer is abandoned on this side.
 """
 
 import queue
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from latentry.serving.goldens import (
     save_worst_pair,
 )
 from latentry.serving.images import Uint8
+from latentry.serving.probe import DIRECT
 from latentry.serving.repository import Entry
 
-_PROBE_S = 2.0
+_QUESTION_S = 2.0
 _AGAIN_S = 0.1
 
 
@@ -48,14 +50,14 @@ class Pending:
         """Take the answer; called by gRPC."""
         self._answers.put(error or result)
 
-    def wait(self, timeout_s: float) -> Uint8 | None:
+    def answer(self, timeout_s: float = 0.0) -> Uint8 | None:
         """Return the images [N, H, W, C], or None where none came in time.
 
         Raises:
             NoGolden: The server answered with an error.
         """
         try:
-            answer = self._answers.get(timeout=timeout_s) if timeout_s else self._answers.get(False)
+            answer = self._answers.get(block=timeout_s > 0, timeout=timeout_s)
         except queue.Empty:
             return None
         if isinstance(answer, InferenceServerException):
@@ -69,7 +71,7 @@ class Canary:
     """Compares what a server draws with the goldens of its entries."""
 
     def __init__(self, url: str, entries: list[Entry]) -> None:
-        self._client = InferenceServerClient(url)
+        self._client = InferenceServerClient(url, channel_args=DIRECT)
         self._entries = {entry.name: entry for entry in entries}
         self._goldens = {name: read_goldens(e.folder) for name, e in self._entries.items()}
 
@@ -77,17 +79,10 @@ class Canary:
         """Give up the connection."""
         self._client.close()
 
-    def server_ready(self) -> bool:
-        """Whether the server says that it is ready."""
-        try:
-            return bool(self._client.is_server_ready(client_timeout=_PROBE_S))
-        except InferenceServerException:
-            return False
-
     def count_requests(self, name: str) -> int:
         """Return how many requests model ``name`` has answered; -1 where the server is silent."""
         try:
-            statistics = self._client.get_inference_statistics(name, client_timeout=_PROBE_S)
+            statistics = self._client.get_inference_statistics(name, client_timeout=_QUESTION_S)
         except InferenceServerException:
             return -1
         counted = statistics.model_stats[0].inference_stats
@@ -105,19 +100,22 @@ class Canary:
         """Compare the one image that :meth:`ask` brought with its golden."""
         return self._compare(name, image, slice(golden, golden + 1))
 
-    def check_all(self, timeout_s: float) -> list[str]:
+    def check_all(self, patience: Callable[[str, float], bool]) -> list[str]:
         """Compare every golden of every model; return a warning for each that is not exact.
+
+        Args:
+            patience: Told the model and the seconds that one of its goldens is waited for already;
+                returns whether to go on.
 
         Raises:
             ServeError: A model draws something else; the worst pair lies in the named PNG.
             NoGolden: A model does not answer.
         """
         warnings = []
-        deadline = time.monotonic() + timeout_s
         for name, entry in self._entries.items():
             # One by one: a model's largest batch may be smaller than the number of goldens.
             count = len(self._goldens[name])
-            images = np.concatenate([self._draw(name, index, deadline) for index in range(count)])
+            images = np.concatenate([self._draw(name, index, patience) for index in range(count)])
             verdict = self._compare(name, images, slice(None))
             if not verdict.passed:
                 picture = Path(f"latentry-canary-{name}.png").resolve()
@@ -132,17 +130,19 @@ class Canary:
                 warnings.append(f"{name}: other engine class than its goldens; {verdict}")
         return warnings
 
-    def _draw(self, name: str, golden: int, deadline: float) -> Uint8:
+    def _draw(self, name: str, golden: int, patience: Callable[[str, float], bool]) -> Uint8:
         """Return one golden, asking again while clients of an earlier start fill the queue."""
-        while (left_s := deadline - time.monotonic()) > 0:
+        asked_s = time.monotonic()
+        pending = self.ask(name, golden)
+        while True:
             try:
-                image = self.ask(name, golden).wait(left_s)
+                if (image := pending.answer(_AGAIN_S)) is not None:
+                    return image
             except QueueFull:
                 time.sleep(_AGAIN_S)
-                continue
-            if image is not None:
-                return image
-        raise NoGolden(f"{name} did not draw its goldens in time")
+                pending = self.ask(name, golden)
+            if not patience(name, time.monotonic() - asked_s):
+                raise NoGolden(f"{name} did not draw its goldens in time")
 
     def _compare(self, name: str, images: Uint8, rows: slice) -> Verdict:
         made_by = self._entries[name].manifest.record.goldens.engine_class

@@ -68,6 +68,13 @@ def serve(
     drain_s: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests get when stopping.")
     ] = 10.0,
+    most_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 4GiB: above it the server is drained and started again; if left out, "
+            "2 GiB more than it takes when it is ready."
+        ),
+    ] = None,
     expose_old_server: Annotated[
         bool,
         typer.Option(
@@ -84,8 +91,10 @@ def serve(
 
     latentry serve --repository model_repository --models digits --port 8001
     """
+    from latentry.serving.memory import parse_size
     from latentry.serving.server import ServeOptions
     from latentry.serving.server import serve as run
+    from latentry.serving.server_life import Limits
 
     console = Console(stderr=True, soft_wrap=True)
     logging.basicConfig(
@@ -104,7 +113,9 @@ def serve(
         max_queue_size=max_queue_size,
         log_level=log_level.value,
         log_file=log_file,
-        drain_s=drain_s,
+        limits=Limits(
+            drain_s=drain_s, most_memory=parse_size(most_memory) if most_memory else None
+        ),
         expose_old_server=expose_old_server,
     )
 

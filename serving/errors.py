@@ -22,6 +22,9 @@
 
 from collections.abc import Sequence
 
+# gRPC refuses long status texts, and clients would read that as something else.
+_LONGEST_WIRE_BYTES = 2000
+
 
 class LatentryError(Exception):
     """Root of the tree. ``exit_code`` is what the command line ends with."""
@@ -113,3 +116,22 @@ class OutOfSpace(LatentryError):
     """The disk is full; the message names the file and the bytes that are missing."""
 
     exit_code = 75
+
+
+def wire_code(error: LatentryError) -> str:
+    """Return the name of the gRPC status code under which a server answers with ``error``."""
+    if isinstance(error, BadRequest):
+        return "INVALID_ARGUMENT"
+    if isinstance(error, NotFound):
+        return "NOT_FOUND"
+    return "UNAVAILABLE" if isinstance(error, Draining) else "INTERNAL"
+
+
+def wire_text(error: LatentryError) -> str:
+    """Return the text of an error as it travels: its code in brackets, then what it says.
+
+    Triton sends the texts of a stream without a code; so the text itself carries it. At most 2,000
+    bytes of UTF-8.
+    """
+    data = f"[{wire_code(error)}] {error}".encode(errors="replace")
+    return data[:_LONGEST_WIRE_BYTES].decode(errors="ignore")

@@ -1,7 +1,6 @@
 """The Triton Python-backend model in front of every generator.
 
-``triton_python_backend_utils`` exists only inside Triton's stub process. Triton 2.51 can send the
-error codes named in :func:`_code` and no response parameters.
+``triton_python_backend_utils`` exists only inside Triton's stub process.
 """
 
 import json
@@ -15,13 +14,15 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
-from latentry.serving.errors import BadRequest, LatentryError, NotFound
+from latentry.serving.errors import Draining, LatentryError, wire_code, wire_text
 from latentry.serving.generator import Answer, Generator, load_generator
-from latentry.serving.wire import THREADS, Arrays
+from latentry.serving.heartbeats import Heart
+from latentry.serving.wire import FROM_STREAM, THREADS, Arrays
 
 _PARENT_CHECK_S = 0.5
 _REPORT_EVERY_S = 0.25
-_LONGEST_TEXT_BYTES = 2000
+# What waited in Triton's queue when the server was told to stop is still drawn.
+_QUEUED_S = 1.0
 
 
 class FrontModel:
@@ -30,19 +31,37 @@ class FrontModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the networks, and run them once so that the first caller does not wait."""
         exit_with_parent()
+        self._heart = Heart(args["model_name"], args["model_instance_name"])
         config = json.loads(args["model_config"])
         threads = int(config["parameters"][THREADS]["string_value"])
         folder = Path(args["model_repository"]) / args["model_version"]
         self._generator = load_generator(
             folder, lambda model: OnnxRuntimeEngine(model, threads=threads)
         )
-        self._generator.warm_up()
+        with self._heart.execute(0):
+            self._generator.warm_up()
         self._metrics = _Metrics(self._generator, args["model_name"], args["model_version"])
+        self._heart.say_ready()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer Triton's ``requests``, one response each, in their order."""
+        with self._heart.execute(len(requests)):
+            if self._heart.draining_for_s > _QUEUED_S:
+                return self._finish_streams(requests)
+            return self._answer(requests)
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
         answers = self._generator.answer([arrays_from_request(request) for request in requests])
         return [_response_from_answer(answer) for answer in answers]
+
+    def _finish_streams(self, requests: list[Any]) -> list[Any]:
+        """Draw what a begun stream asks for and refuse everything else."""
+        begun = [FROM_STREAM in request.parameters() for request in requests]
+        kept = [request for request, goes_on in zip(requests, begun, strict=True) if goes_on]
+        drawn = iter(self._answer(kept) if kept else ())
+        return [
+            next(drawn) if goes_on else _response_from_answer(shutting_down()) for goes_on in begun
+        ]
 
 
 def arrays_from_request(request: Any) -> Arrays:
@@ -51,18 +70,17 @@ def arrays_from_request(request: Any) -> Arrays:
 
 
 def triton_error(error: LatentryError) -> Any:
-    """Return the Triton error that clients map back to the same error.
+    """Return the Triton error that clients map back to the same error."""
+    names = {"INVALID_ARGUMENT": "INVALID_ARG"}
+    code = wire_code(error)
+    return pb_utils.TritonError(
+        wire_text(error), getattr(pb_utils.TritonError, names.get(code, code))
+    )
 
-    Its text begins with gRPC's code in brackets: an error inside a stream carries nothing else.
-    """
-    name, code = "INTERNAL", pb_utils.TritonError.INTERNAL
-    if isinstance(error, BadRequest):
-        name, code = "INVALID_ARGUMENT", pb_utils.TritonError.INVALID_ARG
-    elif isinstance(error, NotFound):
-        name, code = "NOT_FOUND", pb_utils.TritonError.NOT_FOUND
-    # gRPC refuses long texts, and clients would read that as something else.
-    text = f"[{name}] {error}".encode()[:_LONGEST_TEXT_BYTES].decode(errors="ignore")
-    return pb_utils.TritonError(text, code)
+
+def shutting_down() -> Draining:
+    """Return the error for what comes after the server was told to stop."""
+    return Draining("the server is shutting down and takes no new requests")
 
 
 def exit_with_parent() -> None:

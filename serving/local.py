@@ -87,9 +87,10 @@ class LocalTransport:
     def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
         """Draw chunk after chunk, each when it is asked for."""
         for request in requests:
-            model = text_from_tensor(request["model"])
-            stream = stream_from_request(self._entry(model).manifest.model.spec, request)
-            most = self._entry(model).manifest.serving.max_batch_size
+            model = text_from_tensor("model", request["model"])
+            manifest = self._entry(model).manifest
+            most = manifest.serving.max_batch_size
+            stream = stream_from_request(manifest.model.spec, request, max_batch_size=most)
             for index, tensors in stream.chunks(most):
                 reply = self.infer(model, tensors).result()
                 outputs = {**reply.outputs, "index": np.array([index], np.int64)}

@@ -12,14 +12,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 from latentry.serving.engines.onnxruntime_cpu import engine_class
-from latentry.serving.errors import ServeError
+from latentry.serving.errors import EntryError, ServeError
+from latentry.serving.heartbeats import DRAIN_MARK, HEARTBEATS
 from latentry.serving.manifest import MANIFEST_FILE, manifest_bytes
 from latentry.serving.repository import CONFIG_FILE, MODEL_FILE, MODEL_PY, Entry
 from latentry.serving.triton_config import config_pbtxt
@@ -29,7 +31,7 @@ from latentry.serving.wire import ENGINE_CLASS, STREAM_MODEL
 _SHM = Path("/dev/shm")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ServerFolder:
     """A private folder.
 
@@ -40,6 +42,7 @@ class ServerFolder:
 
     path: Path
     server_id: str
+    _lock: IO[str] | None = field(default=None, repr=False)
 
     @property
     def repository(self) -> Path:
@@ -66,6 +69,30 @@ class ServerFolder:
         """How the names of this server's shared-memory regions begin."""
         return f"latentry_{self.server_id}_"
 
+    def fill(self, entries: Sequence[Entry]) -> None:
+        """Make anew what Triton is to find: links to ``entries`` (verified) and the stream model.
+
+        The folder itself is made where it is missing, and kept locked from then on.
+        """
+        _home()
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        self._hold_lock()
+        for part in (self.repository, self.backends, self.path / HEARTBEATS):
+            shutil.rmtree(part, ignore_errors=True)
+        (self.path / DRAIN_MARK).unlink(missing_ok=True)
+        (self.path / HEARTBEATS).mkdir()
+        for entry in entries:
+            _link_entry(entry, self.repository)
+        _copy_stream_model(self.repository)
+
+    def mark_draining(self) -> bool:
+        """Tell the models to take nothing new; False where that cannot be told."""
+        try:
+            (self.path / DRAIN_MARK).touch()
+        except OSError:
+            return False
+        return True
+
     def kill_leftovers(self) -> None:
         """Kill every process of this server and remove its shared memory."""
         marked = [process for process in psutil.process_iter() if self._owns(process)]
@@ -81,6 +108,12 @@ class ServerFolder:
         self.kill_leftovers()
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def _hold_lock(self) -> None:
+        if self._lock is not None and self.lock_file.exists():
+            return
+        self._lock = self.lock_file.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
     def _owns(self, process: psutil.Process) -> bool:
         try:
             return process.environ().get(SERVER_ID) == self.server_id
@@ -89,20 +122,23 @@ class ServerFolder:
 
 
 @contextmanager
-def create_server_folder(entries: Sequence[Entry]) -> Iterator[ServerFolder]:
-    """Give a folder from which Triton can serve ``entries`` (verified) and the stream model.
+def create_server_folder() -> Iterator[ServerFolder]:
+    """Give a new private folder; it and all that belongs to it is removed afterwards.
 
-    It is locked while its supervisor lives, and removed with all that belongs to it afterwards.
+    Raises:
+        ServeError: Programs cannot be started from where it would be.
     """
-    folder = ServerFolder(_home() / (server_id := secrets.token_hex(4)), server_id)
-    folder.path.mkdir(mode=0o700)
+    home = _home()
+    if os.statvfs(home).f_flag & os.ST_NOEXEC:
+        raise ServeError(
+            f"{home} is on a file system that starts no programs (mounted noexec), and Triton's "
+            "model processes are started from there; set XDG_RUNTIME_DIR or TMPDIR to a folder "
+            "that does"
+        )
+    server_id = secrets.token_hex(4)
+    folder = ServerFolder(home / server_id, server_id)
     try:
-        with folder.lock_file.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for entry in entries:
-                _link_entry(entry, folder.repository)
-            _copy_stream_model(folder.repository)
-            yield folder
+        yield folder
     finally:
         folder.remove()
 
@@ -139,6 +175,11 @@ def _home() -> Path:
 def _link_entry(entry: Entry, repository: Path) -> None:
     folder = repository / entry.name / str(entry.version)
     folder.mkdir(parents=True)
+    if not entry.folder.is_dir():
+        raise EntryError(
+            f"{entry.folder} was removed while it was being served; publish {entry.name} again, or "
+            "serve without it"
+        )
     for path in entry.folder.iterdir():
         if path.name not in (MODEL_FILE, MANIFEST_FILE):
             (folder / path.name).symlink_to(path.resolve())

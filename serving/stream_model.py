@@ -12,14 +12,23 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from latentry.serving.errors import BadRequest, LatentryError, NotFound
-from latentry.serving.front_model import arrays_from_request, exit_with_parent, triton_error
+from latentry.serving.errors import BadRequest, LatentryError, NotFound, ServerFault
+from latentry.serving.front_model import (
+    arrays_from_request,
+    exit_with_parent,
+    shutting_down,
+    triton_error,
+)
+from latentry.serving.heartbeats import Heart
 from latentry.serving.manifest import Manifest
 from latentry.serving.repository import newest_entries
 from latentry.serving.streaming import StreamRequest, stream_from_request, text_from_tensor
+from latentry.serving.wire import CONTINUES, FROM_STREAM
 
 # One chunk is drawn while the next waits in the queue, so the engines never idle.
 _IN_FLIGHT = 2
+# How soon the mark is seen that nothing new is taken: it delays the end of the server.
+_BEAT_EVERY_S = 0.1
 
 
 class _ChunkFailed(Exception):
@@ -36,35 +45,45 @@ class StreamModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read what the other models take."""
         exit_with_parent()
+        self._heart = Heart(args["model_name"], args["model_instance_name"], every_s=_BEAT_EVERY_S)
         entries = newest_entries(Path(args["model_repository"]).parent)
         self._manifests = {entry.name: entry.manifest for entry in entries}
+        self._heart.say_ready()
 
     async def execute(self, requests: list[Any]) -> None:
         """Answer every request with chunks and an end mark."""
+        self._heart.move_to_loop()
         await asyncio.gather(*(self._answer(request) for request in requests))
 
     async def _answer(self, request: Any) -> None:
         sender = request.get_response_sender()
-        try:
-            tensors = arrays_from_request(request)
-            if "model" not in tensors:
-                raise BadRequest("model is missing; name the generator to draw with")
-            model = text_from_tensor(tensors["model"])
-            manifest = self._manifest(model)
-            stream = stream_from_request(manifest.model.spec, tensors)
-            await _send_chunks(sender, model, stream, manifest.serving.max_batch_size)
-        except LatentryError as error:
-            _end(sender, triton_error(error))
-        except _ChunkFailed as failed:
-            # Already one of the contract's errors, from the model itself or from Triton's queue.
-            _end(sender, failed.triton_error)
-        except Exception as error:
-            # Without an end mark the caller would wait forever.
-            _end(
-                sender, pb_utils.TritonError(f"[INTERNAL] {error!r}", pb_utils.TritonError.INTERNAL)
-            )
-        else:
-            _end(sender)
+        with self._heart.request():
+            try:
+                await self._stream(request, sender)
+            except LatentryError as error:
+                _end(sender, triton_error(error))
+            except _ChunkFailed as failed:
+                # Already one of the contract's errors, from the model itself or from Triton's
+                # queue; unless Triton stops, which it says in many ways.
+                stopping = self._heart.draining_for_s > 0
+                _end(sender, triton_error(shutting_down()) if stopping else failed.triton_error)
+            except Exception as error:
+                # Without an end mark the caller would wait forever.
+                _end(sender, triton_error(ServerFault(repr(error))))
+            else:
+                _end(sender)
+
+    async def _stream(self, request: Any, sender: Any) -> None:
+        if self._heart.draining_for_s and CONTINUES not in request.parameters():
+            raise shutting_down()
+        tensors = arrays_from_request(request)
+        if "model" not in tensors:
+            raise BadRequest("model is missing; name the generator to draw with")
+        model = text_from_tensor("model", tensors["model"])
+        manifest = self._manifest(model)
+        most = manifest.serving.max_batch_size
+        stream = stream_from_request(manifest.model.spec, tensors, max_batch_size=most)
+        await _send_chunks(sender, model, stream, most)
 
     def _manifest(self, model: str) -> Manifest:
         if model not in self._manifests:
@@ -115,6 +134,7 @@ async def _draw(model: str, tensors: dict[str, Any]) -> Any:
         model_name=model,
         requested_output_names=_outputs_for(tensors),
         inputs=[pb_utils.Tensor(name, array) for name, array in tensors.items()],
+        parameters={FROM_STREAM: True},
     )
     return await request.async_exec()
 

@@ -18,6 +18,7 @@ from latentry.serving.spec import LATENT_ROLES, GeneratorSpec
 from latentry.serving.wire import (
     MAX_STREAMED_SAMPLES,
     Arrays,
+    check_text,
     most_streamed_samples,
     rows_from_request,
 )
@@ -52,22 +53,16 @@ class StreamRequest:
             start, stop = stop, stop + size
 
 
-def text_from_tensor(array: NDArray[Any]) -> str:
-    """Return the text in a BYTES tensor of one element.
-
-    Raises:
-        BadRequest: It holds more or fewer, or is no UTF-8.
-    """
+def text_from_tensor(name: str, array: NDArray[Any]) -> str:
+    """Return the text in a BYTES tensor of one element; raises BadRequest."""
     if array.size != 1:
-        raise BadRequest(f"one text is expected, {array.size} were given")
-    value = array.flat[0]
-    try:
-        return value.decode() if isinstance(value, bytes) else str(value)
-    except UnicodeDecodeError:
-        raise BadRequest(f"{value!r} is no UTF-8 text") from None
+        raise BadRequest(f"{name} takes one text, {array.size} were given")
+    return check_text(name, array.flat[0])
 
 
-def stream_from_request(spec: GeneratorSpec, request: Arrays) -> StreamRequest:
+def stream_from_request(
+    spec: GeneratorSpec, request: Arrays, *, max_batch_size: int
+) -> StreamRequest:
     """Check a stream request for a generator with ``spec``; the tensor ``model`` is left out.
 
     Raises:
@@ -75,9 +70,13 @@ def stream_from_request(spec: GeneratorSpec, request: Arrays) -> StreamRequest:
     """
     given = {name: array for name, array in request.items() if name != "model"}
     chunk_size = _chunk_size(given.pop("chunk_size", None))
-    image_format = format_from_text(text_from_tensor(given.pop("format", np.array(["raw"]))))
-    count = _expand_seeds(given)
-    _check_count(count, most_streamed_samples(spec, image_format))
+    format_given = given.pop("format", np.array(["raw"]))
+    image_format = format_from_text(text_from_tensor("format", format_given))
+    _check_rows(spec, given)
+    latent = next((role for role in LATENT_ROLES if role in given), "seed")
+    most = most_streamed_samples(spec, latent, image_format, max_batch_size)
+    count = _expand_seeds(given, most)
+    _check_count(count, most)
     tensors = {name: _for_all(name, array, count) for name, array in given.items()}
     rows_from_request(spec, tensors, most=count)
     if image_format is not Format.RAW:
@@ -85,7 +84,20 @@ def stream_from_request(spec: GeneratorSpec, request: Arrays) -> StreamRequest:
     return StreamRequest(count, tensors, chunk_size)
 
 
-def _expand_seeds(given: dict[str, NDArray[Any]]) -> int:
+def _check_rows(spec: GeneratorSpec, given: Arrays) -> None:
+    """Check every row as it came, before one row is repeated for many samples."""
+    for name, array in given.items():
+        if name in ("seed", "count"):
+            continue
+        item = spec.find(name)
+        if item is None:
+            raise BadRequest(f"this model takes no {name}; it takes {spec.takes}")
+        if not array.ndim:
+            raise BadRequest(f"{name} has no rows; its first dimension is 1, or one a sample")
+        item.check(array)
+
+
+def _expand_seeds(given: dict[str, NDArray[Any]], most: int) -> int:
     """Turn ``seed`` [n] or [1] + ``count`` into unary seeds [n, 1]; return the samples' number."""
     counts = given.pop("count", None)
     seeds = given.get("seed")
@@ -98,7 +110,7 @@ def _expand_seeds(given: dict[str, NDArray[Any]]) -> int:
     if counts is not None:
         if counts.size != 1 or seeds.size != 1:
             raise BadRequest("count goes with one seed, the first of the range")
-        _check_count(int(counts.flat[0]), MAX_STREAMED_SAMPLES)
+        _check_count(int(counts.flat[0]), most)
         seeds = seed_range(int(seeds[0]), int(counts.flat[0]))
     given["seed"] = seeds[:, None]
     return len(seeds)
@@ -123,9 +135,9 @@ def _chunk_size(array: NDArray[Any] | None) -> int | None:
 
 
 def _for_all(name: str, array: NDArray[Any], count: int) -> NDArray[Any]:
-    if array.ndim and len(array) == count:
+    if len(array) == count:
         return array
-    if array.ndim and len(array) == 1:
+    if len(array) == 1:
         return np.repeat(array, count, axis=0)
     raise BadRequest(
         f"{name} has shape {list(array.shape)}; its first dimension is 1 or {count}, one a sample"

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import importlib.util
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -16,10 +17,20 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from latentry.serving.errors import ServeError
+from latentry.serving.heartbeats import SERVER_FOLDER
 
 SERVER_ID = "LATENTRY_SERVER_ID"
 _PR_SET_PDEATHSIG = 1
+# Whoever may register shared memory can have another caller's image overwritten, silently. A secret
+# would keep nobody out, as every user can read a process's arguments; but no HTTP/2 request may
+# carry a header with an upper-case letter (RFC 9113, section 8.2.1), and gRPC resets those that do.
+_SHUT_VERBS = "shared-memory,trace,logging"
+_IMPOSSIBLE_KEY = "Shut-For-Everybody"
+# When, after its start, the Python backend has made its folder in /tmp at the latest.
+_FOLDER_MADE_S = 60.0
 _LOG_FLAGS = {
     "error": ["--log-info=false", "--log-warning=false"],
     "warning": ["--log-info=false"],
@@ -53,7 +64,12 @@ class Endpoint:
     def url(self) -> str:
         """What a client on this machine connects to."""
         host = "127.0.0.1" if self.address in ("0.0.0.0", "::") else self.address
-        return f"{host}:{self.port}"
+        return f"{bracketed(host)}:{self.port}"
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands before a port: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def find_tritonserver() -> Installation:
@@ -121,14 +137,17 @@ def server_command(
         "--exit-on-error=true",
         "--strict-readiness=true",
         "--allow-http=false",
-        f"--grpc-address={endpoint.address}",
+        f"--grpc-address={bracketed(endpoint.address)}",
         f"--grpc-port={endpoint.port}",
         # As the clients' channel: they ping every 10 s, also between calls.
         "--grpc-http2-min-recv-ping-interval-without-data=5000",
         "--grpc-keepalive-permit-without-calls=true",
+        # Messages that were answered are kept for the next ones otherwise, with all their memory.
+        "--grpc-infer-allocation-pool-size=0",
         "--metrics-address=127.0.0.1",
         f"--metrics-port={endpoint.metrics_port}",
         "--allow-gpu-metrics=false",
+        f"--grpc-restricted-protocol={_SHUT_VERBS}:{_IMPOSSIBLE_KEY}={secrets.token_hex(16)}",
         f"--exit-timeout-secs={max(1, round(drain_s))}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         *backend_flags,
@@ -136,9 +155,14 @@ def server_command(
     ]
 
 
-def server_environment(installation: Installation, server_id: str) -> dict[str, str]:
-    """Return the environment in which the server finds this Python and its packages."""
-    environment = {**os.environ, SERVER_ID: server_id, "PYTHONDONTWRITEBYTECODE": "1"}
+def server_environment(installation: Installation, server_id: str, folder: Path) -> dict[str, str]:
+    """Return the environment in which the server finds this Python, its packages and ``folder``."""
+    environment = {
+        **os.environ,
+        SERVER_ID: server_id,
+        SERVER_FOLDER: str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     # The stub takes the packages of the first Python on the PATH: this one.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     if installation.wheel is not None:
@@ -154,12 +178,24 @@ def server_environment(installation: Installation, server_id: str) -> dict[str, 
 def remove_stub_folders(since: float) -> None:
     """Remove the empty folders that a killed Triton's Python backend left in /tmp.
 
+    It makes them as it starts; one that another server may have made as it started stays, because
+    Triton aborts at its end where its folder is gone.
+
     Args:
-        since: Time of the server's start, seconds since the epoch; older ones are not its own.
+        since: Time of the server's start, seconds since the epoch.
     """
+    others = [
+        process.info["create_time"]
+        for process in psutil.process_iter(["name", "create_time"])
+        if process.info["name"] == "tritonserver"
+    ]
     for folder in Path("/tmp").glob("python_env_??????"):
         with contextlib.suppress(OSError):  # in use, gone, or somebody else's
-            if folder.stat().st_uid == os.getuid() and folder.stat().st_mtime >= since - 1:
+            status = folder.stat()
+            made = status.st_mtime
+            theirs = any(start - 1 <= made <= start + _FOLDER_MADE_S for start in others)
+            ours = status.st_uid == os.getuid() and since - 1 <= made <= since + _FOLDER_MADE_S
+            if ours and not theirs:
                 folder.rmdir()
 
 
@@ -183,5 +219,6 @@ def start_tritonserver(
             stdout=log,
             stderr=log,
             start_new_session=True,
+            umask=0o077,  # its shared memory holds what callers draw
             preexec_fn=die_with_parent,
         )

@@ -4,6 +4,7 @@ Used by the Triton front model, by the stream model and by the local transport, 
 refuse the same things with the same words.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,13 @@ THREADS = "latentry.threads"
 
 STREAM_MODEL = "generate_stream"
 MAX_STREAMED_SAMPLES = 4096
-MAX_STREAMED_BYTES = 64 * 2**20
+MAX_STREAMED_BYTES = 8 * 2**20
+LONGEST_TEXT = 256
+
+# Request parameters: of a stream model's request for one of its chunks, and of a client's request
+# that goes on with a stream which is open already. A server that shuts down still takes both.
+FROM_STREAM = "latentry_from_stream"
+CONTINUES = "continues"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -70,9 +77,39 @@ def row_bytes(spec: GeneratorSpec, image_format: Format) -> int:
     return spec.image.row_bytes * (5 if image_format is Format.FLOAT else 1)
 
 
-def most_streamed_samples(spec: GeneratorSpec, image_format: Format) -> int:
-    """Return how many samples one stream request may carry: 4,096, or 64 MiB of output."""
-    return max(1, min(MAX_STREAMED_SAMPLES, MAX_STREAMED_BYTES // row_bytes(spec, image_format)))
+def input_row_bytes(spec: GeneratorSpec, latent: str) -> int:
+    """Return how much one sample's tensors take on their way in, with this latent."""
+    item = spec.find(latent)
+    shapes = [item.row_shape if item else (2,), *((2,) for _ in spec.controls)]  # int64: 2 x 4
+    return 4 * sum(math.prod(shape) for shape in shapes)
+
+
+def most_streamed_samples(
+    spec: GeneratorSpec, latent: str, image_format: Format, max_batch_size: int
+) -> int:
+    """Return how many samples one stream request may carry.
+
+    4,096, but no more than 8 MiB of output and as much of input; one largest batch in any case.
+    """
+    largest = max(row_bytes(spec, image_format), input_row_bytes(spec, latent))
+    return max(max_batch_size, min(MAX_STREAMED_SAMPLES, MAX_STREAMED_BYTES // largest))
+
+
+def check_text(name: str, value: Any) -> str:
+    """Return the text in an element of a BYTES tensor.
+
+    Raises:
+        BadRequest: It is longer than any text that means something, or no UTF-8.
+    """
+    if not isinstance(value, bytes):
+        value = str(value).encode(errors="replace")
+    if len(value) > LONGEST_TEXT:
+        raise BadRequest(f"{name} holds {len(value):,} bytes; it takes at most {LONGEST_TEXT}")
+    try:
+        text: str = value.decode()
+    except UnicodeDecodeError:
+        raise BadRequest(f"{name} holds {value!r}, which is no UTF-8 text") from None
+    return text
 
 
 def check_wire_seeds(seeds: NDArray[Any]) -> None:
@@ -145,7 +182,7 @@ def _controls(
 def _format(values: NDArray[Any] | None) -> Format:
     if values is None:
         return Format.RAW
-    texts = {v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values.flat}
+    texts = {check_text("format", value) for value in values.flat}
     if len(texts) != 1:
         raise BadRequest(f"format differs inside one request: {sorted(texts)}; give one for all")
     return format_from_text(texts.pop())

@@ -117,8 +117,10 @@ class FakeTransport:
         try:
             for request in requests:
                 self.stream_log.append("request")
-                info = self.infos[text_from_tensor(request["model"])]
-                chunks = stream_from_request(info.spec, request).chunks(info.max_batch_size)
+                info = self.infos[text_from_tensor("model", request["model"])]
+                most = info.max_batch_size
+                stream = stream_from_request(info.spec, request, max_batch_size=most)
+                chunks = stream.chunks(most)
                 for index, tensors in chunks:
                     if self.stream_faults and sent == self.stream_faults[0][0]:
                         raise self.stream_faults.pop(0)[1]

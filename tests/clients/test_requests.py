@@ -142,7 +142,10 @@ def test_stream_requests_mean_the_samples_in_order(info, seeds, start, one_class
     labels = 1 if one_class else [seed % 3 for seed in seeds]
     model = info("digits")
     samples = samples_from_arguments(model, Arguments(seeds=seeds, class_label=labels))
-    asked = [stream_from_request(model.spec, r) for r in stream_requests(samples, start)]
+    asked = [
+        stream_from_request(model.spec, request, max_batch_size=model.max_batch_size)
+        for request in stream_requests(samples, start)
+    ]
     got = [row for stream in asked for row in stream.tensors["seed"][:, 0].tolist()]
     assert got == seeds[start:]
     classes = [row for stream in asked for row in stream.tensors["class_label"][:, 0].tolist()]

@@ -245,7 +245,7 @@ def test_bad_requests_on_the_wire(
                 "seed": np.array([0]),
                 "count": np.array([9999]),
             },
-            "one request takes 1 to 4096",
+            "one request takes 1 to 728 of this model",
         ),
     ],
 )

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentry.serving.errors import BadRequest
+from latentry.serving.images import Format
 from latentry.serving.spec import GeneratorSpec
 from latentry.serving.streaming import stream_from_request
 from latentry.serving.wire import MAX_STREAMED_SAMPLES, most_streamed_samples
@@ -35,7 +36,7 @@ def test_chunks_hold_every_sample_once_in_order(
     first: int, count: int, chunk_size: int | None, most: int
 ) -> None:
     more = {} if chunk_size is None else {"chunk_size": [chunk_size]}
-    stream = stream_from_request(SPEC, ask(seed=[first], count=[count], **more))
+    stream = stream_from_request(SPEC, ask(seed=[first], count=[count], **more), max_batch_size=32)
     chunks = list(stream.chunks(most))
     seeds = np.concatenate([tensors["seed"] for _, tensors in chunks])[:, 0]
     assert seeds.tolist() == list(range(first, first + count))
@@ -46,12 +47,12 @@ def test_chunks_hold_every_sample_once_in_order(
 
 
 def test_without_a_chunk_size_the_first_chunk_is_small() -> None:
-    stream = stream_from_request(SPEC, ask(seed=[0], count=[100]))
+    stream = stream_from_request(SPEC, ask(seed=[0], count=[100]), max_batch_size=32)
     assert [len(tensors["seed"]) for _, tensors in stream.chunks(32)] == [8, 32, 32, 28]
 
 
 def test_each_sample_may_have_its_own_controls() -> None:
-    stream = stream_from_request(SPEC, ask(seed=[5, 3], class_label=[[0], [1]]))
+    stream = stream_from_request(SPEC, ask(seed=[5, 3], class_label=[[0], [1]]), max_batch_size=32)
     (_, tensors), *_ = stream.chunks(8)
     assert tensors["seed"].tolist() == [[5], [3]]
     assert tensors["class_label"].tolist() == [[0], [1]]
@@ -76,22 +77,44 @@ def test_each_sample_may_have_its_own_controls() -> None:
         (ask(seed=[0], truncation_psi=[[1.0]]), "takes no truncation_psi"),
         (ask(seed=[0], format=np.array([b"gif"], object)), "format 'gif' is unknown"),
         (ask(seed=[0], format=np.array([b"\xff"], object)), "is no UTF-8 text"),
+        (
+            ask(seed=[0], format=np.array([b"x" * 2**20], object)),
+            "format holds 1,048,576 bytes; it takes at most 256",
+        ),
+        (ask(seed=np.arange(100_000)), "asks for 100000 samples"),
+        # One row that would be repeated for every sample.
+        (ask(z=np.zeros((1, 10**6), np.float32)), r"z has rows of shape \[1000000\]"),
+        (ask(z=np.zeros((4097, 4), np.float32)), "asks for 4097 samples"),
+        (ask(seed=[0], class_label=np.zeros((1, 10**6), np.int64)), "class_label has rows of sh"),
+        (ask(seed=[0], class_label=np.array(1)), "class_label has no rows"),
+        (ask(seed=[0], w=np.zeros((1, 3), np.float32)), "takes no w; it takes seed, z, class"),
     ],
 )
 def test_refusals(request_: dict[str, Any], match: str) -> None:
     with pytest.raises(BadRequest, match=match):
-        stream_from_request(SPEC, request_)
+        stream_from_request(SPEC, request_, max_batch_size=32)
 
 
 def test_a_request_is_bounded_in_samples_and_bytes() -> None:
-    from latentry.serving.images import Format
-
     large = GeneratorSpec.model_validate(
         {
-            "inputs": [{"role": "z", "shape": [4]}],
-            "image": {"height": 512, "width": 512, "channels": 3},
+            "inputs": [
+                {"role": "z", "shape": [4]},
+                {"role": "w", "shape": [18, 512], "w_avg": [0.0] * 512},
+                {"role": "truncation_psi"},
+            ],
+            "image": {"height": 256, "width": 256, "channels": 3},
         }
     )
-    assert most_streamed_samples(SPEC, Format.RAW) == MAX_STREAMED_SAMPLES
-    assert most_streamed_samples(large, Format.PNG) == 85
-    assert most_streamed_samples(large, Format.FLOAT) == 17
+    assert most_streamed_samples(SPEC, "seed", Format.RAW, 32) == MAX_STREAMED_SAMPLES
+    for latent, image_format, most_batch, most in (
+        *(("seed", Format.PNG, 32, 42), ("seed", Format.FLOAT, 4, 8)),
+        ("seed", Format.FLOAT, 32, 32),  # one largest batch, whatever it takes
+        ("z", Format.RAW, 1, 42),
+    ):
+        assert most_streamed_samples(large, latent, image_format, most_batch) == most
+    small = large.model_copy(
+        update={"image": large.image.model_copy(update={"height": 8, "width": 8})}
+    )
+    assert most_streamed_samples(small, "seed", Format.RAW, 1) == MAX_STREAMED_SAMPLES
+    assert most_streamed_samples(small, "w", Format.RAW, 1) == 227  # 36 KiB each on the way in
