@@ -16,7 +16,6 @@ from latentry.serving.wire import ENGINE_CLASS, MODEL_DIGEST, SPEC, Arrays
 
 FINAL_RESPONSE = "triton_final_response"
 ASK_FINAL_RESPONSE = "triton_enable_empty_final_response"
-# On a stream's later requests: a server that drains lets a begun stream finish.
 
 # Triton's raw contents are little-endian on every machine.
 _DTYPES: dict[str, np.dtype[Any]] = {
