@@ -17,7 +17,7 @@ def test_the_demo_leaves_its_pictures(tmp_path: Path) -> None:
     pictures = []
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=250
+            [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=500
         )
         assert done.returncode == 0, done.stdout + done.stderr
         paths = [tmp_path / "demo" / name for name in ("digits.png", "textures.png")]

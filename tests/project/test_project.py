@@ -157,7 +157,7 @@ def test_the_wheel_alone_serves_and_streams(wheel: Path, repository: Path, tmp_p
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [str(python), str(script), str(repository)],
-        capture_output=True, text=True, check=False, cwd=tmp_path, env=clean, timeout=120,
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=clean, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "100"
