@@ -182,8 +182,8 @@ def test_a_served_model_is_asked_and_every_answer_is_right(
     triton: RunningServer, model: str, image_format: str
 ) -> None:
     with TritonTarget(triton.url, model, batch=3, image_format=image_format, payloads=5) as target:
-        opened = run_open(target, rate=60, duration_s=0.6, warm_up_s=0.1)
-        closed = run_closed(target, outstanding=4, duration_s=0.4, warm_up_s=0.1)
+        opened = run_open(target, rate=100, duration_s=0.3, warm_up_s=0)
+        closed = run_closed(target, outstanding=4, duration_s=0.2, warm_up_s=0)
     assert not opened.errors
     assert not closed.errors
     assert opened.completed == opened.sent > 10
