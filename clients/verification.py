@@ -3,14 +3,11 @@
 import hashlib
 import itertools
 import json
-import multiprocessing
 import random
-import signal
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -34,6 +31,7 @@ from latentry.clients.synthesis import (
     read_shard_record,
     samples_of_shard,
 )
+from latentry.clients.workers import start_worker
 from latentry.serving.errors import JobError
 from latentry.serving.images import Uint8, decode_image
 
@@ -162,16 +160,32 @@ def _verify_shards(
     if workers == 1 or len(numbers) < 2 * workers:
         yield from map(check, numbers)
         return
-    spawn = multiprocessing.get_context("spawn")
-    ignore_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # it is this process's
+    crew = [
+        start_worker(_verify_some, out, record, numbers[place::workers]) for place in range(workers)
+    ]
     try:
-        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=ignore_sigint) as pool:
-            for start in range(0, len(numbers), 16 * workers):  # few results wait at a time
-                yield from pool.map(check, numbers[start : start + 16 * workers])
-    except BrokenProcessPool as error:
+        for turn in range(len(numbers)):
+            result = crew[turn % workers][1].recv()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    except (EOFError, ConnectionError) as error:
         raise JobError(
             "a process that verified was killed; when memory is short, use fewer --workers"
         ) from error
+    finally:
+        for process, connection in crew:
+            process.kill()
+            process.join()
+            connection.close()
+
+
+def _verify_some(
+    connection: "Connection[Any, Any]", out: str, record: JobRecord, numbers: Sequence[int]
+) -> None:
+    """Run in a worker: tell of each shard; a full pipe keeps it from going far ahead."""
+    for number in numbers:
+        connection.send(verify_shard(out, record, number))
 
 
 def verify_shard(out: str, record: JobRecord, number: int) -> tuple[int, list[str]]:

@@ -9,9 +9,10 @@ import signal
 import sys
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from latentry.clients.synthesis import Progress, ShardMaker, ShardRecord, Work
@@ -125,19 +126,7 @@ class _Worker:
         self.core = core
         self.shard: int | None = None
         self.drawn = 0
-        self.connection, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(
-            target=_make_shards, args=(theirs, work, core, os.getpid()), daemon=True
-        )
-        # Ctrl-C is this process's to handle, from the worker's first moment on; the tracker, which
-        # the first of them starts, takes the mask away.
-        resource_tracker.ensure_running()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        theirs.close()
+        self._process, self.connection = start_worker(_make_shards, work, core)
 
     def give(self, number: int) -> None:
         """Tell the process to make a shard; where it is dead, :meth:`take` will say so."""
@@ -173,24 +162,58 @@ class _Worker:
         return self._process.exitcode
 
 
-def _make_shards(
-    connection: "Connection[Any, Any]", work: Work, core: int | None, parent: int
+def start_worker(
+    target: Callable[..., None], *arguments: object
+) -> "tuple[BaseProcess, Connection[Any, Any]]":
+    """Run ``target(connection, *arguments)`` in a process that ends with this one.
+
+    What it raises comes as a message; Ctrl-C is this process's to handle. All goes through a pipe:
+    a pool's semaphores stay in shared memory when its processes are killed all at once.
+
+    Returns:
+        The process, and this end of the connection.
+    """
+    ours, theirs = _SPAWN.Pipe()
+    process = _SPAWN.Process(
+        target=_run_worker, args=(target, theirs, os.getpid(), *arguments), daemon=True
+    )
+    # Ctrl-C is ignored from the worker's first moment on; the tracker, which the first of them
+    # starts, takes the mask away.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    theirs.close()
+    return process, ours
+
+
+def _run_worker(
+    target: Callable[..., None],
+    connection: "Connection[Any, Any]",
+    parent: int,
+    *arguments: object,
 ) -> None:
-    """Run in a worker: make each shard that is asked for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent(parent)
-    if core is not None:
-        os.sched_setaffinity(0, {core})
     try:
-        with ShardMaker(work) as maker:
-            while True:
-                number = connection.recv()
-                connection.send(maker.make(number, connection.send))
+        target(connection, *arguments)
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:
         error.add_note(traceback.format_exc())
         connection.send(error)
+
+
+def _make_shards(connection: "Connection[Any, Any]", work: Work, core: int | None) -> None:
+    """Run in a worker: make each shard that is asked for."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    with ShardMaker(work) as maker:
+        while True:
+            number = connection.recv()
+            connection.send(maker.make(number, connection.send))
 
 
 def _die_with_parent(parent: int) -> None:

@@ -1,11 +1,20 @@
-"""What the tests share: one repository of real exports, one real server on it."""
+"""What the tests share: one repository of real exports, one real server on it.
 
+Other runs of the same tests may go on beside this one, on a machine that is busy with them.
+"""
+
+import os
+import shutil
+import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from running_server import RunningServer, run_server
+from hypothesis import HealthCheck, settings
+from running_server import RunningServer, run_server, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "training" / "checkpoints"
@@ -33,6 +42,55 @@ SPECS: dict[str, dict[str, Any]] = {
         "image": {"height": 8, "width": 8, "channels": 1},
     },
 }
+
+
+# What an example takes says more of the machine than of what is tested.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
+
+RUN = "LATENTRY_TEST_RUN"  # in the environment of every process of this run
+KEPT = ("ray", ".ses", "torchinductor_")  # what libraries leave in the temporary folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run a temporary folder of its own, and its processes a mark."""
+    # A shell that starts this in the background ignores Ctrl-C, and so would every command.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays there
+    folder = tempfile.mkdtemp(prefix="latentry-tests-")  # short: paths of sockets are
+    tempfile.tempdir = os.environ["TMPDIR"] = os.environ["XDG_RUNTIME_DIR"] = folder
+    os.environ[RUN] = folder
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take the folder away."""
+    if folder := os.environ.pop(RUN, None):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def own_processes() -> list[psutil.Process]:
+    """Return what this run started and what still runs, without what ends with pytest itself."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            marked = process.environ().get(RUN) == os.environ[RUN]
+            tracks = "resource_tracker" in " ".join(process.cmdline())
+        except (psutil.Error, OSError):
+            continue
+        if marked and not tracks and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """See that the run leaves no process and no file behind; servers look after shared memory."""
+    yield
+    wait_until(lambda: not own_processes())
+    folder = Path(os.environ[RUN])
+    home = folder / f"latentry-{os.getuid()}"  # of the private folders of servers
+    left = [*folder.iterdir(), *(home.iterdir() if home.exists() else ())]
+    assert not [path for path in left if path != home and not path.name.startswith(KEPT)]
 
 
 @pytest.fixture(scope="session")

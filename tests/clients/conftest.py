@@ -1,7 +1,6 @@
 """A generator made of arithmetic, behind a transport in this process and behind a gRPC server."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from concurrent.futures import Future
@@ -73,6 +72,7 @@ class FakeTransport:
         self.requests: list[dict[str, np.ndarray]] = []
         self.stream_log: list[str] = []
         self.delays_s: list[float] = []
+        self.held: list[Callable[[], None]] | None = None  # answers, where none is to be given yet
         self.is_ready = True
         self.closed = False
 
@@ -106,7 +106,9 @@ class FakeTransport:
             else:
                 future.set_result(Reply(self.infos[model].version, outputs))
 
-        if delay_s:
+        if self.held is not None:
+            self.held.append(answer)
+        elif delay_s:
             threading.Timer(delay_s, answer).start()
         else:
             answer()
@@ -131,6 +133,12 @@ class FakeTransport:
                     yield Reply("1", {**outputs, "index": np.array([index], np.int64)})
         finally:
             self.stream_log.append("closed")
+
+    def let_go(self) -> None:
+        """Give the answers that are held, and all that follow."""
+        answers, self.held = self.held or [], None
+        for answer in answers:
+            answer()
 
     def close(self) -> None:
         self.closed = True
@@ -279,7 +287,7 @@ class RunningServer:
         self._server.start()
 
     def stop(self) -> None:
-        self._server.stop(grace=None).wait(timeout=2)
+        self._server.stop(grace=None).wait(timeout=10)
         self.double.hold.set()
         self._pool.shutdown()
 
@@ -312,14 +320,3 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
 @pytest.fixture(scope="session")
 def info() -> Callable[..., ModelInfo]:
     return info_of
-
-
-@pytest.fixture
-def wait_until() -> Callable[[Callable[[], bool]], None]:
-    def wait(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-        end = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < end, "it did not come to pass"
-            time.sleep(0.01)
-
-    return wait

@@ -219,7 +219,7 @@ def test_ctrl_c_ends_a_stream_and_says_what_came(run, server, tmp_path, monkeypa
     )
     assert code == 130
     assert f"stopped: 8 of 1000 images are in {tmp_path}" in err
-    assert server.double.stream_ended.wait(5)
+    assert server.double.stream_ended.wait(60)
 
 
 def test_health(run, server):

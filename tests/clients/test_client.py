@@ -3,6 +3,7 @@ import time
 
 import numpy as np
 import pytest
+from running_server import wait_until
 
 from latentry.clients import (
     BadRequest,
@@ -46,12 +47,14 @@ def test_parts_come_back_in_order_however_they_finish(client, transport):
 
 
 def test_several_parts_are_under_way_at_a_time(client, transport):
-    transport.delays_s = [0.3] * 4
+    transport.held = []
     got = []
     thread = threading.Thread(target=lambda: got.append(client.generate("plain", seeds=range(64))))
     thread.start()
-    time.sleep(0.1)
+    wait_until(lambda: len(transport.held) == 4)
+    time.sleep(0.05)  # for a fifth, which must not come
     assert len(transport.requests) == 4
+    transport.let_go()
     thread.join()
     assert len(got[0]) == 64
 
@@ -70,12 +73,11 @@ def test_n_keeps_its_seeds_over_retries(client, transport):
     assert seeds_sent(transport) == [result.seeds.tolist()] * 3
 
 
-def test_by_default_a_lost_server_is_an_error_within_a_second(client, transport):
+def test_by_default_a_lost_server_is_an_error_after_three_attempts(client, transport):
+    """They take 0.8 s at most; tests/clients/test_retry.py."""
     transport.question_faults = [ServerGone("gone")] * 9
-    start = time.monotonic()
     with pytest.raises(ServerGone, match="gone"):
         client.generate("plain", seeds=1)
-    assert time.monotonic() - start < 1.0
     assert len(transport.question_faults) == 6
 
 
@@ -96,14 +98,15 @@ def test_other_errors_are_not_tried_again(client, transport, error):
 
 
 def test_a_timeout_abandons_the_answer(client, transport):
-    transport.delays_s = [0.4]
+    transport.held = []
     with pytest.raises(TimedOut, match=r"no answer within timeout_s=0\.05"):
         client.generate("plain", seeds=1, timeout_s=0.05)
+    transport.let_go()
     assert len(client.generate("plain", seeds=1, timeout_s=None)) == 1
 
 
 def test_the_clients_own_timeout(transport):
-    transport.delays_s = [0.3]
+    transport.held = []
     client = Client(transport=transport, timeout_s=0.05)
     with pytest.raises(TimedOut, match=r"timeout_s=0\.05"):
         client.generate("plain", seeds=1)

@@ -54,40 +54,52 @@ def test_a_profile_and_one_against_it(
     assert read_profile(tmp_path / "b" / "report.json").baseline is not None
 
 
-def test_a_target_is_answered_for_the_running_server(
-    triton: RunningServer, repository: Path, tmp_path: Path
-) -> None:
-    options = ["digits", "--url", triton.url, "--repository", str(repository)]
-    done = profile(*options, "--slo", "p50=2s", "--budget-s", "0", "--out", str(tmp_path))
+@pytest.fixture(scope="module")
+def answered(
+    triton: RunningServer, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], Path, str]:
+    """Return the arguments of a search, the folder with its first answer, and what it said."""
+    arguments = ["digits", "--url", triton.url, "--repository", str(repository), "--slo", "p50=2s"]
+    folder = tmp_path_factory.mktemp("answered")
+    done = profile(*arguments, "--budget-s", "0", "--out", str(folder))
     assert done.returncode == 0, done.stderr
-    assert "The running server holds p50 <= 2000 ms at" in done.stdout
-    report = read_profile(tmp_path / "report.json")
+    return arguments, folder, done.stdout
+
+
+def test_a_target_is_answered_for_the_running_server(
+    answered: tuple[list[str], Path, str],
+) -> None:
+    _, folder, said = answered
+    assert "The running server holds p50 <= 2000 ms at" in said
+    report = read_profile(folder / "report.json")
     assert report.slo is not None
     assert report.slo.running.rate > 0
     assert report.slo.recommended is None
 
 
 def test_an_interrupted_search_leaves_no_server(
-    triton: RunningServer, repository: Path, tmp_path: Path
+    answered: tuple[list[str], Path, str], tmp_path: Path
 ) -> None:
+    arguments, folder, _ = answered
     state = tmp_path / "slo-search.json"
-    arguments = ["digits", "--url", triton.url, "--repository", str(repository)]
-    arguments += ["--slo", "p50=2s", "--budget-s", "60", "--out", str(tmp_path)]
+    before = json.loads((folder / state.name).read_text())
+    state.write_text(json.dumps({**before, "candidates": []}))  # it goes on from the first answer
+    options = ["--budget-s", "60", "--out", str(tmp_path)]
     with subprocess.Popen(
-        [str(LATENTRY), "profile", *arguments], stderr=subprocess.PIPE, text=True
+        [str(LATENTRY), "profile", *arguments, *options], stderr=subprocess.PIPE, text=True
     ) as process:
         family = _wait_for_tritonserver(psutil.Process(process.pid))
         process.send_signal(signal.SIGINT)
-        assert process.wait(40) == 130
+        assert process.wait(200) == 130
         assert process.stderr is not None
         assert "the same command goes on from there" in process.stderr.read()
-    psutil.wait_procs(family, timeout=10)
+    psutil.wait_procs(family, timeout=60)
     assert not [member for member in family if member.is_running()]
-    assert json.loads(state.read_text())["running"]["rate"] > 0
+    assert json.loads(state.read_text())["running"] == before["running"]
 
 
 def _wait_for_tritonserver(process: psutil.Process) -> list[psutil.Process]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         family = process.children(recursive=True)
         if any(member.name() == "tritonserver" for member in family):
@@ -119,11 +131,10 @@ def test_a_folder_that_cannot_be_written_is_found_before(
     triton: RunningServer, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    start = time.monotonic()
     done = profile("digits", "--url", triton.url, "--out", str(tmp_path / "file" / "out"))
     assert done.returncode == 1
+    assert done.stderr.startswith("error: ")  # before anything was measured, of which it tells
     assert "cannot be written: Not a directory" in done.stderr
-    assert time.monotonic() - start < 20
 
 
 def test_what_fails_takes_nothing_else_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

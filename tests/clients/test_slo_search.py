@@ -1,10 +1,8 @@
 import json
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from simulated_time import Clock, Server, simulate
 
 from latentry.clients import slo_search
 from latentry.clients.slo_search import (
@@ -84,48 +82,37 @@ def test_the_interval_of_a_rate_comes_from_the_intervals_of_its_probes() -> None
     assert (nothing.low, nothing.rate, nothing.high) == (0, 0, 10)
 
 
-class Saturating:
-    """Answers after 2 ms as long as at most 300 requests a second come, late beyond."""
-
-    def __init__(self) -> None:
-        self.free = 0.0
-
-    def send(self, done: Callable[[Exception | None], None]) -> None:
-        now = time.perf_counter()
-        self.free = max(now, self.free) + 1 / 300
-        threading.Timer(self.free - now + 0.002, done, (None,)).start()
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return the time that the load generator lives in."""
+    return simulate(monkeypatch)
 
 
-def test_bisection_finds_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slo_search, "_LEAST_PROBE_S", 0.4)
-    monkeypatch.setattr(slo_search, "_PRECISION", 0.15)
-    objective = Objective(percent=90, limit_ms=80)
-    found = find_held_rate(Saturating(), objective)
-    assert 100 < found.rate < 340
-    assert 200 < found.saturation < 330
-    held = [item.rate for item in found.probes if item.holds(80)]
+def test_bisection_finds_what_is_held(clock: Clock) -> None:
+    """One server of 300 a second: what it holds is what the theory of queues says."""
+    objective = Objective(percent=90, limit_ms=40)
+    found = find_held_rate(Server(clock, 1 / 300), objective)
+    assert found.saturation == pytest.approx(300, abs=1)
+    # Its 90th percentile is 26 ms at 255 requests a second, 40 ms at 270 and 57 ms at 280.
+    assert 250 < found.rate < 280
+    assert found.high is not None
+    assert found.low < found.rate < found.high < 300
+    held = [item.rate for item in found.probes if item.holds(40)]
     assert found.rate == max(held)
-    below = find_held_rate(Saturating(), objective, floor=600)
+    below = find_held_rate(Server(clock, 1 / 300), objective, floor=600)
     assert below.rate == 0
-    assert [item.rate for item in below.probes] == [pytest.approx(690)]
+    assert [item.rate for item in below.probes] == [pytest.approx(624)]
 
 
-class Slow:
-    """Answers each request after 1.6 s, however many there are: 40 a second of 64."""
-
-    def send(self, done: Callable[[Exception | None], None]) -> None:
-        threading.Timer(1.6, done, (None,)).start()
-
-
-def test_a_percentile_that_a_probe_cannot_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slo_search, "_SLOW_SATURATION_S", 2.0)
+def test_a_percentile_that_a_probe_cannot_see_is_refused(clock: Clock) -> None:
+    target = Server(clock, 1.6, workers=64)  # 40 a second
     slow = Objective(percent=99.9, limit_ms=5000)
     with pytest.raises(BadRequest, match=r"p99\.9 needs 10,000 requests; at .*ask for p99 or less"):
-        find_held_rate(Slow(), slow)
+        find_held_rate(target, slow)
     with pytest.raises(BadRequest, match="p99 needs 1,000 requests; at 2/s that takes 500 s"):
-        probe_rate(Slow(), OBJECTIVE, 2.0)
+        probe_rate(target, OBJECTIVE, 2.0)
     with pytest.raises(BadRequest, match="too slow for a target"):
-        probe_rate(Slow(), OBJECTIVE, 0.1)
+        probe_rate(target, OBJECTIVE, 0.1)
 
 
 def test_nothing_is_asked_where_too_few_requests_would_answer(
@@ -139,7 +126,7 @@ def test_nothing_is_asked_where_too_few_requests_would_answer(
 
     monkeypatch.setattr(slo_search, "_saturation", lambda _: 100.0)
     monkeypatch.setattr(slo_search, "probe_rate", fail)
-    found = find_held_rate(Slow(), OBJECTIVE)
+    found = find_held_rate(Server(Clock(), 1), OBJECTIVE)
     assert (found.rate, found.high) == (0, min(asked))
     assert min(asked) == pytest.approx(1250 / 60)
 

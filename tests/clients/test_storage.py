@@ -234,7 +234,7 @@ def holder(folder: LocalFolder, *arguments: str) -> Iterator["subprocess.Popen[s
         yield process
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(timeout=20)
+        process.wait(timeout=120)
 
 
 def lock(folder: LocalFolder, *, take_over: bool = False) -> None:

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,8 @@ nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 print(cluster.address, flush=True)
 for line in sys.stdin:
     cluster.remove_node(nodes.pop(), allow_graceful=False)
-    nodes.append(cluster.add_node(num_cpus=1))
     print("killed", flush=True)
+    nodes.append(cluster.add_node(num_cpus=1))
 cluster.shutdown()
 """
 
@@ -85,7 +84,7 @@ def cluster() -> Iterator[Cluster]:
             yield Cluster(process, address)
             below = psutil.Process(process.pid).children(recursive=True)
         finally:
-            process.communicate(timeout=30)
+            process.communicate(timeout=120)
             for left in filter(is_running, below):
                 left.kill()
 
@@ -118,7 +117,7 @@ def test_killed_workers_and_a_killed_node_change_nothing(
                 killed += 1
         cluster.replace_a_node()
         assert process.poll() is None
-        _, message = process.communicate(timeout=90)
+        _, message = process.communicate(timeout=240)
     finally:
         end(process)
     assert process.returncode == 0, message
@@ -133,17 +132,14 @@ def test_a_second_command_is_refused_and_takes_over_once_the_first_is_dead(
     try:
         wait_until(lambda: len(job.records()) >= 3)
         owner = json.loads((job.out / "job.lock").read_bytes())
-        started = time.monotonic()
+        process.send_signal(signal.SIGSTOP)  # so that it is not over before it is dead
         done = job.run()
-        seconds = time.monotonic() - started
-        assert process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     finally:
         end(process)
     assert done.returncode == 1
     assert f"is locked by process {owner['pid']} on" in done.stderr
-    assert seconds < 4  # 2 s, and as much again for importing Ray on a busy machine
     # Tasks of the dead command may still be writing now.
     assert job.finish() == expected
 
@@ -162,8 +158,8 @@ def test_ray_on_this_machine_ends_with_the_command(
             # Ray's own agents ask for a minute who is there, and write nothing of ours.
             children = [child for child in children if "Agent" not in " ".join(child.cmdline())]
         os.kill(process.pid, number)
-        _, message = process.communicate(timeout=30)
-        wait_until(lambda: not any(map(is_running, children)), timeout_s=15)
+        _, message = process.communicate(timeout=120)
+        wait_until(lambda: not any(map(is_running, children)))
     finally:
         end(process)
     if number is signal.SIGINT:

@@ -2,8 +2,10 @@ import dataclasses
 import hashlib
 import itertools
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +134,30 @@ def test_the_verdict_is_the_same_with_several_processes(made: Path) -> None:
     together = verify_job(str(made), None, workers=2, progress=told.append)
     assert together == alone
     assert sum(told) == 60
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_several_processes_share_nothing_that_a_kill_would_leave(made: Path) -> None:
+    def semaphores() -> set[str]:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return {line for line in lines if "/dev/shm/sem." in line}
+
+    before, during = semaphores(), set()
+    verify_job(str(made), None, workers=2, progress=lambda _: during.update(semaphores()))
+    assert during <= before
+
+
+def test_a_process_that_was_killed_is_told(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_worker = verification.start_worker
+
+    def start_and_kill(*arguments: Any) -> Any:
+        process, connection = start_worker(*arguments)
+        process.kill()
+        return process, connection
+
+    monkeypatch.setattr(verification, "start_worker", start_and_kill)
+    with pytest.raises(JobError, match="a process that verified was killed; when memory is short"):
+        verify_job(str(made), None, workers=2)
 
 
 Forge = Callable[[], int]

@@ -63,7 +63,7 @@ def run(block: Block, folder: Path, environment: dict[str, str]) -> None:
     program = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
     done = subprocess.run(
         [*program[block.language], block.text],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200,
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
 

@@ -1,59 +1,87 @@
 """Ctrl-C ends every command with exit code 130 and no traceback, and leaves nothing half done."""
 
+import os
 import re
 import signal
 import subprocess
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running_server import LATENTRY, RunningServer
+from running_server import LATENTRY, RunningServer, wait_until
+from tritonclient.grpc import InferenceServerClient
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def interrupt(*arguments: str, after_s: float) -> str:
-    """Return what a command says when it is interrupted."""
-    command = [str(LATENTRY), *arguments]
+def interrupt(*arguments: str, once: Callable[[str], object]) -> str:
+    """Return what a command says when it is interrupted once ``once`` holds of what it said."""
+    # Progress is shown to terminals only, and is what tells how far a command is.
+    environment = {**os.environ, "FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": "200"}
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [str(LATENTRY), *arguments], stdout=pipe, stderr=subprocess.STDOUT, env=environment
     ) as process:
-        time.sleep(after_s)
-        assert process.poll() is None, "it was over before it could be interrupted"
+        assert process.stdout is not None
+        output = b""
+        while not once(output.decode(errors="ignore")):
+            output += os.read(process.stdout.fileno(), 65_536)
+            assert process.poll() is None, f"it was over before it could be interrupted: {output!r}"
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, output
-    assert "Traceback" not in output
-    return output
+        output += process.communicate(timeout=120)[0]
+    text = output.decode()
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    return text
 
 
-@pytest.mark.parametrize("after_s", [0.4, 1.5, 2.5])
-def test_export(tmp_path: Path, after_s: float) -> None:
+@pytest.mark.parametrize("stage", ["loading", "exporting to ONNX", "proving it"])
+def test_export(tmp_path: Path, stage: str) -> None:
     checkpoint = str(ROOT / "training" / "checkpoints" / "textures")
     repository = tmp_path / "model_repository"
     slow = ("--max-batch", "256")  # many more samples to prove
-    interrupt("export", checkpoint, "--repository", str(repository), *slow, after_s=after_s)
+    options = ("--repository", str(repository), *slow)
+    interrupt("export", checkpoint, *options, once=lambda said: stage in said)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_train_says_how_to_go_on(tmp_path: Path) -> None:
-    output = interrupt("train", "digits", "--out", str(tmp_path), "--threads", "1", after_s=8)
+    options = ("--out", str(tmp_path), "--threads", "1")
+    stepped = re.compile(r" [1-9]\d*/\d{3,}")
+    output = interrupt("train", "digits", *options, once=stepped.search)
     assert "--resume" in output
     assert (tmp_path / "digits" / "state.safetensors").exists()
 
 
 @pytest.mark.server
 def test_generate(server: RunningServer, tmp_path: Path) -> None:
+    def drawn() -> int:
+        with InferenceServerClient(server.url) as raw:
+            statistics = raw.get_inference_statistics("large", as_json=True)
+        return int(statistics["model_stats"][0].get("inference_count", 0))
+
+    before = drawn()
     seeds = ("--seeds", "0-4000", "--out", str(tmp_path / "out"))
-    interrupt("generate", "large", *seeds, "--url", server.url, after_s=1.0)
+    interrupt(
+        *("generate", "large", *seeds, "--url", server.url),
+        once=lambda _: wait_until(lambda: drawn() > before),
+    )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.server
 def test_stream_says_how_many_were_delivered(server: RunningServer, tmp_path: Path) -> None:
-    seeds = ("--seeds", "0-999999", "--out", str(tmp_path / "out"))
-    output = interrupt("stream", "textures", *seeds, "--url", server.url, after_s=3.0)
+    out = tmp_path / "out"
+
+    def several() -> bool:
+        return out.exists() and len(os.listdir(out)) > 8  # the first chunk holds eight
+
+    seeds = ("--seeds", "0-999999", "--out", str(out))
+    output = interrupt(
+        *("stream", "textures", *seeds, "--url", server.url), once=lambda _: wait_until(several)
+    )
     match = re.search(r"stopped: (\d+) of 1000000 images are in", output)
     assert match
     # The chunk that was being written may lie there too.
-    written = len(list((tmp_path / "out").iterdir()))
+    written = len(list(out.iterdir()))
     assert 0 < int(match[1]) <= written <= int(match[1]) + 32

@@ -226,9 +226,9 @@ def test_the_http_target_asks_and_takes_answers_in_pieces() -> None:
             image_bytes=100_000, connections=1, on_image=images.__setitem__,
         )  # fmt: skip
         target.send(ended.put)
-        assert ended.get(timeout=10) is None
+        assert ended.get(timeout=60) is None
         target.send(ended.put)
-        assert "5 bytes instead of an image" in str(ended.get(timeout=10))
+        assert "5 bytes instead of an image" in str(ended.get(timeout=60))
     target.close()
     assert images == {5: b"a" * 100_000}
     assert asked[0].startswith(b"GET /images/5 HTTP/1.1\r\n")
@@ -239,6 +239,6 @@ def test_an_answer_that_never_comes_is_an_error() -> None:
     with http_server(b"") as (address, asked):
         target = HttpTarget(address, post("/predict"), iter((5,)), image_bytes=1, connections=1)
         target.send(ended.put)
-        assert isinstance(ended.get(timeout=10), ConnectionError)
+        assert isinstance(ended.get(timeout=60), ConnectionError)
     target.close()
     assert asked[0].endswith(b'Content-Length: 10\r\n\r\n{"seed":5}')

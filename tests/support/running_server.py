@@ -3,14 +3,25 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import psutil
 
 LATENTRY = Path(sys.executable).parent / "latentry"
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> float:
+    """Return the seconds until ``condition`` held; fail where it never did."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < timeout_s, "it did not happen in time"
+        time.sleep(0.01)
+    return time.monotonic() - start
 
 
 @dataclass
@@ -25,16 +36,33 @@ class RunningServer:
         """Return the pid of its tritonserver."""
         return int(psutil.Process(self.process.pid).children()[0].pid)
 
-    def shared_memory(self) -> set[str]:
-        """Return the names of its shared-memory regions."""
+    @cached_property
+    def _shm_prefix(self) -> str:
         flag = "shm-region-prefix-name="
         command = psutil.Process(self.triton_pid()).cmdline()
-        prefix = next(part.partition(flag)[2] for part in command if flag in part)
-        return {path.name for path in Path("/dev/shm").glob(f"{prefix}*")}
+        return next(part.partition(flag)[2] for part in command if flag in part)
+
+    def shared_memory(self) -> set[str]:
+        """Return the names of its shared-memory regions; once asked, after its end, too."""
+        return {path.name for path in Path("/dev/shm").glob(f"{self._shm_prefix}*")}
 
     def stub_pids(self) -> list[int]:
         """Return the pids of the processes that run the models."""
         return [child.pid for child in psutil.Process(self.triton_pid()).children(recursive=True)]
+
+    @contextmanager
+    def stopped(self, model: str) -> Iterator[None]:
+        """Let the processes of a model do nothing until the block ends; requests pile up."""
+        stubs = [psutil.Process(pid) for pid in self.stub_pids()]
+        stubs = [stub for stub in stubs if f"/{model}/" in " ".join(stub.cmdline())]
+        assert stubs, f"no process runs {model}"
+        try:
+            for stub in stubs:
+                stub.suspend()
+            yield
+        finally:
+            for stub in stubs:
+                stub.resume()
 
 
 @contextmanager
@@ -51,4 +79,4 @@ def run_server(repository: Path, *options: str) -> Iterator[RunningServer]:
             yield RunningServer(process, ready["url"], ready["metrics_url"])
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=120)

@@ -6,15 +6,14 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 import psutil
-from running_server import LATENTRY
+from running_server import LATENTRY, wait_until
 
 LOCK_FILE = "job.lock"
 STRACE = shutil.which("strace")
@@ -43,7 +42,7 @@ class JobRun:
         return [*fixed, *self.options, *options]
 
     def run(
-        self, *options: str, prefix: Sequence[str] = (), timeout_s: float = 120
+        self, *options: str, prefix: Sequence[str] = (), timeout_s: float = 240
     ) -> "subprocess.CompletedProcess[str]":
         """Run it to its end."""
         return subprocess.run(
@@ -173,15 +172,6 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> float:
-    """Return the seconds until ``condition`` held; fail where it never did."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < timeout_s, "it did not happen in time"
-        time.sleep(0.002)
-    return time.monotonic() - start
-
-
 def children_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """Return every process below one."""
     try:
@@ -237,7 +227,7 @@ def run_killed(job: JobRun, random: Random, within_s: float, kills: Kills) -> bo
         else:
             process.kill()
         process.wait()
-        wait_until(lambda: not any(map(is_running, children)), timeout_s=10)
+        wait_until(lambda: not any(map(is_running, children)))
     finally:
         end(process)
     if not ended:
