@@ -93,6 +93,16 @@ class ServerFolder:
             return False
         return True
 
+    def close_shared_memory(self) -> None:
+        """Take the shared memory of this server away from other users.
+
+        Triton makes it readable by everybody, whatever the umask says. Who opened it at once keeps
+        it; so this is no boundary on a machine that is shared with strangers.
+        """
+        for region in _SHM.glob(f"{self.shm_prefix}*"):
+            with suppress(OSError):
+                region.chmod(0o600)
+
     def kill_leftovers(self) -> None:
         """Kill every process of this server and remove its shared memory."""
         marked = [process for process in psutil.process_iter() if self._owns(process)]

@@ -116,6 +116,7 @@ class ServerLife:
             next(progress)
             self._tick()
             self._probe.step()
+            self._folder.close_shared_memory()
         try:
             warnings = self._canary.check_all(self._patience)
         except NoGolden as error:

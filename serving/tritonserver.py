@@ -219,6 +219,5 @@ def start_tritonserver(
             stdout=log,
             stderr=log,
             start_new_session=True,
-            umask=0o077,  # its shared memory holds what callers draw
             preexec_fn=die_with_parent,
         )

@@ -1,57 +1,51 @@
-"""Models that hang on demand, inside a real Triton, and a ``latentry serve`` that runs them.
+"""Models that hang on demand inside a real Triton, and the ``latentry serve`` that runs them.
 
-A request's first seed says what is to happen; a stream's is its chunk size::
-
-    python misbehaving_models.py SILENT_S LONGEST_EXECUTE_S serve --repository ...
+``python misbehaving_models.py SILENT_S LONGEST_EXECUTE_S serve ...``: a request's first seed, or a
+stream's chunk size, says what is to happen.
 """
 
+import ctypes
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-KEEP_THE_GIL, DEADLOCK, ENDLESS, LONG_BATCH = (
-    4_000_000_001,
-    4_000_000_002,
-    4_000_000_003,
-    4_000_000_004,
-)
+KEEP_THE_GIL, DEADLOCK, ENDLESS = 4_000_000_001, 4_000_000_002, 4_000_000_003
+LONG_BATCH = 4_100_000_000  # and so many seconds
 BLOCK_THE_LOOP = 4_001
-LONG_BATCH_FILE = "long-batch-s"
 
-FRONT_MODEL = """
+MODEL_PY = """
 import sys
 sys.path.insert(0, {support!r})
-from misbehaving_models import front_model_class
-TritonPythonModel = front_model_class()
+from misbehaving_models import {function}
+TritonPythonModel = {function}()
 """
-STREAM_MODEL = FRONT_MODEL.replace("front_model_class", "stream_model_class")
 
 
-def front_model_class() -> type:
-    """Return the front model, with a way to hang."""
+def front_model() -> type:
+    """Return the front model, with ways to hang."""
     from latentry.serving.front_model import FrontModel
 
     class Misbehaving(FrontModel):
-        def _answer(self, requests):  # type: ignore[no-untyped-def]
-            for request in requests:
-                for tensor in request.inputs():
-                    if tensor.name() == "seed":
-                        _misbehave(int(tensor.as_numpy().flat[0]))
+        def _answer(self, requests: list[Any]) -> list[Any]:
+            for tensor in (tensor for request in requests for tensor in request.inputs()):
+                if tensor.name() == "seed":
+                    _misbehave(int(tensor.as_numpy().flat[0]))
             return super()._answer(requests)
 
     return Misbehaving
 
 
-def stream_model_class() -> type:
+def stream_model() -> type:
     """Return the stream model, with a way to block its event loop."""
     from latentry.serving.stream_model import StreamModel
 
     class Misbehaving(StreamModel):
-        async def _stream(self, request, sender):  # type: ignore[no-untyped-def]
+        async def _stream(self, request: Any, sender: Any) -> None:
             for tensor in request.inputs():
                 if tensor.name() == "chunk_size" and tensor.as_numpy().flat[0] == BLOCK_THE_LOOP:
-                    time.sleep(10_000)
+                    threading.Event().wait()
             await super()._stream(request, sender)
 
     return Misbehaving
@@ -59,18 +53,11 @@ def stream_model_class() -> type:
 
 def _misbehave(seed: int) -> None:
     if seed == KEEP_THE_GIL:
-        import ctypes
-
         ctypes.PyDLL(None).sleep(10_000)
     elif seed == DEADLOCK:
-        lock = threading.Lock()
-        lock.acquire()
-        lock.acquire()
-    elif seed == ENDLESS:
-        while True:
-            pass
-    elif LONG_BATCH <= seed < LONG_BATCH + 1_000:
-        end = time.monotonic() + seed - LONG_BATCH
+        threading.Event().wait()
+    elif seed == ENDLESS or seed >= LONG_BATCH:
+        end = time.monotonic() + (seed - LONG_BATCH if seed >= LONG_BATCH else 10_000)
         while time.monotonic() < end:
             pass
 
@@ -80,17 +67,18 @@ def main(silent_s: str, longest_execute_s: str, *arguments: str) -> int:
     from latentry.clients.cli import main as run
     from latentry.serving import server_folder, vitals
 
-    support = str(Path(__file__).parent)
-    vitals.SILENT_S = vitals.IDLE_S = float(silent_s)
-    vitals.LONGEST_EXECUTE_S = float(longest_execute_s)
-    server_folder.MODEL_PY = FRONT_MODEL.format(support=support).encode()
+    def model_py(function: str) -> bytes:
+        return MODEL_PY.format(support=str(Path(__file__).parent), function=function).encode()
+
     copy_stream_model = server_folder._copy_stream_model
 
     def copy_and_replace(repository: Path) -> None:
         copy_stream_model(repository)
-        path = repository / "generate_stream" / "1" / "model.py"
-        path.write_text(STREAM_MODEL.format(support=support))
+        (repository / "generate_stream" / "1" / "model.py").write_bytes(model_py("stream_model"))
 
+    vitals.SILENT_S = vitals.IDLE_S = float(silent_s)
+    vitals.LONGEST_EXECUTE_S = float(longest_execute_s)
+    server_folder.MODEL_PY = model_py("front_model")
     server_folder._copy_stream_model = copy_and_replace
     return run(arguments)
 

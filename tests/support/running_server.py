@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,12 +50,17 @@ class RunningServer:
         """Return the pids of the processes that run the models."""
         return [child.pid for child in psutil.Process(self.triton_pid()).children(recursive=True)]
 
+    def stub_pids_of(self, model: str) -> list[int]:
+        """Return the pids of the processes that run ``model``."""
+        stubs = map(psutil.Process, self.stub_pids())
+        pids = [stub.pid for stub in stubs if f"/{model}/" in " ".join(stub.cmdline())]
+        assert pids, f"no process runs {model}"
+        return pids
+
     @contextmanager
     def stopped(self, model: str) -> Iterator[None]:
         """Let the processes of a model do nothing until the block ends; requests pile up."""
-        stubs = [psutil.Process(pid) for pid in self.stub_pids()]
-        stubs = [stub for stub in stubs if f"/{model}/" in " ".join(stub.cmdline())]
-        assert stubs, f"no process runs {model}"
+        stubs = [psutil.Process(pid) for pid in self.stub_pids_of(model)]
         try:
             for stub in stubs:
                 stub.suspend()
@@ -66,9 +71,11 @@ class RunningServer:
 
 
 @contextmanager
-def run_server(repository: Path, *options: str) -> Iterator[RunningServer]:
-    """Serve ``repository`` on free ports until the block ends."""
-    command = [str(LATENTRY), "serve", "--repository", str(repository), "--json"]
+def run_server(
+    repository: Path, *options: str, command: Sequence[str] = (str(LATENTRY),)
+) -> Iterator[RunningServer]:
+    """Serve ``repository`` on free ports until the block ends; ``command`` is the program."""
+    command = [*command, "serve", "--repository", str(repository), "--json"]
     command += ["--port", "0", "--metrics-port", "0", "--drain-s", "3", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

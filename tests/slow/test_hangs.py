@@ -1,0 +1,99 @@
+"""Every kind of hang with the real limits: 20 of 20 within 15 s; idle, under load, by stress."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from hangs import HANGS, seconds_until_mended
+from misbehaving_models import LONG_BATCH
+from running_server import RunningServer, run_server
+
+from latentry.clients import Client, LatentryError
+from latentry.serving.vitals import LONGEST_EXECUTE_S, SILENT_S
+
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(3_600)]
+
+SCRIPT = Path(__file__).resolve().parents[1] / "support" / "misbehaving_models.py"
+REAL_LIMITS = (sys.executable, str(SCRIPT), str(SILENT_S), str(LONGEST_EXECUTE_S))
+SOON = [hang for hang in HANGS if hang != "endless loop"]
+ROUNDS, WITHIN_S = 20, 15.0
+
+
+@pytest.fixture(scope="module")
+def servers(repository: Path) -> Iterator[dict[str, RunningServer]]:
+    """Return one server for each kind, with two processes of one model."""
+    options = ("--models", "wide", "--instances", "2")
+    with ExitStack() as stack:
+        yield {
+            hang: stack.enter_context(run_server(repository, *options, command=REAL_LIMITS))
+            for hang in HANGS
+        }
+
+
+@contextmanager
+def load(server: RunningServer) -> Iterator[None]:
+    stop = threading.Event()
+
+    def ask() -> None:
+        with Client(server.url, timeout_s=5) as client:
+            while not stop.is_set():
+                try:
+                    client.generate("wide", seeds=range(4))
+                except LatentryError:
+                    stop.wait(0.1)
+
+    callers = [threading.Thread(target=ask) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
+
+
+@contextmanager
+def stress() -> Iterator[None]:
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("condition", ["idle", "under load", "beside stress"])
+def test_hangs_are_found_soon(
+    servers: dict[str, RunningServer],
+    condition: str,
+    record_property: Callable[[str, object], None],
+) -> None:
+    def time_round(hang: str) -> float:
+        with load(servers[hang]) if condition == "under load" else ExitStack():
+            return seconds_until_mended(servers[hang], hang, timeout_s=120)
+
+    with stress() if condition == "beside stress" else ExitStack(), ThreadPoolExecutor() as pool:
+        rounds = [dict(zip(SOON, pool.map(time_round, SOON), strict=True)) for _ in range(ROUNDS)]
+    slowest = {hang: max(times[hang] for times in rounds) for hang in SOON}
+    record_property("slowest_s", slowest)
+    assert max(slowest.values()) < WITHIN_S, slowest
+
+
+def test_an_endless_loop_is_found_within_its_bound(servers: dict[str, RunningServer]) -> None:
+    seconds = seconds_until_mended(servers["endless loop"], "endless loop", timeout_s=200)
+    assert LONGEST_EXECUTE_S - 5 < seconds < LONGEST_EXECUTE_S + 15
+
+
+def test_an_honest_batch_of_a_minute_is_left_alone(servers: dict[str, RunningServer]) -> None:
+    server = servers["deadlock"]
+    triton = server.triton_pid()
+    with Client(server.url) as client:
+        client.generate("wide", seeds=LONG_BATCH + 60)
+    assert server.triton_pid() == triton

@@ -1,0 +1,62 @@
+"""Ways in which a part of a running server can hang, and how to wait until it is mended."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import psutil
+from misbehaving_models import BLOCK_THE_LOOP, DEADLOCK, ENDLESS, KEEP_THE_GIL
+from running_server import RunningServer, wait_until
+
+from latentry.clients import Client, LatentryError
+
+
+def _stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def _ask(server: RunningServer, seed: int) -> None:
+    with Client(server.url, timeout_s=1) as client:
+        try:
+            client.generate("wide", seeds=seed)
+        except LatentryError:
+            return
+    raise AssertionError(f"seed {seed} was answered")
+
+
+def _stream(server: RunningServer) -> None:
+    def ask() -> None:
+        with Client(server.url) as client:
+            try:
+                list(client.stream("wide", seeds=range(9), chunk_size=BLOCK_THE_LOOP))
+            except LatentryError:
+                return
+
+    threading.Thread(target=ask, daemon=True).start()
+
+
+HANGS: dict[str, Callable[[RunningServer], None]] = {
+    "stopped stub": lambda server: _stop(server.stub_pids_of("wide")[0]),
+    "stopped stream": lambda server: _stop(server.stub_pids_of("generate_stream")[0]),
+    "stopped tritonserver": lambda server: _stop(server.triton_pid()),
+    "kept GIL": lambda server: _ask(server, KEEP_THE_GIL),
+    "deadlock": lambda server: _ask(server, DEADLOCK),
+    "endless loop": lambda server: _ask(server, ENDLESS),
+    "blocked event loop": _stream,
+}
+
+
+def seconds_until_mended(server: RunningServer, hang: str, timeout_s: float) -> float:
+    """Let something hang; return the seconds until its tritonserver was replaced.
+
+    Returns when the new one is ready.
+    """
+    triton = psutil.Process(server.triton_pid())
+    HANGS[hang](server)
+    seconds = wait_until(
+        lambda: not triton.is_running() or triton.status() == psutil.STATUS_ZOMBIE, timeout_s
+    )
+    with Client(server.url) as client:
+        wait_until(client.health, 120)
+    return seconds
