@@ -25,6 +25,7 @@ HEARTBEATS = "heartbeats"
 DRAIN_MARK = "draining"
 
 BEAT_EVERY_S = 0.5
+_LINGER_S = 0.5
 _BEAT_BYTES = 512
 
 
@@ -90,6 +91,7 @@ class Heart:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._folder = Path(os.environ.get(SERVER_FOLDER, ""))
         self._file: int | None = None
+        self._writing = threading.Lock()
         self._draining_since_s: float | None = None
         if SERVER_FOLDER in os.environ:
             path = self._folder / HEARTBEATS / f"{process}.json"
@@ -107,6 +109,7 @@ class Heart:
     def say_ready(self) -> None:
         """Tell that this process answers from now on."""
         self._ready = True
+        self._beat()  # at once: a process that is not ready may be silent for longer
 
     @contextmanager
     def execute(self, requests: int) -> Iterator[None]:
@@ -123,18 +126,24 @@ class Heart:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Count a request that is answered beside others, on the event loop."""
+        """Count a request that is answered beside others, on the event loop.
+
+        It counts for a moment longer, in which its stream may go on with another one.
+        """
         self._under_way += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            asyncio.get_running_loop().call_later(_LINGER_S, self._let_go)
 
     def move_to_loop(self) -> None:
         """Beat from the running event loop from now on, so that a blocked loop falls silent."""
         if self._loop is None and self._file is not None:
             self._loop = asyncio.get_running_loop()
             self._beat_from_loop()
+
+    def _let_go(self) -> None:
+        self._under_way -= 1
 
     def _beat_from_thread(self) -> None:
         while self._loop is None:
@@ -148,8 +157,11 @@ class Heart:
         asyncio.get_running_loop().call_later(self._every_s, self._beat_from_loop)
 
     def _beat(self) -> None:
-        if self._file is None:
-            return
+        if self._file is not None:
+            with self._writing:
+                self._write(self._file)
+
+    def _write(self, file: int) -> None:
         if self._draining_since_s is None and (self._folder / DRAIN_MARK).exists():
             self._draining_since_s = time.monotonic()
         self._number += 1
@@ -172,7 +184,7 @@ class Heart:
         text = json.dumps({**asdict(beat), "end": beat.number}).encode()
         # Of one size, over the same block: a full disk is no reason to fall silent.
         with suppress(OSError):
-            os.pwrite(self._file, text.ljust(_BEAT_BYTES), 0)
+            os.pwrite(file, text.ljust(_BEAT_BYTES), 0)
 
 
 class BeatReader:

@@ -30,6 +30,7 @@ _FILES = ("**/libcudart.so.12", "**/libb64.so.0d", f"**/data/bin/{_PROGRAM}")
 _PLACEHOLDER_BYTES = 100_000
 _PERF_ROWS = 64
 _LAST_LINES = 8
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def find_perf_analyzer() -> PerfAnalyzer | None:
     """
     on_path = shutil.which(_PROGRAM)
     if on_path and not is_placeholder(Path(on_path)):
-        return PerfAnalyzer(Path(on_path), dict(os.environ))
+        return PerfAnalyzer(Path(on_path), _unproxied())
     program = fetched_folder() / _PROGRAM
     return _with_libraries(program) if program.exists() else None
 
@@ -151,7 +152,13 @@ def perf_input(spec: GeneratorSpec) -> bytes:
 def _with_libraries(program: Path) -> PerfAnalyzer:
     paths = [str(program.parent), os.environ.get("LD_LIBRARY_PATH", "")]
     library_path = os.pathsep.join(path for path in paths if path)
-    return PerfAnalyzer(program, {**os.environ, "LD_LIBRARY_PATH": library_path})
+    return PerfAnalyzer(program, {**_unproxied(), "LD_LIBRARY_PATH": library_path})
+
+
+def _unproxied() -> dict[str, str]:
+    """Return the environment, in which a server on this machine is not asked through a proxy."""
+    hosts = [os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy", ""), *_LOOPBACK]
+    return {**os.environ, "no_grpc_proxy": ",".join(host for host in hosts if host)}
 
 
 def _unpack(folder: Path) -> None:
