@@ -44,7 +44,7 @@ def examine() -> list[Finding]:
     """Return every finding."""
     checks = (
         _python, _numpy, _libpython, _glibc, _engine, _tritonserver, _perf_analyzer,
-        _shared_memory, _gpu,
+        _shared_memory, _private_folder, _gpu,
     )  # fmt: skip
     return [finding for check in checks for finding in check()]
 
@@ -155,6 +155,19 @@ def _shared_memory() -> Iterator[Finding]:
         yield Finding("shared memory", "warning", f"{free / 2**20:.0f} MiB free", advice)
     else:
         yield Finding("shared memory", "ok", f"{free / 2**20:.0f} MiB free")
+
+
+def _private_folder() -> Iterator[Finding]:
+    try:
+        from latentry.serving.server_folder import home_of_server_folders
+
+        yield Finding("private folder", "ok", str(home_of_server_folders()))
+    except ImportError:
+        return  # an extra is missing, which is said elsewhere
+    except (ServeError, OSError) as error:
+        yield Finding(
+            "private folder", "error", str(error), "set XDG_RUNTIME_DIR to another folder"
+        )
 
 
 def _gpu() -> Iterator[Finding]:

@@ -13,8 +13,11 @@ import psutil
 from latentry.serving.errors import BadRequest
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_SIZE = re.compile(r"(?P<number>[0-9]{1,12}(\.[0-9]{1,6})?)\s*(?P<unit>[KMGT]?)(iB|B)?", re.I)
+_SIZE = re.compile(
+    r"(?P<number>[0-9]{1,12}(\.[0-9]{1,6})?)\s*(?P<unit>[KMGT]?)(iB|B)?", re.IGNORECASE | re.ASCII
+)
 _GROWTH_BYTES = 2 * 2**30
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def parse_size(text: str) -> int:
@@ -47,8 +50,7 @@ def default_limit(ready_bytes: int) -> int:
     the container), unless it needs that from the start.
     """
     machine = psutil.virtual_memory().total
-    container = Path("/sys/fs/cgroup/memory.max")
-    if container.exists() and (text := container.read_text().strip()).isdecimal():
+    if _CONTAINER.exists() and (text := _CONTAINER.read_text().strip()).isdecimal():
         machine = min(machine, int(text))
     wanted = ready_bytes + max(_GROWTH_BYTES, ready_bytes)
     return max(min(wanted, machine * 9 // 10), ready_bytes * 5 // 4)

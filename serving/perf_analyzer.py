@@ -31,6 +31,7 @@ _PLACEHOLDER_BYTES = 100_000
 _PERF_ROWS = 64
 _LAST_LINES = 8
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_UNPROXIED = "no_grpc_proxy"  # gRPC reads this one, or else no_proxy
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,8 @@ def _with_libraries(program: Path) -> PerfAnalyzer:
 
 def _unproxied() -> dict[str, str]:
     """Return the environment, in which a server on this machine is not asked through a proxy."""
-    hosts = [os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy", ""), *_LOOPBACK]
-    return {**os.environ, "no_grpc_proxy": ",".join(host for host in hosts if host)}
+    before = [os.environ[name] for name in (_UNPROXIED, "no_proxy") if os.environ.get(name)]
+    return {**os.environ, _UNPROXIED: ",".join([*before[:1], *_LOOPBACK])}
 
 
 def _unpack(folder: Path) -> None:

@@ -29,6 +29,8 @@ from latentry.serving.tritonserver import SERVER_ID
 from latentry.serving.wire import ENGINE_CLASS, STREAM_MODEL
 
 _SHM = Path("/dev/shm")
+# When, after its start, the Python backend has made its folder in /tmp at the latest.
+_FOLDER_MADE_S = 60.0
 
 
 @dataclass(eq=False)
@@ -136,15 +138,9 @@ def create_server_folder() -> Iterator[ServerFolder]:
     """Give a new private folder; it and all that belongs to it is removed afterwards.
 
     Raises:
-        ServeError: Programs cannot be started from where it would be.
+        ServeError: As for :func:`home_of_server_folders`.
     """
-    home = _home()
-    if os.statvfs(home).f_flag & os.ST_NOEXEC:
-        raise ServeError(
-            f"{home} is on a file system that starts no programs (mounted noexec), and Triton's "
-            "model processes are started from there; set XDG_RUNTIME_DIR or TMPDIR to a folder "
-            "that does"
-        )
+    home = home_of_server_folders()
     server_id = secrets.token_hex(4)
     folder = ServerFolder(home / server_id, server_id)
     try:
@@ -169,8 +165,46 @@ def sweep_server_folders() -> list[str]:
     return swept
 
 
+def remove_stub_folders(since: float) -> None:
+    """Remove the empty folders that a killed Triton's Python backend left in /tmp.
+
+    It makes them as it starts; one that another server may have made as it started stays, because
+    Triton aborts at its end where its folder is gone.
+
+    Args:
+        since: Time of the server's start, seconds since the epoch.
+    """
+    others = [
+        process.info["create_time"]
+        for process in psutil.process_iter(["name", "create_time"])
+        if process.info["name"] == "tritonserver"
+    ]
+    for folder in Path("/tmp").glob("python_env_??????"):
+        with suppress(OSError):  # in use, gone, or somebody else's
+            status = folder.stat()
+            made = status.st_mtime
+            theirs = any(start - 1 <= made <= start + _FOLDER_MADE_S for start in others)
+            ours = status.st_uid == os.getuid() and since - 1 <= made <= since + _FOLDER_MADE_S
+            if ours and not theirs:
+                folder.rmdir()
+
+
+def home_of_server_folders() -> Path:
+    """Return the folder of all server folders of this user; it is made where it is missing.
+
+    Raises:
+        ServeError: Others can look into it, or no programs can be started from it.
+    """
+    home = _home()
+    if os.statvfs(home).f_flag & os.ST_NOEXEC:
+        raise ServeError(
+            f"{home} is on a file system that starts no programs (mounted noexec), and Triton's "
+            "model processes are started from there; set XDG_RUNTIME_DIR to a folder that does"
+        )
+    return home
+
+
 def _home() -> Path:
-    """Return the folder of all server folders of this user."""
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     home = Path(base) / f"latentry-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)

@@ -16,13 +16,12 @@ from pathlib import Path
 
 from latentry.serving.errors import ServeError
 from latentry.serving.repository import Entry
-from latentry.serving.server_folder import ServerFolder
+from latentry.serving.server_folder import ServerFolder, remove_stub_folders
 from latentry.serving.server_life import TICK_S, Full, Limits, ServerLife, Signals
 from latentry.serving.tritonserver import (
     Endpoint,
     Installation,
     lay_out_backends,
-    remove_stub_folders,
     server_command,
     server_environment,
     start_tritonserver,

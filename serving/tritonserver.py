@@ -4,7 +4,6 @@ Two are known: the one on the PATH (the vendor's container), and the CPU server 
 ``nvidia-pytriton`` wheel, whose Python backend and stubs are laid out by hand here.
 """
 
-import contextlib
 import ctypes
 import importlib.util
 import os
@@ -17,8 +16,6 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from latentry.serving.errors import ServeError
 from latentry.serving.heartbeats import SERVER_FOLDER
 
@@ -29,8 +26,6 @@ _PR_SET_PDEATHSIG = 1
 # carry a header with an upper-case letter (RFC 9113, section 8.2.1), and gRPC resets those that do.
 _SHUT_VERBS = "shared-memory,trace,logging"
 _IMPOSSIBLE_KEY = "Shut-For-Everybody"
-# When, after its start, the Python backend has made its folder in /tmp at the latest.
-_FOLDER_MADE_S = 60.0
 _LOG_FLAGS = {
     "error": ["--log-info=false", "--log-warning=false"],
     "warning": ["--log-info=false"],
@@ -173,30 +168,6 @@ def server_environment(installation: Installation, server_id: str, folder: Path)
         ]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(part for part in libraries if part)
     return environment
-
-
-def remove_stub_folders(since: float) -> None:
-    """Remove the empty folders that a killed Triton's Python backend left in /tmp.
-
-    It makes them as it starts; one that another server may have made as it started stays, because
-    Triton aborts at its end where its folder is gone.
-
-    Args:
-        since: Time of the server's start, seconds since the epoch.
-    """
-    others = [
-        process.info["create_time"]
-        for process in psutil.process_iter(["name", "create_time"])
-        if process.info["name"] == "tritonserver"
-    ]
-    for folder in Path("/tmp").glob("python_env_??????"):
-        with contextlib.suppress(OSError):  # in use, gone, or somebody else's
-            status = folder.stat()
-            made = status.st_mtime
-            theirs = any(start - 1 <= made <= start + _FOLDER_MADE_S for start in others)
-            ours = status.st_uid == os.getuid() and since - 1 <= made <= since + _FOLDER_MADE_S
-            if ours and not theirs:
-                folder.rmdir()
 
 
 def start_tritonserver(

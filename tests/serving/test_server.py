@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from numpy.typing import NDArray
-from running_server import RunningServer, wait_until
+from running_server import RunningServer, run_server, wait_until
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -298,28 +298,25 @@ def test_a_reader_that_stops_costs_the_server_no_more_than_one_request(
     assert client.health()
 
 
-def test_mixed_controls_share_batches(
-    client: Client, raw: InferenceServerClient, server: RunningServer
-) -> None:
-    def counts() -> NDArray[np.int64]:
-        stats = raw.get_inference_statistics("digits", as_json=True)["model_stats"][0]
-        return np.array([int(stats["inference_count"]), int(stats["execution_count"])])
+def test_mixed_controls_share_batches(repository: Path) -> None:
+    # A batch waits a second for more requests, so that it holds all that come meanwhile.
+    options = ("--models", "digits", "--instances", "1", "--queue-delay-us", "1000000")
+    with run_server(repository, *options) as server, Client(server.url) as client:
+        client.info("digits")
+        with InferenceServerClient(server.url) as raw, ThreadPoolExecutor(32) as pool:
 
-    def waiting() -> float:
-        return metric(server, "nv_inference_pending_request_count", "digits")
+            def counts() -> NDArray[np.int64]:
+                stats = raw.get_inference_statistics("digits", as_json=True)["model_stats"][0]
+                return np.array([int(stats["inference_count"]), int(stats["execution_count"])])
 
-    before = counts()
-    with ThreadPoolExecutor(33) as pool:
-        with server.stopped("digits"):
+            before = counts()
             asked = [
                 pool.submit(client.generate, "digits", seeds=seed, class_label=seed % 10)
-                for seed in range(33)
+                for seed in range(32)
             ]
-            # The process has been given the first before it was found to be slow.
-            wait_until(lambda: waiting() >= 28)
-        assert [len(future.result()) for future in asked] == [1] * 33
-    requests, executions = counts() - before
-    assert requests >= 33
+            assert [len(future.result()) for future in asked] == [1] * 32
+            requests, executions = counts() - before
+    assert requests >= 32
     assert executions <= 6
 
 

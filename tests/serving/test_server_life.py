@@ -321,19 +321,3 @@ def test_overload_is_no_death(small: Path, homes: Path, capfd: pytest.CaptureFix
         assert server.process.poll() is None
     assert outcomes == {"drawn", "Busy"}
     assert "starting it again" not in re.sub(r"\s+", " ", capfd.readouterr().err)
-
-
-def test_a_server_that_keeps_dying_is_given_up(small: Path, homes: Path, tmp_path: Path) -> None:
-    log = tmp_path / "triton.log"
-    command = [str(LATENTRY), "serve", "--repository", str(small), "--json", "--port", "0"]
-    command += ["--metrics-port", "0", "--log-file", str(log), "--log-level", "info"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        while process.stdout.readline():  # one line for each time that it is ready
-            os.kill(psutil.Process(process.pid).children()[0].pid, signal.SIGKILL)
-        message = re.sub(r"\s+", " ", process.stderr.read())
-        assert process.wait() == 1
-    assert "restart 5 within 60 s, giving up. Its last lines:" in message
-    assert "Started GRPCInferenceService" in message

@@ -1,13 +1,16 @@
 """Models that hang on demand inside a real Triton, and the ``latentry serve`` that runs them.
 
 ``python misbehaving_models.py SILENT_S LONGEST_EXECUTE_S serve ...``: a request's first seed, or a
-stream's chunk size, says what is to happen.
+stream's chunk size, says what is to happen; restarts come at once. SLOW_START_S and MOST_START_S in
+the environment make models slow to load, and set how long a start may stand still.
 """
 
 import ctypes
+import os
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,12 @@ def front_model() -> type:
     from latentry.serving.front_model import FrontModel
 
     class Misbehaving(FrontModel):
+        def initialize(self, args: dict[str, str]) -> None:
+            end = time.monotonic() + float(os.environ.get("SLOW_START_S", "0"))
+            while time.monotonic() < end:
+                pass
+            super().initialize(args)
+
         def _answer(self, requests: list[Any]) -> list[Any]:
             for tensor in (tensor for request in requests for tensor in request.inputs()):
                 if tensor.name() == "seed":
@@ -65,7 +74,7 @@ def _misbehave(seed: int) -> None:
 def main(silent_s: str, longest_execute_s: str, *arguments: str) -> int:
     """Run the command line with these models and limits in place of the usual ones."""
     from latentry.clients.cli import main as run
-    from latentry.serving import server_folder, vitals
+    from latentry.serving import server_folder, server_life, supervisor, vitals
 
     def model_py(function: str) -> bytes:
         return MODEL_PY.format(support=str(Path(__file__).parent), function=function).encode()
@@ -78,6 +87,10 @@ def main(silent_s: str, longest_execute_s: str, *arguments: str) -> int:
 
     vitals.SILENT_S = vitals.IDLE_S = float(silent_s)
     vitals.LONGEST_EXECUTE_S = float(longest_execute_s)
+    server_life.Limits = partial(  # type: ignore[assignment, misc]
+        server_life.Limits, start_s=float(os.environ.get("MOST_START_S", "60"))
+    )
+    supervisor._BACK_OFF_S = (0.0,)
     server_folder.MODEL_PY = model_py("front_model")
     server_folder._copy_stream_model = copy_and_replace
     return run(arguments)

@@ -57,18 +57,6 @@ class RunningServer:
         assert pids, f"no process runs {model}"
         return pids
 
-    @contextmanager
-    def stopped(self, model: str) -> Iterator[None]:
-        """Let the processes of a model do nothing until the block ends; requests pile up."""
-        stubs = [psutil.Process(pid) for pid in self.stub_pids_of(model)]
-        try:
-            for stub in stubs:
-                stub.suspend()
-            yield
-        finally:
-            for stub in stubs:
-                stub.resume()
-
 
 @contextmanager
 def run_server(
