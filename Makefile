@@ -8,18 +8,26 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 
-.PHONY: demo test check format benchmark clean
+.PHONY: demo test check lint types tests format benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/python demo.py
 
-test: check
-	$(BIN)/pytest
+# The types are checked beside the tests: neither keeps two cores busy.
+test: lint
+	$(MAKE) --no-print-directory --jobs=2 types tests
 
-check: $(STAMP)
+check: lint types
+
+lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(STAMP)
 	$(BIN)/mypy
+
+tests: $(STAMP)
+	$(BIN)/pytest
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -1,8 +1,8 @@
 import json
-import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -10,6 +10,7 @@ import pytest
 from running_server import LATENTRY, RunningServer
 
 from latentry.clients import profiling_commands
+from latentry.clients.cli import main
 from latentry.clients.profile_report import read_profile
 from latentry.clients.profiling import Bench, Point
 from latentry.serving.errors import ServerFault
@@ -22,14 +23,23 @@ needs_perf_analyzer = pytest.mark.skipif(
 )
 
 
-def profile(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [str(LATENTRY), "profile", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
+Refused = Callable[..., tuple[int, str]]
+
+
+def profile(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [str(LATENTRY), "profile", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Return what runs the command in this process; it gives the exit code and the errors."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = main(["profile", *arguments])
+        return code, capsys.readouterr().err
+
+    return run
 
 
 @needs_perf_analyzer
@@ -119,22 +129,24 @@ def _wait_for_tritonserver(process: psutil.Process) -> list[psutil.Process]:
     ],
 )
 def test_a_wrong_option_says_what_is_right(
-    triton: RunningServer, tmp_path: Path, options: list[str], message: str
+    triton: RunningServer, tmp_path: Path, refused: Refused, options: list[str], message: str
 ) -> None:
-    done = profile("digits", "--url", triton.url, "--out", str(tmp_path / "out"), *options)
-    assert done.returncode == 1
-    assert message in done.stderr
+    out = ("--out", str(tmp_path / "out"))
+    code, errors = refused("digits", "--url", triton.url, *out, *options)
+    assert code == 1
+    assert message in errors
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_found_before(
-    triton: RunningServer, tmp_path: Path
+    triton: RunningServer, tmp_path: Path, refused: Refused
 ) -> None:
     (tmp_path / "file").touch()
-    done = profile("digits", "--url", triton.url, "--out", str(tmp_path / "file" / "out"))
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")  # before anything was measured, of which it tells
-    assert "cannot be written: Not a directory" in done.stderr
+    out = str(tmp_path / "file" / "out")
+    code, errors = refused("digits", "--url", triton.url, "--out", out)
+    assert code == 1
+    assert errors.startswith("error: ")  # before anything was measured, of which it tells
+    assert "cannot be written: Not a directory" in errors
 
 
 def test_what_fails_takes_nothing_else_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,17 +166,17 @@ def test_what_fails_takes_nothing_else_with_it(monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
-def test_without_perf_analyzer_the_way_to_it_is_said(triton: RunningServer, tmp_path: Path) -> None:
-    done = profile(
-        *("digits", "--url", triton.url, "--out", str(tmp_path)),
-        PATH="/usr/bin:/bin",
-        XDG_CACHE_HOME=str(tmp_path),
-    )
-    assert done.returncode == 1
-    assert "latentry doctor --install perf-analyzer" in done.stderr
+def test_without_perf_analyzer_the_way_to_it_is_said(
+    triton: RunningServer, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code, errors = refused("digits", "--url", triton.url, "--out", str(tmp_path))
+    assert code == 1
+    assert "latentry doctor --install perf-analyzer" in errors
 
 
-def test_nobody_there_is_try_again_later(tmp_path: Path) -> None:
-    done = profile("digits", "--url", "127.0.0.1:1", "--out", str(tmp_path / "out"))
-    assert done.returncode == 75
-    assert "no answer from 127.0.0.1:1" in done.stderr
+def test_nobody_there_is_try_again_later(tmp_path: Path, refused: Refused) -> None:
+    code, errors = refused("digits", "--url", "127.0.0.1:1", "--out", str(tmp_path / "out"))
+    assert code == 75
+    assert "no answer from 127.0.0.1:1" in errors

@@ -194,8 +194,8 @@ def test_ctrl_c_leaves_nothing_behind(
 def test_ctrl_c_while_workers_write_leaves_no_temporary_file(
     crowd: JobRun, expected: dict[str, bytes]
 ) -> None:
-    # The third file that a worker syncs takes more time than the other worker needs to begin.
-    process = crowd.start(prefix=traced("fsync", "fsync:delay_enter=60s:when=3"))
+    # Each sync of a worker takes its time, so that both are at one; the command itself makes four.
+    process = crowd.start(prefix=traced("fsync", "fsync:delay_enter=2s:when=5+"))
     try:
         wait_until(lambda: len(list(crowd.out.glob(".tmp-shard-*"))) == 2)
         os.killpg(process.pid, signal.SIGINT)

@@ -4,7 +4,8 @@ A page is followed from top to bottom in an empty folder, as a reader would:
 
 - ``bash`` blocks run in a shell, ``python`` blocks in an interpreter of their own;
 - ``<!-- file: NAME -->`` before a block writes it to a file instead;
-- ``<!-- not run: REASON -->`` before a block leaves it out;
+- ``<!-- not run: REASON -->`` before a block leaves it out; where another page exports a model, it
+  is in this page's ``model_repository`` from the start;
 - a block with ``latentry serve`` runs in the background until the page ends.
 """
 
@@ -70,7 +71,9 @@ def run(block: Block, folder: Path, environment: dict[str, str]) -> None:
 
 @pytest.mark.server
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_code_block_runs(page: Path, tmp_path: Path, server: RunningServer) -> None:
+def test_every_code_block_runs(
+    page: Path, tmp_path: Path, server: RunningServer, repository: Path
+) -> None:
     environment = {
         **os.environ,
         "LATENTRY_URL": server.url,  # until the page starts a server of its own
@@ -79,6 +82,8 @@ def test_every_code_block_runs(page: Path, tmp_path: Path, server: RunningServer
     }
     (tmp_path / "training").symlink_to(ROOT / "training")
     (tmp_path / "docs").symlink_to(ROOT / "docs")
+    if any("its model_repository is here" in (block.note or "") for block in blocks(page)):
+        (tmp_path / "model_repository").symlink_to(repository)
     with ExitStack() as servers:
         for block in blocks(page):
             if block.kind == "file" and block.note:

@@ -1,19 +1,39 @@
 import json
-import os
 import shutil
-import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from running_server import LATENTRY
+import pytest
+
+from latentry.clients.cli import main
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "COLUMNS": "200"}
-    command = [str(LATENTRY), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+@dataclass
+class Done:
+    """What a command did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def test_models_lists_what_a_user_needs_to_know(repository: Path) -> None:
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return what runs a command in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> Done:
+        code = main(arguments)
+        return Done(code, *capsys.readouterr())
+
+    return call
+
+
+def test_models_lists_what_a_user_needs_to_know(run: Run, repository: Path) -> None:
     done = run("models", "--repository", str(repository))
     assert done.returncode == 0
     for part in (
@@ -31,7 +51,7 @@ def test_models_lists_what_a_user_needs_to_know(repository: Path) -> None:
     assert digits["parity"]["tolerance"] == 1e-4
 
 
-def test_models_remove_takes_a_version_away(repository: Path, tmp_path: Path) -> None:
+def test_models_remove_takes_a_version_away(run: Run, repository: Path, tmp_path: Path) -> None:
     shutil.copytree(repository / "wide", tmp_path / "models" / "wide")
     done = run("models", "remove", "wide", "--repository", str(tmp_path / "models"))
     assert done.returncode == 0
@@ -42,7 +62,7 @@ def test_models_remove_takes_a_version_away(repository: Path, tmp_path: Path) ->
     assert "Traceback" not in again.stderr
 
 
-def test_damage_is_listed_and_a_missing_repository_is_an_error(tmp_path: Path) -> None:
+def test_damage_is_listed_and_a_missing_repository_is_an_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "half" / "1").mkdir(parents=True)
     assert f"no entry: {tmp_path / 'half'}" in run("models", "--repository", str(tmp_path)).stdout
     missing = run("models", "--repository", str(tmp_path / "nowhere"))
@@ -50,7 +70,7 @@ def test_damage_is_listed_and_a_missing_repository_is_an_error(tmp_path: Path) -
     assert "is no folder; give the model repository with --repository" in missing.stderr
 
 
-def test_models_finds_a_flipped_bit(repository: Path, tmp_path: Path) -> None:
+def test_models_finds_a_flipped_bit(run: Run, repository: Path, tmp_path: Path) -> None:
     shutil.copytree(repository / "wide", tmp_path / "wide")
     path = tmp_path / "wide" / "1" / "generator.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
@@ -60,7 +80,7 @@ def test_models_finds_a_flipped_bit(repository: Path, tmp_path: Path) -> None:
     assert "generator.onnx was changed" in done.stdout
 
 
-def test_doctor_speaks_json() -> None:
+def test_doctor_speaks_json(run: Run) -> None:
     done = run("doctor", "--json")
     assert done.returncode == 0
     names = [finding["name"] for finding in json.loads(done.stdout)]
@@ -68,7 +88,9 @@ def test_doctor_speaks_json() -> None:
     assert {"tritonserver", "perf_analyzer", "shared memory", "gpu"} <= set(names)
 
 
-def test_a_models_recommendation_is_written_once_it_fits(repository: Path, tmp_path: Path) -> None:
+def test_a_models_recommendation_is_written_once_it_fits(
+    run: Run, repository: Path, tmp_path: Path
+) -> None:
     shutil.copytree(repository / "wide", tmp_path / "models" / "wide")
     listed = json.loads(run("models", "--repository", str(tmp_path / "models"), "--json").stdout)
     report = {
@@ -77,7 +99,7 @@ def test_a_models_recommendation_is_written_once_it_fits(repository: Path, tmp_p
         "slo": {"recommended": {"instances": 3, "max_batch_size": 8}},
     }
 
-    def tune(content: object, name: str = "wide") -> "subprocess.CompletedProcess[str]":
+    def tune(content: object, name: str = "wide") -> Done:
         path = tmp_path / "report.json"
         path.write_text(json.dumps(content))
         options = ["--from", str(path), "--repository", str(tmp_path / "models")]
@@ -97,14 +119,14 @@ def test_a_models_recommendation_is_written_once_it_fits(repository: Path, tmp_p
     assert listed["entries"][0]["model_digest"] == report["model_digest"]
 
 
-def test_a_batch_beyond_what_was_proved_is_not_served(repository: Path) -> None:
+def test_a_batch_beyond_what_was_proved_is_not_served(run: Run, repository: Path) -> None:
     options = ["--models", "wide", "--max-batch-size", "17", "--port", "0", "--metrics-port", "0"]
     done = run("serve", "--repository", str(repository), *options)
     assert done.returncode == 1
     assert "17 is more than the export of wide proved (16)" in done.stderr
 
 
-def test_doctor_installs_what_it_finds_already_there(tmp_path: Path) -> None:
+def test_doctor_installs_what_it_finds_already_there(run: Run, tmp_path: Path) -> None:
     done = run("doctor", "--install", "something")
     assert done.returncode == 2
     assert "perf-analyzer" in done.stderr

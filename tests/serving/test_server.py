@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,7 +162,7 @@ def find_breaking_seed() -> int:
 
 def test_nan_fails_its_own_request_only(client: Client, server: RunningServer) -> None:
     bad = find_breaking_seed()
-    before = metric(server, "latentry_invalid_outputs_total", "breaking")
+    before = server.metric("latentry_invalid_outputs_total", "breaking")
     with pytest.raises(InvalidOutput, match="NaN or infinity") as caught:
         client.generate("breaking", seeds=[1, bad, 2])
     assert caught.value.seeds == (bad,)
@@ -174,23 +173,15 @@ def test_nan_fails_its_own_request_only(client: Client, server: RunningServer) -
         asked = [pool.submit(client.generate, "breaking", seeds=seed) for seed in seeds]
         failed = [i for i, future in enumerate(asked) if future.exception()]
     assert failed == [20]
-    wait_until(lambda: metric(server, "latentry_invalid_outputs_total", "breaking") == before + 3)
-
-
-def metric(server: RunningServer, name: str, model: str) -> float:
-    """Return what is reported, four times a second, of what is counted."""
-    with urllib.request.urlopen(server.metrics_url) as answer:
-        text = answer.read().decode()
-    values = re.findall(rf'^{name}{{[^}}]*model="{model}"[^}}]*}} (\S+)$', text, re.MULTILINE)
-    return sum(map(float, values))
+    wait_until(lambda: server.metric("latentry_invalid_outputs_total", "breaking") == before + 3)
 
 
 def test_metrics_count_samples_and_seconds(client: Client, server: RunningServer) -> None:
-    before = metric(server, "latentry_samples_total", "textures")
-    seconds = metric(server, "latentry_seconds_total", "textures")
+    before = server.metric("latentry_samples_total", "textures")
+    seconds = server.metric("latentry_seconds_total", "textures")
     client.generate("textures", seeds=range(10), format="png")
-    wait_until(lambda: metric(server, "latentry_samples_total", "textures") >= before + 10)
-    wait_until(lambda: metric(server, "latentry_seconds_total", "textures") > seconds)
+    wait_until(lambda: server.metric("latentry_samples_total", "textures") >= before + 10)
+    wait_until(lambda: server.metric("latentry_seconds_total", "textures") > seconds)
 
 
 @pytest.mark.parametrize(
@@ -275,9 +266,9 @@ def test_closing_a_stream_stops_the_work(client: Client, server: RunningServer) 
     stream.close()
 
     def drawn_within_a_second() -> float:
-        before = metric(server, "latentry_samples_total", "textures")
+        before = server.metric("latentry_samples_total", "textures")
         time.sleep(1.0)
-        return metric(server, "latentry_samples_total", "textures") - before
+        return server.metric("latentry_samples_total", "textures") - before
 
     # The server's own canary may have drawn one meanwhile; the stream would have drawn hundreds.
     wait_until(lambda: drawn_within_a_second() <= 2)

@@ -272,15 +272,16 @@ def test_a_signal_ends_it_cleanly(
 
 
 def test_requests_under_way_are_answered_while_it_drains(small: Path, homes: Path) -> None:
-    with run_server(small) as server, Client(server.url) as client:
-        client.info("wide")
+    options = ("--instances", "1", "--drain-s", "30")
+    with run_server(small, *options) as server, Client(server.url) as client:
         results: list[Any] = []
         thread = threading.Thread(
             target=lambda: results.append(client.generate("wide", seeds=range(64)))
         )
-        thread.start()
-        time.sleep(0.005)
-        server.process.terminate()
+        with server.stopped("wide"):
+            thread.start()
+            wait_until(lambda: server.waiting("wide") == 3)  # the first of four is with the model
+            server.process.terminate()
         thread.join()
         assert len(results[0]) == 64
 
@@ -290,7 +291,7 @@ def test_an_open_stream_does_not_keep_it_from_ending(small: Path, homes: Path) -
         stream = client.stream("wide", seeds=range(1_000_000))
         next(stream)
         server.process.terminate()
-        assert server.process.wait(timeout=8) == 0  # --drain-s is 3 here
+        assert server.process.wait(timeout=60) == 0  # --drain-s is 3 here
         with pytest.raises(LatentryError, match="broke off|shutting down"):
             list(stream)
 

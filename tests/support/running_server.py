@@ -1,9 +1,11 @@
 """A real ``latentry serve`` for tests."""
 
 import json
+import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +58,29 @@ class RunningServer:
         pids = [stub.pid for stub in stubs if f"/{model}/" in " ".join(stub.cmdline())]
         assert pids, f"no process runs {model}"
         return pids
+
+    def metric(self, name: str, model: str) -> float:
+        """Return what is reported, four times a second, of what is counted."""
+        with urllib.request.urlopen(self.metrics_url) as answer:
+            text = answer.read().decode()
+        pattern = rf'^{name}{{[^}}]*model="{model}"[^}}]*}} (\S+)$'
+        return sum(map(float, re.findall(pattern, text, re.MULTILINE)))
+
+    def waiting(self, model: str) -> float:
+        """Return how many requests for a model wait for its processes."""
+        return self.metric("nv_inference_pending_request_count", model)
+
+    @contextmanager
+    def stopped(self, model: str) -> Iterator[None]:
+        """Let the processes of a model do nothing until the block ends; requests pile up."""
+        stubs = [psutil.Process(pid) for pid in self.stub_pids_of(model)]
+        try:
+            for stub in stubs:
+                stub.suspend()
+            yield
+        finally:
+            for stub in stubs:
+                stub.resume()
 
 
 @contextmanager
