@@ -82,8 +82,11 @@ def serve(options: ServeOptions, on_ready: OnReady) -> None:
     entries = _verified_entries(options)
     for server_id in sweep_server_folders():
         _LOGGER.warning("cleaned up after server %s, which was killed", server_id)
-    endpoint = _take_ports(options)
-    with _Signals() as signals, create_server_folder() as folder:
+    with (
+        _ports(options) as endpoint,
+        _Signals() as signals,
+        create_server_folder() as folder,
+    ):
         Supervisor(
             *(installation, endpoint, folder, entries, signals, options.limits),
             log_level=options.log_level,
@@ -132,29 +135,36 @@ def _is_loopback(address: str) -> bool:
         return address.lower() == "localhost"
 
 
-def _take_ports(options: ServeOptions) -> Endpoint:
-    # Both are held until both are known, so that two free ones are not the same one.
+@contextlib.contextmanager
+def _ports(options: ServeOptions) -> Iterator[Endpoint]:
+    """Hold the two ports (Triton may listen on them all the same), so that no other program gets one.
+
+    Between two starts, too: a free port that was chosen once stays this server's.
+    """
     with (
         _bound(options.address, options.port, "--port") as port,
         _bound("127.0.0.1", options.metrics_port, "--metrics-port") as metrics_port,
     ):
-        return Endpoint(options.address, port, metrics_port)
+        yield Endpoint(options.address, port, metrics_port)
 
 
 @contextlib.contextmanager
 def _bound(address: str, port: int, option: str) -> Iterator[int]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family) as held, socket.socket(family) as probe:
         try:
-            probe.bind((address, port))
-            probe.listen()
+            for taken in (held, probe):
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                taken.bind((address, port))
+                port = int(taken.getsockname()[1])
+            probe.listen()  # fails where somebody else does; Triton could not, while this one does
+            probe.close()
         except OSError as error:
             raise ServeError(
                 f"port {port} on {address} cannot be used ({error.strerror}); stop what listens "
                 f"there or give another with {option} (0 takes a free one)"
             ) from error
-        yield int(probe.getsockname()[1])
+        yield port
 
 
 class _Signals:

@@ -1,9 +1,10 @@
 """Every kind of hang with the real limits: 20 of 20 within 15 s; idle, under load, by stress."""
 
+import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -70,11 +71,7 @@ def stress() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("condition", ["idle", "under load", "beside stress"])
-def test_hangs_are_found_soon(
-    servers: dict[str, RunningServer],
-    condition: str,
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_hangs_are_found_soon(servers: dict[str, RunningServer], condition: str) -> None:
     def time_round(hang: str) -> float:
         with load(servers[hang]) if condition == "under load" else ExitStack():
             return seconds_until_mended(servers[hang], hang, timeout_s=120)
@@ -82,7 +79,7 @@ def test_hangs_are_found_soon(
     with stress() if condition == "beside stress" else ExitStack(), ThreadPoolExecutor() as pool:
         rounds = [dict(zip(SOON, pool.map(time_round, SOON), strict=True)) for _ in range(ROUNDS)]
     slowest = {hang: max(times[hang] for times in rounds) for hang in SOON}
-    record_property("slowest_s", slowest)
+    logging.getLogger(__name__).info("%s, slowest in s: %s", condition, slowest)
     assert max(slowest.values()) < WITHIN_S, slowest
 
 
