@@ -137,10 +137,15 @@ def _is_loopback(address: str) -> bool:
 
 @contextlib.contextmanager
 def _ports(options: ServeOptions) -> Iterator[Endpoint]:
-    """Hold the two ports (Triton may listen on them all the same), so that no other program gets one.
+    """Hold the two ports, so that no other program gets one, between two starts neither.
 
-    Between two starts, too: a free port that was chosen once stays this server's.
+    Triton may listen on them all the same.
     """
+    if options.port == options.metrics_port != 0:
+        raise ServeError(
+            f"port {options.port} cannot be used for requests and for metrics; give another with "
+            "--metrics-port (0 takes a free one)"
+        )
     with (
         _bound(options.address, options.port, "--port") as port,
         _bound("127.0.0.1", options.metrics_port, "--metrics-port") as metrics_port,
