@@ -42,9 +42,11 @@ from synthesis_jobs import (
 )
 
 from latentry.clients import Client
+from latentry.clients.job_records import JOB_FILE, Totals
 from latentry.clients.jobs import job_from_file
+from latentry.clients.shard_making import Origin
 from latentry.clients.storage import LocalFolder
-from latentry.clients.synthesis import JOB_FILE, Origin, Totals, run_job
+from latentry.clients.synthesis import run_job
 from latentry.clients.verification import Verdict, verify_job
 from latentry.serving import local
 from latentry.serving.errors import InvalidOutput, JobError
