@@ -384,8 +384,6 @@ def job_from_file(path: Path) -> Job:
         raise BadRequest(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise BadRequest(f"{path} is no TOML: {error}") from error
-    except RecursionError:
-        raise BadRequest(f"{path} is nested too deeply") from None
     try:
         return Job.model_validate_json(text, strict=True, context={"folder": path.resolve().parent})
     except ValidationError as error:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from latentry.serving.errors import BadRequest, JobError, LatentryError, OutOfSpace, ServerGone
-from latentry.serving.files import open_regular, parse_json, read_regular
+from latentry.serving.files import open_regular, parse_json, read_regular, sha256_regular
 
 LOCK_FILE = "job.lock"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -124,8 +124,8 @@ class LocalFolder:
 
     def sha256(self, name: str) -> str:
         """Return the SHA-256 of a file."""
-        with self._explained(self.path / name), open_regular(self.path / name) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with self._explained(self.path / name):
+            return sha256_regular(self.path / name)
 
     def open(self, name: str, *, size: int) -> BinaryIO:
         """Open a file."""
