@@ -213,7 +213,7 @@ def read_job(storage: Storage) -> JobRecord:
 def read_index(storage: Storage, record: JobRecord) -> dict[str, str]:
     """Return the SHA-256 of every other file of ours as the index says; {} where it is damaged."""
     try:
-        data = storage.read(INDEX_FILE, most=_INDEX_BYTES + record.shards * _INDEX_BYTES_EACH)
+        data = storage.read(INDEX_FILE, most=most_index_bytes(record))
         index = parse_json(data)
         records = {str(item["record"]): str(item["record_sha256"]) for item in index["files"]}
         sheet = index.get("contact_sheet_sha256")
@@ -225,9 +225,18 @@ def read_index(storage: Storage, record: JobRecord) -> dict[str, str]:
 
 def read_record_bytes(storage: Storage, record: JobRecord, number: int) -> bytes:
     """Return the bytes of a shard's record; raises JobError where they cannot be read."""
+    return storage.read(record.record_file(number), most=most_record_bytes(record, number))
+
+
+def most_record_bytes(record: JobRecord, number: int) -> int:
+    """Return the largest size that a shard's record may have."""
     samples = record.plan.size(number) + record.plan.reserve
-    most = _RECORD_BYTES + samples * _RECORD_BYTES_EACH
-    return storage.read(record.record_file(number), most=most)
+    return _RECORD_BYTES + samples * _RECORD_BYTES_EACH
+
+
+def most_index_bytes(record: JobRecord) -> int:
+    """Return the largest size that the index may have."""
+    return _INDEX_BYTES + record.shards * _INDEX_BYTES_EACH
 
 
 def read_shard_record(storage: Storage, record: JobRecord, number: int) -> ShardRecord:
@@ -286,7 +295,7 @@ def check_shard(storage: Storage, record: JobRecord, number: int) -> ShardRecord
     if size != made.size:
         raise JobError(f"{where} was changed: it has {size:,} bytes, its record says {made.size:,}")
     if not (md5 and md5 == made.md5):
-        found = storage.sha256(made.file)
+        found = storage.sha256(made.file, most=size)
         if found != made.sha256:
             raise JobError(
                 f"{where} was changed: its SHA-256 is {found}, its record says {made.sha256}"

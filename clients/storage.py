@@ -29,7 +29,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = Path("/proc/self/ns/pid")
 _TEMPORARY = ".tmp-"
 _ATTEMPTS = 3
-_MOST_BYTES = 64 * 2**20
+MOST_BYTES = 64 * 2**20
 _LOCK_BYTES = 4096
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # An error of the device, or a file that another writer's sweep took away.
@@ -53,15 +53,15 @@ class Storage(Protocol):
         """Return a file's size and, where the store tells it, its MD5; raises JobError."""
         ...
 
-    def sha256(self, name: str) -> str:
-        """Return the SHA-256 of a file, which is read in blocks; raises JobError."""
+    def sha256(self, name: str, *, most: int) -> str:
+        """Return the SHA-256 of a file of up to ``most`` bytes, read in blocks; raises JobError."""
         ...
 
     def open(self, name: str, *, size: int) -> BinaryIO:
         """Open a file that must have this size; raises JobError."""
         ...
 
-    def read(self, name: str, *, most: int = _MOST_BYTES) -> bytes:
+    def read(self, name: str, *, most: int = MOST_BYTES) -> bytes:
         """Return a file's bytes; raises JobError where it is missing, no file or over ``most``."""
         ...
 
@@ -122,10 +122,10 @@ class LocalFolder:
         with self._explained(self.path / name), open_regular(self.path / name) as file:
             return os.fstat(file.fileno()).st_size, ""
 
-    def sha256(self, name: str) -> str:
+    def sha256(self, name: str, *, most: int) -> str:
         """Return the SHA-256 of a file."""
         with self._explained(self.path / name):
-            return sha256_regular(self.path / name)
+            return sha256_regular(self.path / name, most=most)
 
     def open(self, name: str, *, size: int) -> BinaryIO:
         """Open a file."""
@@ -137,7 +137,7 @@ class LocalFolder:
             raise _other_size(self.path / name, found, size)
         return file
 
-    def read(self, name: str, *, most: int = _MOST_BYTES) -> bytes:
+    def read(self, name: str, *, most: int = MOST_BYTES) -> bytes:
         """Return a file's bytes."""
         with self._explained(self.path / name):
             return read_regular(self.path / name, most=most)
@@ -358,8 +358,9 @@ class ObjectStore:
             info = self._files.info(f"{self._root}/{name}")
         return int(info["size"] or 0), _told_md5(info)
 
-    def sha256(self, name: str) -> str:
+    def sha256(self, name: str, *, most: int) -> str:
         """Return the SHA-256 of an object, which is fetched for it."""
+        self._check_size(name, most)
         with (
             self._explained(f"read ({name})"),
             self._there(name),
@@ -374,14 +375,16 @@ class ObjectStore:
             raise _other_size(f"{self.url}/{name}", found, size)
         return io.BytesIO(self.read(name, most=size))
 
-    def read(self, name: str, *, most: int = _MOST_BYTES) -> bytes:
+    def read(self, name: str, *, most: int = MOST_BYTES) -> bytes:
         """Return an object's bytes."""
-        size, _ = self.told(name)
-        if size > most:
-            raise JobError(f"{self.url}/{name} is larger than {most:,} bytes")
+        self._check_size(name, most)
         with self._explained(f"read ({name})"), self._there(name):
             data: bytes = self._files.cat_file(f"{self._root}/{name}")
         return data
+
+    def _check_size(self, name: str, most: int) -> None:
+        if self.told(name)[0] > most:
+            raise JobError(f"{self.url}/{name} is larger than {most:,} bytes")
 
     @contextlib.contextmanager
     def _there(self, name: str) -> Iterator[None]:

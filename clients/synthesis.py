@@ -190,8 +190,12 @@ def contact_sheet(storage: Storage, record: JobRecord) -> bytes:
 
 def read_sheet(storage: Storage, record: JobRecord) -> bytes:
     """Return the contact sheet's file."""
-    pixels = _SHEET_SHARDS * _SHEET_SAMPLES * record.spec.image.row_bytes
-    return storage.read(CONTACT_SHEET_FILE, most=2**20 + 2 * pixels)
+    return storage.read(CONTACT_SHEET_FILE, most=most_sheet_bytes(record))
+
+
+def most_sheet_bytes(record: JobRecord) -> int:
+    """Return the largest size that the contact sheet may have."""
+    return 2**20 + 2 * _SHEET_SHARDS * _SHEET_SAMPLES * record.spec.image.row_bytes
 
 
 def samples_of_shard(storage: Storage, record: JobRecord, made: ShardRecord) -> Iterator[Sample]:

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
@@ -19,6 +19,8 @@ from latentry.clients.job_records import (
     JobRecord,
     ShardRecord,
     made_shards,
+    most_index_bytes,
+    most_record_bytes,
     read_index,
     read_job,
     read_shard_record,
@@ -26,8 +28,14 @@ from latentry.clients.job_records import (
 from latentry.clients.jobs import Controls, ShardPlan
 from latentry.clients.shard_making import Origin, Progress
 from latentry.clients.shards import Sample, image_from_data, number_from_scalar, pixel_sha256
-from latentry.clients.storage import Storage, storage_from_url
-from latentry.clients.synthesis import contact_sheet, index_bytes, read_sheet, samples_of_shard
+from latentry.clients.storage import MOST_BYTES, Storage, storage_from_url
+from latentry.clients.synthesis import (
+    contact_sheet,
+    index_bytes,
+    most_sheet_bytes,
+    read_sheet,
+    samples_of_shard,
+)
 from latentry.clients.workers import start_worker
 from latentry.serving.errors import JobError
 from latentry.serving.images import Uint8, decode_image
@@ -104,7 +112,7 @@ def verify_job(
     sizes = storage.sizes()
     index = read_index(storage, record) if INDEX_FILE in sizes else {}
     # By another job than the index's nothing can be judged.
-    verdict = Verdict(problems=list(_misfits(storage, index, [JOB_FILE])))
+    verdict = Verdict(problems=list(_misfits(storage, index, {JOB_FILE: MOST_BYTES})))
     if verdict.problems:
         return verdict
     numbers = [n for n in range(record.shards) if record.record_file(n) in sizes]
@@ -113,7 +121,10 @@ def verify_job(
         verdict.samples += count
         verdict.problems += problems
         progress(count)
-    verdict.problems += _misfits(storage, index, sorted(set(index) & set(sizes) - {JOB_FILE}))
+    others = {record.record_file(n): most_record_bytes(record, n) for n in numbers}
+    if CONTACT_SHEET_FILE in sizes:
+        others[CONTACT_SHEET_FILE] = most_sheet_bytes(record)
+    verdict.problems += _misfits(storage, index, others)
     verdict.problems += _verify_names(storage, record, sizes, verdict.samples)
     if not verdict.problems:
         verdict.problems += _verify_whole(storage, record)
@@ -191,7 +202,7 @@ def verify_shard(out: str, record: JobRecord, number: int) -> tuple[int, list[st
     name = f"{storage.url}/{record.shard_file(number)}"
     try:
         made = read_shard_record(storage, record, number)
-        found = storage.sha256(made.file)
+        found = storage.sha256(made.file, most=made.size)
         if found != made.sha256:
             return 0, [f"{name} was changed: its SHA-256 is {found}, its record says {made.sha256}"]
         samples = list(samples_of_shard(storage, record, made))
@@ -225,15 +236,15 @@ def _planned_controls(record: JobRecord, plan: ShardPlan, made: ShardRecord) -> 
     return record.job.controls_of(record.spec, np.array(made.seeds, np.int64), labels)
 
 
-def _misfits(storage: Storage, index: dict[str, str], names: Iterable[str]) -> Iterator[str]:
-    """Yield which of the files are not those of the index."""
-    for name in names:
+def _misfits(storage: Storage, index: dict[str, str], files: Mapping[str, int]) -> Iterator[str]:
+    """Yield which of the files, given with their largest sizes, are not those of the index."""
+    for name in sorted(index.keys() & files):
         try:
-            found = storage.sha256(name)
+            found = storage.sha256(name, most=files[name])
         except JobError as error:
             yield str(error)
             continue
-        if found != index.get(name, found):
+        if found != index[name]:
             yield (
                 f"{storage.url}/{name} was changed, or {INDEX_FILE} was: its SHA-256 is {found}, "
                 f"{INDEX_FILE} says {index[name]}"
@@ -262,7 +273,7 @@ def _verify_names(
 
 def _verify_whole(storage: Storage, record: JobRecord) -> Iterator[str]:
     """Yield which of the files that follow from sound shards do not."""
-    found = storage.sha256(INDEX_FILE)
+    found = storage.sha256(INDEX_FILE, most=most_index_bytes(record))
     wanted = hashlib.sha256(index_bytes(storage, record)).hexdigest()
     if found != wanted:
         yield (

@@ -52,15 +52,27 @@ def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
         OSError: As for :func:`open_regular`, or it is larger than ``most``.
     """
     with open_regular(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        # Files of /proc have no size, so what comes is counted, too.
+        is_large = os.fstat(file.fileno()).st_size > most
+        data = b"" if is_large else file.read(most + 1)
+    if is_large or len(data) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
     return data
 
 
-def sha256_regular(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a regular file, hexadecimal; errors as for :func:`open_regular`."""
+def sha256_regular(path: str | os.PathLike[str], *, most: int | None = None) -> str:
+    """Return the SHA-256 of a regular file, hexadecimal; it is read in blocks.
+
+    Args:
+        path: The file.
+        most: The largest size that is read, in bytes; None for any.
+
+    Raises:
+        OSError: As for :func:`open_regular`, or it is larger than ``most``.
+    """
     with open_regular(path) as file:
+        if most is not None and os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
