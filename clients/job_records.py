@@ -6,6 +6,7 @@ types strict, and a shard's record must carry its own hash and fit the plan.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
@@ -215,10 +216,12 @@ def read_index(storage: Storage, record: JobRecord) -> dict[str, str]:
     try:
         data = storage.read(INDEX_FILE, most=most_index_bytes(record))
         index = parse_json(data)
-        records = {str(item["record"]): str(item["record_sha256"]) for item in index["files"]}
-        sheet = index.get("contact_sheet_sha256")
-        sheets = {CONTACT_SHEET_FILE: str(sheet)} if sheet else {}
-        return {JOB_FILE: str(index["job_sha256"]), **sheets, **records}
+        hashes = {str(item["record"]): item["record_sha256"] for item in index["files"]}
+        if sheet := index.get("contact_sheet_sha256"):
+            hashes[CONTACT_SHEET_FILE] = sheet
+        hashes[JOB_FILE] = index["job_sha256"]
+        is_sound = all(re.fullmatch("[0-9a-f]{64}", value) for value in hashes.values())
+        return hashes if is_sound else {}
     except (JobError, ValueError, LookupError, TypeError, AttributeError):
         return {}
 

@@ -221,8 +221,8 @@ def _found(facts: Any, data: bytes, image_format: str, image: ImageOutput) -> Sa
 
 
 def _number(value: Any) -> int | float:
-    if not isinstance(value, int | float):
-        raise TypeError(f"a control is a {type(value).__name__}")
+    if not isinstance(value, int | float) or not -(2**63) <= value < 2**63:
+        raise ValueError("a control is no number that any model takes")
     return value
 
 

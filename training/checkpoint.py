@@ -244,7 +244,7 @@ def _existing(folder: Path, name: str) -> Path:
             f"{folder} is no folder; a checkpoint is a folder with {GENERATOR_FILE} and "
             f"{WEIGHTS_FILE}, as `latentry train` makes it"
         )
-    if not (folder / name).is_file():
+    if not os.path.lexists(folder / name):
         there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise CheckpointError(
             f"{folder} has no {name} (it holds {there}); a checkpoint needs {GENERATOR_FILE} "
@@ -255,10 +255,14 @@ def _existing(folder: Path, name: str) -> Path:
 
 def _read_header(path: Path) -> dict[str, _Entry]:
     """Return the tensors that a safetensors file declares; its size must fit them."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; give a safetensors file")
-    size = path.stat().st_size
-    with open_regular(path) as file:
+    try:
+        opened = open_regular(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}; give a safetensors file"
+        ) from error
+    with opened as file:
+        size = os.fstat(file.fileno()).st_size
         start = file.read(_LENGTH_BYTES + 1)
         length = int.from_bytes(start[:_LENGTH_BYTES], "little")
         # The length may begin with the bytes of a pickle, so the brace after it decides.

@@ -1,11 +1,11 @@
-"""Job folders that were damaged in a thousand ways; tests/clients/test_synthesis_hostile.py says how."""
+"""A thousand damaged job folders; tests/clients/test_synthesis_hostile.py says how."""
 
 from pathlib import Path
 
 import pytest
 from hostile_jobs import attack, make_jobs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")
 
 
