@@ -27,7 +27,7 @@ JOB_FILE = "job.json"
 INDEX_FILE = "index.json"
 CONTACT_SHEET_FILE = "contact-sheet.png"
 
-_MOST_REASONS = 100
+_MOST_REASONS, _MOST_TEXT = 100, 500
 # The largest files that are read: a bound, and what each sample or shard may add to it.
 _RECORD_BYTES, _RECORD_BYTES_EACH = 16 * 2**20, 8 * 2**10
 _INDEX_BYTES, _INDEX_BYTES_EACH = 64 * 2**20, 2**10
@@ -257,7 +257,7 @@ def read_shard_record(storage: Storage, record: JobRecord, number: int) -> Shard
     if made.as_bytes() != data:
         raise JobError(f"{where} is damaged: it is not written as records are")
     if misfit := _misfit(record, made, number):
-        raise JobError(f"{where} does not fit the job: {misfit}")
+        raise JobError(f"{where} does not fit the job: {misfit[:_MOST_TEXT]}")
     return made
 
 

@@ -155,8 +155,10 @@ class LocalFolder:
     def remove(self, name: str) -> None:
         """Remove a file."""
         try:
-            (self.path / name).unlink(missing_ok=True)
+            (self.path / name).unlink()
             _sync_folder(self.path)
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise JobError(f"{self.path / name} cannot be removed: {error.strerror}") from error
 

@@ -202,6 +202,9 @@ def verify_shard(out: str, record: JobRecord, number: int) -> tuple[int, list[st
     name = f"{storage.url}/{record.shard_file(number)}"
     try:
         made = read_shard_record(storage, record, number)
+        size, _ = storage.told(made.file)
+        if size != made.size:
+            return 0, [f"{name} was changed: it has {size:,} bytes, its record says {made.size:,}"]
         found = storage.sha256(made.file, most=made.size)
         if found != made.sha256:
             return 0, [f"{name} was changed: its SHA-256 is {found}, its record says {made.sha256}"]
