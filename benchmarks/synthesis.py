@@ -23,7 +23,8 @@ from pathlib import Path
 from measuring import Row, publish_network, served
 
 from latentry.clients.jobs import Job
-from latentry.clients.synthesis import Origin, Progress, ShardRecord, Work, run_job
+from latentry.clients.shard_making import Origin, Progress, Settled, Work
+from latentry.clients.synthesis import run_job
 from latentry.clients.workers import Workers
 from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine, vector_level
 from latentry.serving.seeds import LatentDrawer
@@ -63,11 +64,11 @@ class Timed:
         self._count = count
         self._done: list[tuple[float, int]] = []
 
-    def make(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[ShardRecord]:
+    def make(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
         """Make shards as the workers do."""
-        for record in self._workers.make(work, numbers, progress):
-            self._done.append((time.perf_counter(), len(record.seeds)))
-            yield record
+        for settled in self._workers.make(work, numbers, progress):
+            self._done.append((time.perf_counter(), len(settled.record.seeds)))
+            yield settled
 
     def rate(self) -> float:
         """Images a second once every worker has made its first shard."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import typer
 
 from latentry.serving.errors import LatentryError
+from latentry.serving.files import printable
 
 EXIT_FAULT = 1
 EXIT_USAGE = 2
@@ -164,5 +165,5 @@ def _unknown(name: str) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(printable(f"error: {message}"), err=True)
     return code

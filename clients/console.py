@@ -19,17 +19,27 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from latentry.serving.files import printable
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a text that may come out of anybody's file."""
+    typer.echo(printable(text), err=err)
+
 
 def echo_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on one line."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    """Print one JSON object on one line, all in ASCII: a terminal obeys none of it."""
+    typer.echo(json.dumps(value))
 
 
 class _Rate(ProgressColumn):
-    """Images a second."""
+    """Images a second: of late, and in the end of all the time that it took."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:.0f} images/s")
+        # rich's own figure leaves out what came first, which is all there is of a short task.
+        elapsed = task.finished_time or task.elapsed
+        mean = task.completed / elapsed if elapsed else 0.0
+        return Text(f"{mean if task.finished else task.speed or mean:.0f} images/s")
 
 
 class Advance:
@@ -46,6 +56,11 @@ class Advance:
     def start(self, total: int) -> None:
         """Begin anew, with ``total`` images."""
         self._progress.reset(self._task, total=total)
+
+    def expect(self, count: int) -> None:
+        """Expect ``count`` images more than before."""
+        (task,) = (task for task in self._progress.tasks if task.id == self._task)
+        self._progress.update(self._task, total=(task.total or 0) + count)
 
 
 @contextmanager

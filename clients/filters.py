@@ -5,7 +5,6 @@ NaN and infinity are always refused; the filters here are chosen in the job's fi
 that a shard comes out the same everywhere.
 """
 
-import hashlib
 import importlib
 import inspect
 import re
@@ -34,6 +33,7 @@ from pydantic import (
 )
 
 from latentry.serving.errors import BadRequest, NotFound
+from latentry.serving.files import read_regular, sha256_regular
 from latentry.serving.images import Uint8
 from latentry.serving.spec import Role
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
 
 _NETWORK_BATCH = 32
+_MOST_NETWORK_BYTES = 2**31  # what ONNX itself allows in one file
+_MOST_REASON = 1000
 # A tensor's external_data in an ONNX file: the key "location", a length of one byte, a file's name.
 _EXTERNAL_DATA = re.compile(rb"\x0a\x08location\x12[\x01-\x7f]([\w./ -]+)")
 
@@ -311,7 +313,10 @@ def load_network(options: NetworkOptions) -> Network:
     """
     from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
 
-    data = options.file.read_bytes()
+    try:
+        data = read_regular(options.file, most=_MOST_NETWORK_BYTES)
+    except OSError as error:
+        raise BadRequest(f"{options.file} cannot be read: {error.strerror}") from error
     if outside := _EXTERNAL_DATA.search(data):
         raise BadRequest(
             f"{options.file} keeps its weights in another file, "
@@ -321,7 +326,8 @@ def load_network(options: NetworkOptions) -> Network:
     try:
         engine = OnnxRuntimeEngine(data, threads=1)
     except Exception as error:  # ONNX Runtime's errors share no base of their own
-        raise BadRequest(f"ONNX Runtime cannot load {options.file}: {error}") from error
+        text = " ".join(str(error).split())[:500]
+        raise BadRequest(f"ONNX Runtime cannot load {options.file}: {text}") from error
     return Network(options, engine)
 
 
@@ -337,10 +343,13 @@ def file_hashes(options: Sequence[_Options]) -> dict[str, str]:
 
     Raises:
         BadRequest: Two of them have the same name.
-        NotFound: The function of a filter is missing.
+        NotFound: The function of a filter is missing, or a file cannot be read.
     """
     paths = {path.absolute() for option in options for path in option.files()}
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
+    try:
+        hashes = {path.name: sha256_regular(path) for path in sorted(paths)}
+    except OSError as error:
+        raise NotFound(f"{error.filename} cannot be read: {error.strerror}") from error
     if len(hashes) < len(paths):
         listed = ", ".join(map(str, sorted(paths)))
         raise BadRequest(f"a job's files are told apart by their names, rename one: {listed}")
@@ -432,7 +441,12 @@ class _Python:
         for item in answer:
             if item is not None and not isinstance(item, str):
                 raise BadRequest(f"filter {self._name} answered a {type(item).__name__}; {must}")
-        return answer
+        return [None if item is None else _as_reason(item) for item in answer]
+
+
+def _as_reason(text: str) -> str:
+    """Return a reason as a record takes it: not too long, and in UTF-8."""
+    return text[:_MOST_REASON].encode(errors="replace").decode()
 
 
 def _probabilities(output: NDArray[Any]) -> NDArray[np.float64]:

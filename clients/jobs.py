@@ -8,7 +8,6 @@ import bisect
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,12 +33,16 @@ from pydantic_core import ErrorDetails
 from latentry.clients.filters import FILTERS, ClassifierOptions, FilterOptions, NetworkOptions
 from latentry.clients.ranges import parse_classes
 from latentry.serving.errors import BadRequest, LatentryError
+from latentry.serving.files import parse_toml, read_regular
 from latentry.serving.seeds import MAX_SEED, draw_uniform
 from latentry.serving.spec import GeneratorSpec, Role, check_name
 
 DEFAULT_SHARD_SIZE = 1000
 _SHARD_BYTES = 256 * 2**20
 _MOST_SHARDS = 1_000_000
+_MOST_FILE_BYTES = 2**20
+_MOST_FINDINGS = 10
+_NO_DEFAULT = "default_factory_not_called"
 
 # Which of a sample's streams a control is drawn from; z has the seed's own.
 CONTROL_STREAMS = {Role.CLASS_LABEL: 1, Role.TRUNCATION_PSI: 2}
@@ -174,15 +177,11 @@ class OutputPart(_Strict):
     """How samples are written."""
 
     format: Literal["webdataset", "parquet", "npz"] = "webdataset"
-    image: Literal["png", "webp", "raw", "none"] = "png"
+    image: Literal["png", "webp", "raw", "none"] = Field(
+        default_factory=lambda part: "raw" if part.get("format") == "npz" else "png"
+    )
     shard_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     features: NetworkOptions | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _npz_is_raw(cls, value: Any) -> Any:
-        is_npz = isinstance(value, dict) and value.get("format") == "npz"
-        return {"image": "raw", **value} if is_npz else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -378,19 +377,21 @@ def job_from_file(path: Path) -> Job:
         BadRequest: The file is missing, no TOML, or asks for something that there is not.
     """
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
+        data = parse_toml(read_regular(path, most=_MOST_FILE_BYTES))
+        # As JSON: its lists are tuples, its texts paths, and nothing is taken for anything else.
+        text = json.dumps(data, default=str)
     except OSError as error:
         raise BadRequest(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise BadRequest(f"{path} is no TOML: {error}") from error
     try:
-        # As JSON: its lists are tuples, its texts paths, and nothing is taken for anything else.
-        return Job.model_validate_json(
-            json.dumps(data, default=str), strict=True, context={"folder": path.resolve().parent}
-        )
+        return Job.model_validate_json(text, strict=True, context={"folder": path.resolve().parent})
     except ValidationError as error:
-        findings = "; ".join(map(_finding, error.errors(include_url=False)))
-        raise BadRequest(f"{path}: {findings}") from error
+        # A default that depends on what is wrong is no finding of its own.
+        items = [item for item in error.errors(include_url=False) if item["type"] != _NO_DEFAULT]
+        findings = [_finding(item) for item in items[:_MOST_FINDINGS]]
+        findings += [f"and {len(items) - len(findings)} more"] * (len(items) > len(findings))
+        raise BadRequest(f"{path}: {'; '.join(findings)}") from error
 
 
 def plan_from_job(job: Job, spec: GeneratorSpec) -> Plan:

@@ -14,6 +14,7 @@ from latentry.clients.profiling_extras import ClientOverhead, FormatFigures, Str
 from latentry.clients.slo_search import Candidate, Holding, SloAnswer
 from latentry.clients.statistics import LEAST_BEYOND, Estimate, discoveries, permutation_p
 from latentry.serving.errors import BadRequest, NotFound
+from latentry.serving.files import read_regular
 
 JSON_FILE, CSV_FILE, HTML_FILE = "report.json", "points.csv", "report.html"
 
@@ -33,6 +34,7 @@ METHOD = (
 )
 
 _MOST_APART = 0.2
+_MOST_BYTES = 64 * 2**20
 
 _CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -144,7 +146,7 @@ def read_profile(path: Path) -> Profile:
         BadRequest: It is something else, or of another format.
     """
     try:
-        return Profile.model_validate_json(path.read_bytes())
+        return Profile.model_validate_json(read_regular(path, most=_MOST_BYTES))
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from latentry.clients.synthesis import Progress, ShardMaker, ShardRecord, Work
+from latentry.clients.shard_making import Progress, Settled, ShardMaker, Work
 from latentry.serving.errors import LatentryError, ServerGone
 
 # Lost nodes are Ray's to deal with; this often, before the job gives up.
@@ -36,8 +36,8 @@ class RayWorkers:
         self._address = address
         self._count = count
 
-    def make(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[ShardRecord]:
-        """Make the shards ``numbers``; yield their records as they are done.
+    def make(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
+        """Settle the shards ``numbers``; yield what they are as they are done.
 
         Raises:
             ServerGone: There is no cluster at the address, or it lost too many nodes.
@@ -79,9 +79,7 @@ class RayWorkers:
                 "`ray start --head`, or leave --address out"
             ) from error
 
-    def _make(
-        self, work: Work, numbers: Iterator[int], progress: Progress
-    ) -> Iterator[ShardRecord]:
+    def _make(self, work: Work, numbers: Iterator[int], progress: Progress) -> Iterator[Settled]:
         make = ray.remote(num_cpus=1, max_retries=_MOST_RETRIES)(_make_shard)
         shared = ray.put(work)
         running: set[Any] = set()
@@ -96,13 +94,14 @@ class RayWorkers:
             done, rest = ray.wait(list(running), num_returns=1)
             running = set(rest)
             for task in done:
-                record = self._result(task)
-                progress(len(record.seeds))
-                yield record
+                settled = self._result(task)
+                if settled.is_new:
+                    progress(len(settled.record.seeds))
+                yield settled
 
-    def _result(self, task: Any) -> ShardRecord:
+    def _result(self, task: Any) -> Settled:
         try:
-            record: ShardRecord = ray.get(task)
+            settled: Settled = ray.get(task)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, LatentryError):
                 raise error.cause from error
@@ -111,12 +110,12 @@ class RayWorkers:
             raise ServerGone(
                 f"Ray gave a shard up: {error}; run the same command again, it goes on from here"
             ) from error
-        return record
+        return settled
 
 
-def _make_shard(work: Work, number: int) -> ShardRecord:
+def _make_shard(work: Work, number: int) -> Settled:
     """Run in a Ray worker, which keeps the engine for its next shard."""
     key = (work.out, str(work.origin), work.record.model_dump_json())
     if key not in _MAKERS:
         _MAKERS[key] = ShardMaker(work)
-    return _MAKERS[key].make(number, lambda _: None)
+    return _MAKERS[key].settle(number, lambda _: None)

@@ -7,23 +7,30 @@ depends on their versions, which :func:`encoder_versions` names.
 import hashlib
 import io
 import json
+import math
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import features as pillow_features
 
 from latentry.clients.jobs import OutputPart
+from latentry.serving.files import parse_json
 from latentry.serving.images import Format, Uint8, decode_image, encode_image
-from latentry.serving.spec import ImageOutput
+from latentry.serving.npy import read_npy
+from latentry.serving.spec import ImageOutput, Role
 
 SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet", "npz": ".npz"}
 _NPY = "npy"
+_BLOCK = tarfile.BLOCKSIZE
+# What one sample may take beside its pixels; more is nothing that was written here.
+_ROOM = 64 * 2**10
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def image_from_data(data: bytes, image_format: str, image: ImageOutput) -> Uint8
     """Return uint8 [H, W, C] of what :func:`data_from_image` gave."""
     if image_format == "raw":
         return np.frombuffer(data, np.uint8).reshape(image.row_shape)
-    return decode_image(data, image.channels)
+    return decode_image(data, image.channels, size=(image.height, image.width))
 
 
 def shard_bytes(
@@ -105,16 +112,21 @@ def shard_bytes(
     return write(samples, output.image, image, model_digest)
 
 
-def read_shard(data: bytes, output: OutputPart, image: ImageOutput) -> Iterator[Sample]:
-    """Yield the samples of a shard's file; their ``sha256`` is that of the pixels found.
+def read_shard(
+    file: BinaryIO, output: OutputPart, image: ImageOutput, count: int
+) -> Iterator[Sample]:
+    """Yield the ``count`` samples of a shard's file; their ``sha256`` is that of the pixels found.
+
+    Nothing larger than such samples is unpacked, whatever the file says of itself.
 
     Raises:
-        ValueError: The file is not what :func:`shard_bytes` writes.
+        Exception: The file is not what :func:`shard_bytes` writes. What the libraries that read it
+            raise shares no base.
     """
     read: Callable[..., Iterator[Sample]] = {
         "webdataset": _read_webdataset, "parquet": _read_parquet, "npz": _read_npz,
     }[output.format]  # fmt: skip
-    return read(data, output.image, image)
+    return read(file, output.image, image, count)
 
 
 def _sidecar(sample: Sample, model_digest: str) -> bytes:
@@ -161,29 +173,57 @@ def _npy_bytes(data: bytes, image: ImageOutput) -> bytes:
     return buffer.getvalue()
 
 
-def _read_webdataset(data: bytes, image_format: str, image: ImageOutput) -> Iterator[Sample]:
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        facts: dict[str, Any] = {}
-        for member in tar:
-            file = tar.extractfile(member)
-            body = file.read() if file else b""
-            if member.name.endswith(".json"):
-                facts = json.loads(body)
-                continue
-            if image_format == "raw":
-                body = np.load(io.BytesIO(body), allow_pickle=False).tobytes()
-            yield _found(facts, body, image_format, image)
+def _read_webdataset(
+    file: BinaryIO, image_format: str, image: ImageOutput, count: int
+) -> Iterator[Sample]:
+    for _ in range(count):
+        # Sorted by name: json before png, npy after it.
+        name, body = _read_member(file, image)
+        members = {name.partition(".")[2]: body}
+        name, body = _read_member(file, image)
+        members[name.partition(".")[2]] = body
+        facts = parse_json(members["json"])
+        if image_format == "raw":
+            data = read_npy(io.BytesIO(members[_NPY]), np.uint8, image.row_shape).tobytes()
+        else:
+            data = members[image_format]
+        yield _found(facts, data, image_format, image)
+    if file.read(_BLOCK).strip(b"\0"):
+        raise ValueError("it holds more samples than its record says")
 
 
-def _found(facts: dict[str, Any], data: bytes, image_format: str, image: ImageOutput) -> Sample:
+def _read_member(file: BinaryIO, image: ImageOutput) -> tuple[str, bytes]:
+    """Return the name and the bytes of a tar file's next member, a plain and small one."""
+    member = tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "strict")
+    if member.type != tarfile.REGTYPE or not 0 <= member.size <= _most_bytes(image):
+        raise ValueError(f"its member {member.name!r} has {member.size:,} bytes")
+    padded = math.ceil(member.size / _BLOCK) * _BLOCK
+    body = file.read(padded)
+    if len(body) != padded:
+        raise ValueError("it is truncated")
+    return member.name, body[: member.size]
+
+
+def _most_bytes(image: ImageOutput) -> int:
+    """Return what one sample's image may take as a file, however badly it compresses."""
+    return 2 * image.row_bytes + _ROOM
+
+
+def _found(facts: Any, data: bytes, image_format: str, image: ImageOutput) -> Sample:
     known = {"index", "seed", "model_digest", "sha256"}
     return Sample(
         index=facts["index"],
         seed=facts["seed"],
-        controls={key: value for key, value in facts.items() if key not in known},
+        controls={key: _number(value) for key, value in facts.items() if key not in known},
         sha256=pixel_sha256(image_from_data(data, image_format, image)),
         data=data,
     )
+
+
+def _number(value: Any) -> int | float:
+    if not isinstance(value, int | float) or not -(2**63) <= value < 2**63:
+        raise ValueError("a control is no number that any model takes")
+    return value
 
 
 def _columns(samples: Sequence[Sample]) -> dict[str, NDArray[Any]]:
@@ -223,13 +263,21 @@ def _parquet(
     return buffer.getvalue()
 
 
-def _read_parquet(data: bytes, image_format: str, image: ImageOutput) -> Iterator[Sample]:
+def _read_parquet(
+    file: BinaryIO, image_format: str, image: ImageOutput, count: int
+) -> Iterator[Sample]:
     import pyarrow.parquet
 
-    file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
-    known = {"index", "seed", "sha256", "image", "features"}
-    for batch in file.iter_batches(batch_size=256):
-        for row in batch.to_pylist():
+    # An image that stands there once and is named a million times is not unpacked a million times.
+    images = [] if image_format == "none" else ["image"]
+    parquet = pyarrow.parquet.ParquetFile(file, read_dictionary=images)
+    names = [name for name in parquet.schema_arrow.names if name != "features"]
+    _check_parquet(parquet, names, count, (count + 1) * _most_bytes(image))
+    known = {"index", "seed", "sha256", "image"}
+    for batch in parquet.iter_batches(batch_size=256, columns=names):
+        columns = {name: batch.column(name) for name in names}
+        for place in range(batch.num_rows):
+            row = {name: column[place].as_py() for name, column in columns.items()}
             # Without images there is only the recorded hash to go by.
             found = row["sha256"]
             if image_format != "none":
@@ -237,10 +285,35 @@ def _read_parquet(data: bytes, image_format: str, image: ImageOutput) -> Iterato
             yield Sample(
                 index=row["index"],
                 seed=row["seed"],
-                controls={key: value for key, value in row.items() if key not in known},
+                controls={key: _number(row[key]) for key in names if key not in known},
                 sha256=found,
                 data=row.get("image", b""),
             )
+
+
+def _check_parquet(parquet: Any, names: Sequence[str], count: int, most: int) -> None:
+    """Refuse a file whose columns ``names`` hold another number of rows, or more than ``most``."""
+    import pyarrow.types
+
+    facts = parquet.metadata
+    if facts.num_rows != count or facts.num_columns > 64:
+        raise ValueError(f"it holds {facts.num_rows} rows in {facts.num_columns} columns")
+    plain = (pyarrow.types.is_integer, pyarrow.types.is_floating, pyarrow.types.is_string)
+    for field_ in parquet.schema_arrow:
+        if field_.name not in ("image", "features") and not any(
+            kind(field_.type) for kind in plain
+        ):
+            raise ValueError(f"its column {field_.name} holds {field_.type}")
+    for group in range(facts.num_row_groups):
+        for column in range(facts.num_columns):
+            chunk = facts.row_group(group).column(column)
+            if chunk.path_in_schema in names and (
+                max(chunk.total_compressed_size, chunk.total_uncompressed_size) > most
+            ):
+                raise ValueError(
+                    f"its column {chunk.path_in_schema} takes {chunk.total_uncompressed_size:,} "
+                    "bytes"
+                )
 
 
 def _npz(
@@ -257,10 +330,17 @@ def _npz(
     return buffer.getvalue()
 
 
-def _read_npz(data: bytes, image_format: str, image: ImageOutput) -> Iterator[Sample]:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        columns = {name: arrays[name] for name in arrays.files if name != "model_digest"}
-    images = columns.pop("images")
+def _read_npz(
+    file: BinaryIO, image_format: str, image: ImageOutput, count: int
+) -> Iterator[Sample]:
+    known = ("images", "model_digest")
+    with zipfile.ZipFile(file) as archive:
+        names = [name.removesuffix(f".{_NPY}") for name in archive.namelist()]
+        columns = {
+            name: _read_column(archive, name, count) for name in names[:64] if name not in known
+        }
+        with archive.open(f"images.{_NPY}") as member:
+            images = read_npy(member, np.uint8, (count, *image.row_shape))
     for place, pixels in enumerate(images):
         row = {name: values[place].item() for name, values in columns.items()}
         yield Sample(
@@ -270,3 +350,10 @@ def _read_npz(data: bytes, image_format: str, image: ImageOutput) -> Iterator[Sa
             sha256=pixel_sha256(pixels),
             data=pixels.tobytes(),
         )
+
+
+def _read_column(archive: zipfile.ZipFile, name: str, count: int) -> NDArray[Any]:
+    """Return a column of numbers, [count]; psi is the only one that is not of integers."""
+    dtype = np.float32 if name == Role.TRUNCATION_PSI else np.int64
+    with archive.open(f"{name}.{_NPY}") as member:
+        return read_npy(member, dtype, (count,))

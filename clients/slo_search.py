@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from latentry.clients.load import LoadResult, Target, TritonTarget, run_closed, run_open
 from latentry.clients.private_server import private_server
@@ -28,6 +28,7 @@ from latentry.clients.statistics import (
     permutation_p,
 )
 from latentry.serving.errors import BadRequest, LatentryError, ServerFault
+from latentry.serving.files import parse_json, read_regular
 
 FINAL_WINDOWS = 7
 SIGNIFICANCE = 0.05
@@ -45,6 +46,7 @@ _OUTSTANDING = 64
 _SATURATION_S, _SLOW_SATURATION_S = 1.0, 10.0
 _SMALLER_PERCENTS = (99.0, 95.0, 90.0, 75.0, 50.0)
 _STATE_FILE = "slo-search.json"
+_MOST_STATE_BYTES = 64 * 2**20
 
 Serving = dict[str, int]
 
@@ -312,7 +314,7 @@ class SearchState:
         """
         state = cls(folder / _STATE_FILE, key)
         try:
-            saved = json.loads(state.path.read_text())
+            saved = parse_json(read_regular(state.path, most=_MOST_STATE_BYTES))
             state.running = Holding.model_validate(saved["running"]) if saved["running"] else None
             known = [Candidate.model_validate(item) for item in saved["candidates"]]
             state.candidates = [item for item in known if item.holding is not None]
@@ -320,7 +322,7 @@ class SearchState:
             state.spent_s = float(saved["spent_s"])
         except FileNotFoundError:
             return state
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadRequest(f"{state.path} is not understood; remove it to start anew") from error
         if saved.get("key") != key:
             raise BadRequest(

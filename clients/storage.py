@@ -5,24 +5,32 @@ temporary file, fsync, rename, fsync the folder. After a failed fsync the kernel
 the pages, so the file is written again, never synced again (Rebello et al., USENIX ATC 2020).
 """
 
+import base64
 import contextlib
 import errno
 import fcntl
+import hashlib
+import io
 import json
 import os
 import platform
+import re
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from latentry.serving.errors import BadRequest, JobError, LatentryError, OutOfSpace, ServerGone
+from latentry.serving.files import open_regular, parse_json, read_regular, sha256_regular
 
 LOCK_FILE = "job.lock"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = Path("/proc/self/ns/pid")
 _TEMPORARY = ".tmp-"
 _ATTEMPTS = 3
+MOST_BYTES = 64 * 2**20
+_LOCK_BYTES = 4096
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # An error of the device, or a file that another writer's sweep took away.
 _WRITE_AGAIN = (errno.EIO, errno.ENOENT)
@@ -34,11 +42,27 @@ class Storage(Protocol):
     url: str
 
     def sizes(self) -> dict[str, int]:
-        """Return the size in bytes of every file that is there, by name."""
+        """Return the size in bytes of all that is there, by name; -1 for what is no file."""
         ...
 
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes; raises JobError where it is missing."""
+    def holds(self, name: str) -> bool:
+        """Whether there is anything under this name."""
+        ...
+
+    def told(self, name: str) -> tuple[int, str]:
+        """Return a file's size and, where the store tells it, its MD5; raises JobError."""
+        ...
+
+    def sha256(self, name: str, *, most: int) -> str:
+        """Return the SHA-256 of a file of up to ``most`` bytes, read in blocks; raises JobError."""
+        ...
+
+    def open(self, name: str, *, size: int) -> BinaryIO:
+        """Open a file that must have this size; raises JobError."""
+        ...
+
+    def read(self, name: str, *, most: int = MOST_BYTES) -> bytes:
+        """Return a file's bytes; raises JobError where it is missing, no file or over ``most``."""
         ...
 
     def write(self, name: str, data: bytes) -> None:
@@ -79,21 +103,44 @@ class LocalFolder:
         self.url = str(self.path)
 
     def sizes(self) -> dict[str, int]:
-        """Return the size of every file; temporary ones and the lock are left out."""
-        if not self.path.is_dir():
-            return {}
-        return {
-            entry.name: entry.stat().st_size
-            for entry in os.scandir(self.path)
-            if not entry.name.startswith(_TEMPORARY) and entry.name != LOCK_FILE
-        }
+        """Return the size of all that is there; temporary files and the lock are left out."""
+        with self._explained(self.path):
+            if not self._is_folder():
+                return {}
+            return {
+                entry.name: _size(entry)
+                for entry in os.scandir(self.path)
+                if not entry.name.startswith(_TEMPORARY) and entry.name != LOCK_FILE
+            }
 
-    def read(self, name: str) -> bytes:
+    def holds(self, name: str) -> bool:
+        """Whether there is anything under this name."""
+        return os.path.lexists(self.path / name)
+
+    def told(self, name: str) -> tuple[int, str]:
+        """Return a file's size; file systems tell no hashes."""
+        with self._explained(self.path / name), open_regular(self.path / name) as file:
+            return os.fstat(file.fileno()).st_size, ""
+
+    def sha256(self, name: str, *, most: int) -> str:
+        """Return the SHA-256 of a file."""
+        with self._explained(self.path / name):
+            return sha256_regular(self.path / name, most=most)
+
+    def open(self, name: str, *, size: int) -> BinaryIO:
+        """Open a file."""
+        with self._explained(self.path / name):
+            file = open_regular(self.path / name)
+        found = os.fstat(file.fileno()).st_size
+        if found != size:
+            file.close()
+            raise _other_size(self.path / name, found, size)
+        return file
+
+    def read(self, name: str, *, most: int = MOST_BYTES) -> bytes:
         """Return a file's bytes."""
-        try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            raise JobError(f"{self.path / name} cannot be read: {error.strerror}") from error
+        with self._explained(self.path / name):
+            return read_regular(self.path / name, most=most)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, by the protocol of this module."""
@@ -107,9 +154,13 @@ class LocalFolder:
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             (self.path / name).unlink()
             _sync_folder(self.path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise JobError(f"{self.path / name} cannot be removed: {error.strerror}") from error
 
     @contextlib.contextmanager
     def locked(self, *, take_over: bool = False) -> Iterator[None]:
@@ -132,14 +183,14 @@ class LocalFolder:
     def owner(self) -> str:
         """Return which process holds the lock."""
         try:
-            owner = json.loads((self.path / LOCK_FILE).read_bytes())
-        except (OSError, ValueError):
+            owner = _owner_in(read_regular(self.path / LOCK_FILE, most=_LOCK_BYTES))
+        except OSError:
             return ""
-        if not isinstance(owner, dict):
+        if owner is None:
             return ""
         here = _identity()
         gone = all(owner.get(key) == here[key] for key in ("host", "boot", "namespace")) and (
-            _started(int(owner["pid"])) != owner["started"]
+            _started(owner["pid"]) != owner["started"]
         )
         return "" if gone else _name(owner)
 
@@ -158,7 +209,29 @@ class LocalFolder:
             raise
         _sync_folder(self.path)
 
+    def _is_folder(self) -> bool:
+        """Whether the folder is there.
+
+        Raises:
+            BadRequest: Something else is there, or in the way to it.
+        """
+        for path in (self.path, *self.path.parents):
+            if path.is_dir():
+                return path == self.path
+            if os.path.lexists(path):
+                what = "leads to nothing" if path.is_symlink() else "is no folder"
+                raise BadRequest(f"{path} {what}; give a folder, or a name that is free")
+        return False
+
+    @contextlib.contextmanager
+    def _explained(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise JobError(f"{path} cannot be read: {error.strerror}") from error
+
     def _make_folder(self) -> None:
+        self._is_folder()
         new = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         for path in new:
@@ -194,8 +267,11 @@ class LocalFolder:
         """Return the descriptor of the lock file, which names this process from now on."""
         path = self.path / LOCK_FILE
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            # Never through a link, which would make the file somewhere else.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise OSError(errno.EINVAL, "it is no regular file")
                 self._hold(descriptor)
                 if not _is_same_file(descriptor, path):
                     os.close(descriptor)
@@ -230,7 +306,7 @@ class LocalFolder:
                 "(another machine, container or boot); when you know that it has ended, say "
                 "--take-over"
             )
-        if _started(int(owner["pid"])) == owner["started"]:
+        if _started(owner["pid"]) == owner["started"]:
             raise self._at_work(owner)
 
     def _at_work(self, owner: dict[str, Any]) -> JobError:
@@ -272,14 +348,52 @@ class ObjectStore:
             if item["type"] == "file"
         }
 
-    def read(self, name: str) -> bytes:
-        """Return an object's bytes."""
+    def holds(self, name: str) -> bool:
+        """Whether there is an object of this name."""
         with self._explained(f"read ({name})"):
-            try:
-                data: bytes = self._files.cat_file(f"{self._root}/{name}")
-            except FileNotFoundError:
-                raise JobError(f"{self.url}/{name} is missing") from None
+            return bool(self._files.exists(f"{self._root}/{name}"))
+
+    def told(self, name: str) -> tuple[int, str]:
+        """Return an object's size and, where the store tells it, its MD5."""
+        self._files.invalidate_cache()
+        with self._explained(f"read ({name})"), self._there(name):
+            info = self._files.info(f"{self._root}/{name}")
+        return int(info["size"] or 0), _told_md5(info)
+
+    def sha256(self, name: str, *, most: int) -> str:
+        """Return the SHA-256 of an object, which is fetched for it."""
+        self._check_size(name, most)
+        with (
+            self._explained(f"read ({name})"),
+            self._there(name),
+            self._files.open(f"{self._root}/{name}", "rb") as file,
+        ):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def open(self, name: str, *, size: int) -> BinaryIO:
+        """Return an object's bytes as a file."""
+        found, _ = self.told(name)
+        if found != size:
+            raise _other_size(f"{self.url}/{name}", found, size)
+        return io.BytesIO(self.read(name, most=size))
+
+    def read(self, name: str, *, most: int = MOST_BYTES) -> bytes:
+        """Return an object's bytes."""
+        self._check_size(name, most)
+        with self._explained(f"read ({name})"), self._there(name):
+            data: bytes = self._files.cat_file(f"{self._root}/{name}")
         return data
+
+    def _check_size(self, name: str, most: int) -> None:
+        if self.told(name)[0] > most:
+            raise JobError(f"{self.url}/{name} is larger than {most:,} bytes")
+
+    @contextlib.contextmanager
+    def _there(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise JobError(f"{self.url}/{name} is missing") from None
 
     def write(self, name: str, data: bytes) -> None:
         """Upload an object; it appears whole, as object stores do it."""
@@ -360,11 +474,44 @@ def _started(pid: int) -> str | None:
 
 def _owner(descriptor: int) -> dict[str, Any] | None:
     """Return who holds the lock; None for nobody, which a crash while taking it leaves too."""
+    return _owner_in(os.pread(descriptor, _LOCK_BYTES, 0))
+
+
+def _owner_in(data: bytes) -> dict[str, Any] | None:
+    """Return who holds a lock with these bytes; None where they name nobody."""
     try:
-        owner = json.loads(os.pread(descriptor, 4096, 0))
+        owner = parse_json(data)
     except ValueError:
         return None
-    return owner if isinstance(owner, dict) else None
+    kinds = {key: type(value) for key, value in _identity().items()}
+    if not isinstance(owner, dict) or {key: type(owner[key]) for key in owner} != kinds:
+        return None
+    return owner
+
+
+def _size(entry: "os.DirEntry[str]") -> int:
+    try:
+        found = entry.stat()
+    except OSError:  # a link that leads nowhere
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+
+def _other_size(where: str | Path, found: int, size: int) -> JobError:
+    return JobError(f"{where} was changed: it has {found:,} bytes, its record says {size:,}")
+
+
+def _told_md5(info: Mapping[str, Any]) -> str:
+    """Return the MD5 in what fsspec knows of an object, hexadecimal; empty where there is none.
+
+    S3 has it as the ETag of what was uploaded in one part, without a key of the customer's;
+    Google Cloud Storage as ``md5Hash``.
+    """
+    if re.fullmatch("[0-9a-f]{32}", tag := str(info.get("ETag", "")).strip('"')):
+        return tag
+    with contextlib.suppress(ValueError):
+        return base64.b64decode(str(info.get("md5Hash", "")), validate=True).hex()
+    return ""
 
 
 def _sync_folder(path: Path) -> None:

@@ -4,7 +4,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,26 +14,20 @@ import typer
 from typer.core import TyperGroup
 
 from latentry.clients.cli import EXIT_FAULT, EXIT_INTERRUPTED
-from latentry.clients.console import echo_json, progress_bar
+from latentry.clients.console import Advance, echo, echo_json, progress_bar
+from latentry.clients.job_records import (
+    CONTACT_SHEET_FILE,
+    INDEX_FILE,
+    JobRecord,
+    Totals,
+    made_shards,
+    read_job,
+)
 from latentry.clients.jobs import Job, job_from_file
+from latentry.clients.shard_making import DEFAULT_RETRY_FOR_S, Origin, SampleDrawer
 from latentry.clients.shards import shard_bytes
 from latentry.clients.storage import storage_from_url
-from latentry.clients.synthesis import (
-    CONTACT_SHEET_FILE,
-    DEFAULT_RETRY_FOR_S,
-    INDEX_FILE,
-    Crew,
-    JobRecord,
-    Origin,
-    ShardMaker,
-    Totals,
-    Work,
-    made_shards,
-    make_here,
-    open_record,
-    read_job,
-    run_job,
-)
+from latentry.clients.synthesis import Crew, make_here, open_record, run_job
 from latentry.clients.verification import verify_job
 from latentry.serving.errors import BadRequest
 
@@ -130,7 +125,7 @@ def run(
         return
     crew = _crew(engine, workers, address)
     started = time.monotonic()
-    with _interruptible(where), _progress(what, quiet=as_json) as (on_start, progress):
+    with _interruptible(where), _progress(what, quiet=as_json) as told:
         totals = run_job(
             what,
             origin,
@@ -138,8 +133,9 @@ def run(
             crew=crew,
             limit=limit,
             take_over=take_over,
-            on_start=on_start,
-            progress=progress,
+            on_start=told.start,
+            on_fault=told.fault,
+            progress=told.advance,
         )
     _show_totals(where, totals, time.monotonic() - started, limit, as_json=as_json)
 
@@ -173,7 +169,7 @@ def verify(
         echo_json(verdict.as_json())
     else:
         for line in verdict.lines():
-            typer.echo(line)
+            echo(line)
     if verdict.problems:
         raise typer.Exit(EXIT_FAULT)
 
@@ -186,19 +182,31 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
     """
     storage = storage_from_url(out)
     record = read_job(storage)
-    totals = Totals()
-    for made in made_shards(storage, record):
+    totals, faults = Totals(), list[str]()
+    for made in made_shards(storage, record, faults):
         totals.add(made)
     whole = INDEX_FILE in storage.sizes() and totals.samples == record.samples
     owner = storage.owner()
     if as_json:
-        echo_json({**_facts(out, record), **totals.as_json(), "whole": whole, "locked_by": owner})
+        echo_json(
+            {
+                **_facts(out, record),
+                **totals.as_json(),
+                "whole": whole,
+                "locked_by": owner,
+                "faults": faults,
+            }
+        )
     else:
         state = "whole" if whole else f"being made by {owner}" if owner else "not whole"
-        typer.echo(f"{out}: {state}, {record.job.model} {record.model_digest[:12]}")
-        typer.echo(f"shards   {totals.shards:,} of {record.shards:,}")
-        typer.echo(f"samples  {totals.samples:,} of {record.samples:,}, {_size(totals.size)}")
+        echo(f"{out}: {state}, {record.job.model} {record.model_digest[:12]}")
+        echo(f"shards   {totals.shards:,} of {record.shards:,}")
+        echo(f"samples  {totals.samples:,} of {record.samples:,}, {_size(totals.size)}")
         _show_counts(totals)
+        for fault in faults[:_MOST_REASONS]:
+            echo(f"fault    {fault}")
+        if faults:
+            echo(f"faults   {len(faults):,}; the job's own command makes those shards again")
     if not whole:
         raise typer.Exit(EXIT_FAULT)
 
@@ -239,33 +247,47 @@ def _interruptible(out: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"stopped: what is made stays in {out}; the same command goes on", err=True)
+        echo(f"stopped: what is made stays in {out}; the same command goes on", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
+@dataclass(frozen=True)
+class _Told:
+    """Shows what a run tells of itself."""
+
+    advance: Advance
+    quiet: bool
+
+    def start(self, record: JobRecord, to_make: int, there: int) -> None:
+        """Show how much there is to do, once the job is known."""
+        if not self.quiet and there:
+            shards = f"{there:,} shards are there" if there > 1 else "1 shard is there"
+            echo(f"{shards}, to be checked; making {to_make:,} samples", err=True)
+        self.advance.start(to_make)
+
+    def fault(self, text: str, more: int) -> None:
+        """Show why a shard was made again, and count its samples."""
+        echo(f"{text}; it was made again", err=True)
+        self.advance.expect(more)
+
+
 @contextmanager
-def _progress(job: Job, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
-    """Give ``on_start`` and ``progress`` of a run, shown as a bar once the job is known."""
+def _progress(job: Job, *, quiet: bool) -> Iterator[_Told]:
+    """Show a run as a bar."""
     count = job.samples.seed_range()[1]
     with progress_bar(job.model, count, quiet=quiet) as advance:
-
-        def on_start(record: JobRecord, to_make: int, there: int) -> None:
-            if not quiet and there:
-                typer.echo(f"{there:,} samples are there; making {to_make:,}", err=True)
-            advance.start(to_make)
-
-        yield on_start, advance
+        yield _Told(advance, quiet)
 
 
 def _show_estimate(job: Job, origin: Origin, workers: int, *, as_json: bool) -> None:
     record = open_record(job, origin)
     plan = record.plan
-    with ShardMaker(Work(record, origin, "")) as maker:
-        maker.draw_samples(plan.shard(0), 8)  # warm
+    with closing(SampleDrawer(record, origin)) as drawer:
+        drawer.draw_samples(plan.shard(0), 8)  # warm
         started = time.perf_counter()
-        samples = maker.draw_samples(plan.shard(0), _TRIED)
+        samples = drawer.draw_samples(plan.shard(0), _TRIED)
         elapsed_s = time.perf_counter() - started
     if not samples:
         raise BadRequest(f"none of the first {_TRIED} samples is finite")
@@ -288,16 +310,16 @@ def _show_estimate(job: Job, origin: Origin, workers: int, *, as_json: bool) -> 
     if as_json:
         echo_json(facts)
         return
-    typer.echo(f"model    {job.model} {record.model_digest[:12]}, {record.engine_class}")
-    typer.echo(f"samples  {plan.samples:,}, seeds {seeds[0]} to {seeds[1]}")
+    echo(f"model    {job.model} {record.model_digest[:12]}, {record.engine_class}")
+    echo(f"samples  {plan.samples:,}, seeds {seeds[0]} to {seeds[1]}")
     for label, count in plan.counts:
         if label is not None:
-            typer.echo(f"         class {label}: {count:,}")
-    typer.echo(f"shards   {plan.shards:,} of about {plan.size(0):,}, {job.output.format}")
-    typer.echo(f"reserve  {plan.reserve:,} seeds a shard, to {facts['last_reserve_seed']}")
-    typer.echo(f"size     about {_size(size)}, by {len(samples)} samples")
-    typer.echo(f"time     about {_duration(plan.samples / rate)}, {rate:.0f} images/s")
-    typer.echo("nothing was written")
+            echo(f"         class {label}: {count:,}")
+    echo(f"shards   {plan.shards:,} of about {plan.size(0):,}, {job.output.format}")
+    echo(f"reserve  {plan.reserve:,} seeds a shard, to {facts['last_reserve_seed']}")
+    echo(f"size     about {_size(size)}, by {len(samples)} samples")
+    echo(f"time     about {_duration(plan.samples / rate)}, {rate:.0f} images/s")
+    echo("nothing was written")
 
 
 def _show_totals(
@@ -309,43 +331,41 @@ def _show_totals(
         echo_json({**_facts(out, read_job(storage)), **totals.as_json(), "whole": whole})
     else:
         what = f"{totals.samples:,} samples in {totals.shards:,} shards, {_size(totals.size)}"
-        typer.echo(f"{out}: {what}, {_duration(elapsed_s)}")
+        echo(f"{out}: {what}, {_duration(elapsed_s)}")
         _show_counts(totals)
         if CONTACT_SHEET_FILE in storage.sizes():
-            typer.echo(f"contact sheet: {out.rstrip('/')}/{CONTACT_SHEET_FILE}")
+            echo(f"contact sheet: {out.rstrip('/')}/{CONTACT_SHEET_FILE}")
     if totals.missing:
         which = ", ".join(
             f"{count:,} of class {label}" if label else f"{count:,}"
             for label, count in totals.missing.items()
         )
-        typer.echo(
+        echo(
             f"error: incomplete: {which} missing, the shards' reserves are used up; look at the "
             "rejections, raise [samples] reserve or loosen the filters, and give another --out",
             err=True,
         )
         raise typer.Exit(EXIT_FAULT)
     if not whole and limit is None:
-        typer.echo(
+        echo(
             f"error: shards that were made are not in {out}; is it one folder for all nodes?",
             err=True,
         )
         raise typer.Exit(EXIT_FAULT)
     if not whole and not as_json:
-        typer.echo("a trial: without --limit the same command makes the rest")
+        echo("a trial: without --limit the same command makes the rest")
 
 
 def _show_counts(totals: Totals) -> None:
     counts = totals.as_json()
     if any(counts["by_class"]):
         classes = ", ".join(f"{label}: {count:,}" for label, count in counts["by_class"].items())
-        typer.echo(f"classes  {classes}")
+        echo(f"classes  {classes}")
     if counts["rejected"]:
         common = totals.rejected.most_common(_MOST_REASONS)
         others = totals.rejected.total() - sum(count for _, count in common)
         reasons = [f"{count:,} {reason}" for reason, count in common]
-        typer.echo(
-            f"rejected {', '.join(reasons + [f'{others:,} for other reasons'] * (others > 0))}"
-        )
+        echo(f"rejected {', '.join(reasons + [f'{others:,} for other reasons'] * (others > 0))}")
 
 
 def _facts(out: str, record: JobRecord) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from latentry.clients.synthesis import Progress, ShardMaker, ShardRecord, Work
+from latentry.clients.shard_making import Progress, Settled, ShardMaker, Work
 from latentry.serving.errors import JobError
 
 _PR_SET_PDEATHSIG = 1
@@ -37,8 +37,8 @@ class Workers:
         self._count = count
         self._cores = sorted(os.sched_getaffinity(0)) if pinned else []
 
-    def make(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[ShardRecord]:
-        """Make the shards ``numbers``; yield their records as they are done.
+    def make(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
+        """Settle the shards ``numbers``; yield what they are as they are done.
 
         Raises:
             JobError: Workers keep dying over the same shard.
@@ -52,14 +52,14 @@ class Workers:
                 for connection in wait(list(busy)):
                     worker = busy[connection]  # type: ignore[index]  # wait gives what it got
                     try:
-                        record = worker.take(progress)
+                        settled = worker.take(progress)
                     except EOFError:
                         workers.remove(worker)
                         progress(-worker.drawn)
                         shards.lost(worker.shard or 0, worker.stop(_LAST_WORDS_S))
                     else:
-                        if record:
-                            yield record
+                        if settled:
+                            yield settled
         finally:
             for worker in workers:
                 worker.stop()
@@ -134,7 +134,7 @@ class _Worker:
         with contextlib.suppress(OSError):
             self.connection.send(number)
 
-    def take(self, progress: Progress) -> ShardRecord | None:
+    def take(self, progress: Progress) -> Settled | None:
         """Return what the process has made; None when it only told of progress.
 
         Raises:
@@ -146,7 +146,7 @@ class _Worker:
             raise EOFError from error
         if isinstance(message, BaseException):
             raise message
-        if isinstance(message, ShardRecord):
+        if isinstance(message, Settled):
             self.shard = None
             return message
         self.drawn += message
@@ -207,13 +207,13 @@ def _run_worker(
 
 
 def _make_shards(connection: "Connection[Any, Any]", work: Work, core: int | None) -> None:
-    """Run in a worker: make each shard that is asked for."""
+    """Run in a worker: settle each shard that is asked for."""
     if core is not None:
         os.sched_setaffinity(0, {core})
     with ShardMaker(work) as maker:
         while True:
             number = connection.recv()
-            connection.send(maker.make(number, connection.send))
+            connection.send(maker.settle(number, connection.send))
 
 
 def _die_with_parent(parent: int) -> None:

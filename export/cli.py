@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from latentry.serving.errors import BadRequest
+from latentry.serving.files import printable
 
 if TYPE_CHECKING:
     from latentry.serving.repository import Entry
@@ -47,13 +49,13 @@ def export(
     # What the generator's own code prints must not get into the JSON.
     with contextlib.redirect_stdout(sys.stderr):
         entry, is_new = _publish(source, repository, weights, spec, name, max_batch, console)
-    for warning in entry.manifest.record.parity["warnings"]:
-        console.print(f"[yellow]warning:[/] {warning}")
+    for warning in entry.manifest.record.parity.warnings:
+        console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"))
     if as_json:
         Console(soft_wrap=True).print_json(json.dumps(_facts(entry, is_new)))
     elif is_new:
         parity = entry.manifest.record.parity
-        worst, allowed = max(parity["differences"].values()), parity["tolerance"]
+        worst, allowed = max(parity.differences.values()), parity.tolerance
         console.print(f"[green]published[/] {entry.name} version {entry.version} in {entry.folder}")
         console.print(
             f"  largest difference from PyTorch {worst:.1e} (allowed {allowed:.0e}), "
@@ -109,5 +111,5 @@ def _facts(entry: "Entry", is_new: bool) -> dict[str, Any]:
         "new": is_new,
         "folder": str(entry.folder),
         "model_digest": entry.manifest.digest,
-        "parity": entry.manifest.record.parity,
+        "parity": entry.manifest.record.parity.model_dump(mode="json"),
     }

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from latentry.export.bench import Arrays, Bench, count_rows, draw_rows, load_engines
@@ -14,6 +13,7 @@ from latentry.export.modules import check_stages
 from latentry.export.onnx_export import eval_copy
 from latentry.serving.errors import BadRequest, ExportRefused
 from latentry.serving.images import uint8_from_sample
+from latentry.serving.manifest import Parity
 from latentry.serving.spec import GeneratorSpec, Role
 
 TOLERANCE = 1e-4
@@ -34,35 +34,6 @@ _ROUNDING = (
     "convolution with the constant weights 1/C); sin, cos, atan, log, softplus and mish of values "
     "that depend on z (take leaky_relu, tanh or sigmoid); einsum with weights (take linear)"
 )
-
-
-class Parity(BaseModel):
-    """What :func:`prove` found; it goes into the manifest.
-
-    Attributes:
-        engine_class: The engine class that was compared with torch.
-        seeds: The seeds 0 .. seeds-1 were drawn.
-        batch_sizes: At each of these, and equal to the bit among them.
-        tolerance: See ``TOLERANCE``.
-        differences: By float output, the largest difference from torch, in units of the output's
-            largest value where that is above 1.
-        image_levels: Largest difference of an element of the uint8 images, 0 or 1.
-        image_fraction: Share of their elements that differ.
-        peak: Largest absolute value in the samples.
-        warnings: What is allowed and looks wrong, for people.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    engine_class: str
-    seeds: int
-    batch_sizes: tuple[int, ...]
-    tolerance: float
-    differences: dict[str, float]
-    image_levels: int
-    image_fraction: float
-    peak: float
-    warnings: tuple[str, ...]
 
 
 def prove(

@@ -16,9 +16,10 @@ from torch import nn
 from latentry.export.graph_checks import check_graphs
 from latentry.export.modules import check_stages, module_from_target
 from latentry.export.onnx_export import OPSET, onnx_from_module
-from latentry.export.parity import Parity, prove
+from latentry.export.parity import prove
 from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.errors import CheckpointError, LatentryError, SpecError
+from latentry.serving.files import open_regular, read_regular
 from latentry.serving.generator import Generator
 from latentry.serving.goldens import GOLDEN_FILE, golden_bytes, golden_inputs, golden_record
 from latentry.serving.images import Uint8
@@ -35,6 +36,7 @@ from latentry.serving.spec import GeneratorSpec, check_name, spec_from_json
 from latentry.serving.wire import Arrays
 from latentry.training.checkpoint import checkpoint_digest, load_checkpoint
 
+_MOST_SPEC_BYTES = 16 * 2**20
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "latentry")
 
 
@@ -86,16 +88,25 @@ def source_from_target(target: str, weights: Path, spec: Path, name: str | None 
     chosen = name or target.partition(":")[0].rpartition(".")[2].lower()
     check_name(chosen)
     try:
-        text = spec.read_bytes()
+        text = read_regular(spec, most=_MOST_SPEC_BYTES)
     except OSError as error:
         raise SpecError(f"{spec} cannot be read: {error.strerror}") from error
     parsed = spec_from_json(text, str(spec))
     module = module_from_target(target, weights)
     try:
-        digest = hashlib.sha256(text + weights.read_bytes()).hexdigest()
+        digest = _digest(text, weights)
     except OSError as error:
         raise CheckpointError(f"{weights} cannot be read: {error.strerror}") from error
     return Source(chosen, parsed, module, target, digest)
+
+
+def _digest(spec: bytes, weights: Path) -> str:
+    """Return the SHA-256 of a spec and the weights after it, which are read in blocks."""
+    digest = hashlib.sha256(spec)
+    with open_regular(weights) as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def export_generator(
@@ -142,7 +153,7 @@ def export_generator(
             architecture=source.architecture,
             opset=OPSET,
             precision="fp32",
-            parity=_summary(parity),
+            parity=parity,
             goldens=golden_record(inputs, images, generator.engine_class),
             files={name: file_record(data) for name, data in files.items()},
             tools={name: version(name) for name in _TOOLS},
@@ -166,7 +177,3 @@ def _draw(generator: Generator, inputs: Arrays) -> Uint8:
         raise answer
     images: Uint8 = answer["image"]
     return images
-
-
-def _summary(parity: Parity) -> dict[str, object]:
-    return parity.model_dump(mode="json")

@@ -73,7 +73,9 @@ class Canary:
     def __init__(self, url: str, entries: list[Entry]) -> None:
         self._client = InferenceServerClient(url, channel_args=DIRECT)
         self._entries = {entry.name: entry for entry in entries}
-        self._goldens = {name: read_goldens(e.folder) for name, e in self._entries.items()}
+        self._goldens = {
+            name: read_goldens(e.folder, e.manifest) for name, e in self._entries.items()
+        }
 
     def close(self) -> None:
         """Give up the connection."""

@@ -10,12 +10,16 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
+
+from latentry.serving.files import parse_json, printable, read_regular
 
 if TYPE_CHECKING:
     from latentry.serving.repository import Entry
     from latentry.serving.tritonserver import Endpoint
 
 _REPOSITORY = Path("model_repository")
+_MOST_REPORT_BYTES = 64 * 2**20
 
 Repository = Annotated[Path, typer.Option(help="The model repository.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
@@ -28,6 +32,13 @@ class LogLevel(StrEnum):
     WARNING = "warning"
     INFO = "info"
     DEBUG = "debug"
+
+
+class _Printable(logging.Formatter):
+    """Escapes what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def serve(
@@ -97,9 +108,9 @@ def serve(
     from latentry.serving.server_life import Limits
 
     console = Console(stderr=True, soft_wrap=True)
-    logging.basicConfig(
-        format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-    )
+    handler = RichHandler(console=console, show_path=False)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     options = ServeOptions(
         repository=repository,
         models=tuple(name for name in models.split(",") if name),
@@ -177,9 +188,9 @@ def list_models(
         for entry in entries:
             console.print(_description(entry))
         for damage in errors.values():
-            console.print(f"[red]damaged:[/] {damage}")
+            console.print(Text.assemble(("damaged:", "red"), f" {printable(str(damage))}"))
         for stray in list_strays(repository):
-            console.print(f"[yellow]no entry:[/] {stray}")
+            console.print(Text.assemble(("no entry:", "yellow"), f" {printable(str(stray))}"))
         if not entries:
             console.print(f"no entries in {repository}; run `latentry export CHECKPOINT` first")
     if errors:
@@ -234,9 +245,9 @@ def _recommendation(name: str, report: Path) -> tuple[dict[str, int], str]:
     from latentry.serving.errors import BadRequest, NotFound
 
     try:
-        content = json.loads(report.read_text())
+        content = parse_json(read_regular(report, most=_MOST_REPORT_BYTES))
         model, model_digest = content["model"], content["model_digest"]
-        recommended = (content["slo"] or {}).get("recommended")
+        recommended = dict((content["slo"] or {}).get("recommended") or {})
     except OSError as error:
         raise NotFound(f"{report} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -301,30 +312,32 @@ def _facts(entry: "Entry") -> dict[str, Any]:
         "version": entry.version,
         "model_digest": manifest.digest,
         "spec": manifest.model.spec.model_dump(mode="json"),
-        "parity": manifest.record.parity,
+        "parity": manifest.record.parity.model_dump(mode="json"),
         "bytes": sum(record.size for record in manifest.files().values()),
         "serving": manifest.serving.model_dump(),
         "created": manifest.record.created,
     }
 
 
-def _description(entry: "Entry") -> str:
+def _description(entry: "Entry") -> Text:
     manifest = entry.manifest
     spec = manifest.model.spec
     parity = manifest.record.parity
     size = sum(record.size for record in manifest.files().values())
-    worst = max(parity["differences"].values())
+    worst = max(parity.differences.values())
     lines = {
         "image": " x ".join(map(str, spec.image.row_shape)),
         "seed": "an integer from 0 to 4294967295",
         **{str(item.role): item.allowed for item in spec.inputs},
         "digest": manifest.digest,
-        "parity": f"{worst:.1e}, allowed {parity['tolerance']:.0e}",
+        "parity": f"{worst:.1e}, allowed {parity.tolerance:.0e}",
         "size": f"{size / 2**20:.1f} MiB, exported {manifest.record.created}",
     }
-    head = f"[bold]{entry.name}[/] version {entry.version}"
-    return "\n".join([head, *(f"  {key:<15} {value}" for key, value in lines.items())])
+    facts = "".join(f"\n  {key:<15} {' '.join(value.split())}" for key, value in lines.items())
+    return Text.assemble((entry.name, "bold"), f" version {entry.version}", printable(facts))
 
 
 def _print_json(value: object, *, one_line: bool = False) -> None:
-    Console(soft_wrap=True).print_json(json.dumps(value), indent=None if one_line else 2)
+    # All in ASCII: a terminal obeys none of what names and texts may hold.
+    text = json.dumps(value)
+    Console(soft_wrap=True).print_json(text, indent=None if one_line else 2, ensure_ascii=True)

@@ -5,6 +5,7 @@ and a text out of a file may hold escape sequences that a terminal obeys.
 """
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -12,13 +13,21 @@ import re
 import stat
 import tomllib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-# C0 and C1 control characters but newline and tab, and what turns the direction of a text.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# C0 and C1 control characters but newline and tab, what turns the direction of a text or breaks its
+# line, and halves of characters, which no terminal's encoding has.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+# A dotted key of a hundred parts; possessive, so that no text is looked through twice.
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}""")
+_MOST_LEVELS = 100
+_TAIL_BYTES = 64 * 2**10
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a regular file (or a link to one) for reading.
 
     Raises:
@@ -43,10 +52,56 @@ def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
         OSError: As for :func:`open_regular`, or it is larger than ``most``.
     """
     with open_regular(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        # Files of /proc have no size, so what comes is counted, too.
+        is_large = os.fstat(file.fileno()).st_size > most
+        data = b"" if is_large else file.read(most + 1)
+    if is_large or len(data) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
     return data
+
+
+def sha256_regular(path: str | os.PathLike[str], *, most: int | None = None) -> str:
+    """Return the SHA-256 of a regular file, hexadecimal; it is read in blocks.
+
+    Args:
+        path: The file.
+        most: The largest size that is read, in bytes; None for any.
+
+    Raises:
+        OSError: As for :func:`open_regular`, or it is larger than ``most``.
+    """
+    with open_regular(path) as file:
+        if most is not None and os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def last_lines(path: str | os.PathLike[str], count: int) -> str:
+    """Return the last ``count`` lines of a file; nothing of what can only be written to."""
+    try:
+        with open_regular(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            tail = file.read(_TAIL_BYTES)
+    except OSError:
+        return ""
+    return "\n".join(tail.decode(errors="replace").splitlines()[-count:])
+
+
+def open_append(path: str | os.PathLike[str]) -> io.FileIO:
+    """Open what a log is written to: a file, a device such as /dev/null, or a FIFO that is read.
+
+    Raises:
+        OSError: It cannot be written, or is a FIFO that nobody reads, which would be waited for.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            error.strerror = "nobody reads it; start its reader first"
+        raise
+    os.set_blocking(descriptor, True)
+    return io.FileIO(descriptor, "a")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -68,9 +123,26 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
         ValueError: It is no TOML, no UTF-8, or nested too deeply.
     """
     try:
-        return tomllib.loads(text.decode() if isinstance(text, bytes) else text)
+        text = text.decode() if isinstance(text, bytes) else text
+        if _LONG_KEY.search(text):  # the parser would take the square of its length
+            raise RecursionError
+        table = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 text ({error})") from error
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    # Dotted keys and headers nest without any recursion of the parser's; whoever reads them recurs.
+    level: list[Any] = [table]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            item
+            for value in level
+            if isinstance(value, dict | list)
+            for item in (value.values() if isinstance(value, dict) else value)
+        ]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return table
 
 
 def is_plain_name(name: str) -> bool:

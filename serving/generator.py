@@ -23,6 +23,7 @@ from latentry.serving.errors import (
     LatentryError,
     ServerFault,
 )
+from latentry.serving.files import read_regular
 from latentry.serving.goldens import golden_inputs
 from latentry.serving.images import Format, encode_image
 from latentry.serving.manifest import Manifest, read_manifest
@@ -195,8 +196,12 @@ def load_generator(
     engines = {}
     for stage in manifest.model.spec.stages:
         name = f"{stage}.onnx"
-        data = (folder / name).read_bytes()
-        found, expected = hashlib.sha256(data).hexdigest(), manifest.model.artefacts[name].sha256
+        record = manifest.model.artefacts[name]
+        try:
+            data = read_regular(folder / name, most=record.size)
+        except OSError as error:
+            raise EntryError(f"{folder / name} cannot be read: {error.strerror}") from error
+        found, expected = hashlib.sha256(data).hexdigest(), record.sha256
         if found != expected:
             raise EntryError(
                 f"{folder / name} was changed: its SHA-256 is {found}, the manifest says {expected}"

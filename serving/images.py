@@ -3,6 +3,7 @@
 import io
 import math
 import struct
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -115,13 +116,27 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
 
-def decode_image(data: bytes, channels: int) -> Uint8:
+def decode_image(data: bytes, channels: int, size: tuple[int, int] | None = None) -> Uint8:
     """Return uint8 [H, W, channels] of a PNG, JPEG or WebP file; ``channels`` is 1 or 3.
 
     WebP knows no grey images; one that was grey comes back so.
+
+    Args:
+        data: The file.
+        channels: How many to return.
+        size: Height and width that it must have; a file that says otherwise is not unpacked.
+
+    Raises:
+        ValueError: It is of another size.
+        OSError: It is no image.
     """
-    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as picture:
-        pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size decides
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as picture:
+            if size is not None and (picture.height, picture.width) != size:
+                found = f"{picture.height} x {picture.width}"
+                raise ValueError(f"it is an image of {found}, not {size[0]} x {size[1]}")
+            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

@@ -8,15 +8,18 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from latentry.serving.errors import EntryError
+from latentry.serving.files import is_plain_name, read_regular
 from latentry.serving.seeds import SEED_CONTRACT
 from latentry.serving.spec import GeneratorSpec, explain
 
 MANIFEST_FILE = "latentry.json"
+MOST_BATCH = 1024
+_MOST_BYTES = 16 * 2**20
 _SEAL = b',\n  "sha256": "'
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -40,14 +43,56 @@ class ModelPart(_Part):
     artefacts: dict[str, FileRecord]
     seed_contract: Literal[1] = SEED_CONTRACT
 
+    @model_validator(mode="after")
+    def _has_its_networks(self) -> Self:
+        if self.artefacts.keys() != (wanted := {f"{stage}.onnx" for stage in self.spec.stages}):
+            raise ValueError(f"artefacts are {sorted(self.artefacts)}, not {sorted(wanted)}")
+        return self
+
+
+class Parity(_Part):
+    """What the export's proof found; ``latentry.export.parity`` makes it.
+
+    Attributes:
+        engine_class: The engine class that was compared with torch.
+        seeds: The seeds 0 .. seeds-1 were drawn.
+        batch_sizes: At each of these, and equal to the bit among them.
+        tolerance: The largest difference that is allowed.
+        differences: By float output, the largest difference from torch, in units of the output's
+            largest value where that is above 1.
+        image_levels: Largest difference of an element of the uint8 images, 0 or 1.
+        image_fraction: Share of their elements that differ.
+        peak: Largest absolute value in the samples.
+        warnings: What is allowed and looks wrong, for people.
+    """
+
+    engine_class: str
+    seeds: int
+    batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MOST_BATCH)], ...], Field(min_length=1)
+    ]
+    tolerance: FiniteFloat
+    differences: Annotated[dict[str, FiniteFloat], Field(min_length=1)]
+    image_levels: int
+    image_fraction: FiniteFloat
+    peak: FiniteFloat
+    warnings: tuple[str, ...]
+
 
 class GoldenRecord(_Part):
     """Golden samples: seeds and controls, the SHA-256 of each uint8 image, who drew them."""
 
-    seeds: tuple[int, ...]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     controls: dict[str, tuple[float, ...]]
     sha256: tuple[Sha256, ...]
     engine_class: str
+
+    @model_validator(mode="after")
+    def _lists_fit_together(self) -> Self:
+        lists = (self.seeds, self.sha256, *self.controls.values())
+        if len({len(values) for values in lists}) > 1:
+            raise ValueError("seeds, sha256 and controls differ in length")
+        return self
 
 
 class RecordPart(_Part):
@@ -57,7 +102,7 @@ class RecordPart(_Part):
     architecture: str
     opset: int
     precision: Literal["fp32"]
-    parity: dict[str, Any]
+    parity: Parity
     goldens: GoldenRecord
     files: dict[str, FileRecord]
     tools: dict[str, str]
@@ -68,7 +113,7 @@ class RecordPart(_Part):
 class ServingPart(_Part):
     """How Triton runs the entry; may be tuned without changing any image."""
 
-    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    max_batch_size: Annotated[int, Field(ge=1, le=MOST_BATCH)] = 32
     max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0
     max_queue_size: Annotated[int, Field(ge=0)] = 0
     instances: Annotated[int, Field(ge=1, le=64)] = 2
@@ -82,6 +127,14 @@ class Manifest(_Part):
     model: ModelPart
     record: RecordPart
     serving: ServingPart
+
+    @model_validator(mode="after")
+    def _names_files_of_the_entry(self) -> Self:
+        taken = {MANIFEST_FILE, *self.model.artefacts}
+        for name in self.record.files:
+            if not is_plain_name(name) or name in taken:
+                raise ValueError(f"record.files names {name!r}, which is no file beside them")
+        return self
 
     @cached_property
     def digest(self) -> str:
@@ -119,7 +172,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        data = path.read_bytes()
+        data = read_regular(path, most=_MOST_BYTES)
     except OSError as error:
         raise EntryError(
             f"{path} cannot be read ({error.strerror}): the entry is half-written or none; "

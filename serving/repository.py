@@ -17,8 +17,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from latentry.serving.errors import BadRequest, EntryError, LatentryError, NotFound
+from latentry.serving.files import open_regular, read_regular
+from latentry.serving.goldens import read_goldens
 from latentry.serving.manifest import (
     MANIFEST_FILE,
+    FileRecord,
     Manifest,
     ServingPart,
     manifest_bytes,
@@ -106,25 +109,51 @@ def verify_entry(entry: Entry) -> None:
         EntryError: Naming every file that is missing, was changed (with both hashes), or does not
             belong there.
     """
-    problems = []
     records = entry.manifest.files()
-    for name, record in records.items():
-        path = entry.folder / name
-        if not path.is_file():
-            problems.append(f"{path} is missing")
-            continue
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != record.sha256:
-            problems.append(
-                f"{path} was changed: its SHA-256 is {found}, the manifest says {record.sha256}"
-            )
+    problems = [
+        problem
+        for name, record in records.items()
+        if (problem := _file_problem(entry.folder / name, record))
+    ]
+    if not problems:
+        try:
+            read_goldens(entry.folder, entry.manifest)
+        except EntryError as error:
+            problems.append(str(error))
     present = {path.name for path in entry.folder.iterdir()}
-    for name in sorted(present - set(records) - {MANIFEST_FILE}):
-        problems.append(f"{entry.folder / name} does not belong to the entry")
+    strays = [
+        f"{entry.folder / name} does not belong to the entry; {_advice(name)}"
+        for name in sorted(present - set(records) - {MANIFEST_FILE})
+    ]
     if problems:
-        raise EntryError(
-            "\n".join([*problems, f"export {entry.name} again, or `latentry models remove` it"])
-        )
+        strays.append(f"export {entry.name} again, or `latentry models remove` it")
+    if problems or strays:
+        raise EntryError("\n".join(problems + strays))
+
+
+def _file_problem(path: Path, record: FileRecord) -> str:
+    """Return what is wrong with a file of an entry; empty for nothing."""
+    if not os.path.lexists(path):
+        return f"{path} is missing"
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != record.size:
+                return (
+                    f"{path} was changed: it has {size:,} bytes, the manifest says {record.size:,}"
+                )
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    if found != record.sha256:
+        return f"{path} was changed: its SHA-256 is {found}, the manifest says {record.sha256}"
+    return ""
+
+
+def _advice(name: str) -> str:
+    if name.startswith(".nfs"):
+        return "some process has it open; it goes when that ends"
+    return "delete it"
 
 
 def publish(
@@ -199,8 +228,7 @@ def with_serving(entry: Entry, changes: Mapping[str, int]) -> Entry:
 
 def most_proved_batch(entry: Entry) -> int:
     """Return the largest batch up to which the export proved that rows do not depend on it."""
-    sizes = entry.manifest.record.parity.get("batch_sizes", ())
-    return max(sizes, default=entry.manifest.serving.max_batch_size)
+    return max(entry.manifest.record.parity.batch_sizes)
 
 
 def tune_entry(
@@ -254,7 +282,11 @@ def write_config(repository: Path, name: str) -> None:
     except EntryError:
         return  # damaged; whoever serves or lists it says so
     path = folder / CONFIG_FILE
-    if not path.exists() or path.read_text() != text:
+    try:
+        is_right = read_regular(path, most=len(text.encode())) == text.encode()
+    except OSError:
+        is_right = False
+    if not is_right:
         with _temporary_folder(folder.parent) as temporary:
             (temporary / CONFIG_FILE).write_text(text)
             (temporary / CONFIG_FILE).rename(path)

@@ -18,6 +18,7 @@ from latentry.serving.errors import BadRequest, SpecError
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
 _MAX_PIXELS = 4096 * 4096
 _CLASSES_SHOWN = 20
+_MOST_FINDINGS, _MOST_TEXT = 10, 2000
 
 Dimension = Annotated[int, Field(ge=1, le=65536)]
 
@@ -266,7 +267,10 @@ def spec_from_json(text: str | bytes, source: str) -> GeneratorSpec:
 
 def explain(error: ValidationError) -> str:
     """Return pydantic's findings as one line of ``where: what`` for people."""
-    return "; ".join(_finding(item) for item in error.errors(include_url=False))
+    findings = [_finding(item) for item in error.errors(include_url=False)[:_MOST_FINDINGS]]
+    more = error.error_count() - len(findings)
+    text = "; ".join([*findings, *([f"and {more} more"] if more else [])])
+    return " ".join(text[:_MOST_TEXT].split())
 
 
 def _finding(item: ErrorDetails) -> str:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from latentry.serving.errors import ServeError
+from latentry.serving.files import last_lines
 from latentry.serving.repository import Entry
 from latentry.serving.server_folder import ServerFolder, remove_stub_folders
 from latentry.serving.server_life import TICK_S, Full, Limits, ServerLife, Signals
@@ -35,7 +36,7 @@ _LOGGER = logging.getLogger(__name__)
 _MOST_FAILED_STARTS, _MOST_FAILED_RESTARTS = 5, 20
 _RESTART_WINDOW_S = 60.0
 _BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-_LAST_LINES, _LAST_BYTES = 20, 64 * 1024
+_LAST_LINES = 20
 
 OnReady = Callable[[Endpoint, list[Entry]], None]
 
@@ -146,7 +147,4 @@ class Supervisor:
             time.sleep(TICK_S)
 
     def _last_lines(self) -> str:
-        with self._log_file.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
-            lines = file.read(_LAST_BYTES).decode(errors="replace").splitlines()
-        return "\n".join(lines[-_LAST_LINES:]) or "(it printed nothing)"
+        return last_lines(self._log_file, _LAST_LINES) or "(it printed nothing)"

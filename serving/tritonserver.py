@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentry.serving.errors import ServeError
+from latentry.serving.files import open_append
 from latentry.serving.heartbeats import SERVER_FOLDER
 
 SERVER_ID = "LATENTRY_SERVER_ID"
@@ -182,7 +183,7 @@ def start_tritonserver(
     def die_with_parent() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    with log_file.open("ab") as log:
+    with open_append(log_file) as log:
         return subprocess.Popen(
             command,
             env=environment,

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from latentry.serving.errors import BadRequest, CheckpointError
+from latentry.serving.files import open_regular, parse_json, read_regular, sha256_regular
 from latentry.serving.spec import GeneratorSpec, Role, check_name, explain
 from latentry.training.architectures import build
 
@@ -28,7 +29,8 @@ GENERATOR_FILE = "generator.json"
 WEIGHTS_FILE = "weights.safetensors"
 SAMPLES_FILE = "samples.png"
 
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+_MAX_HEADER_BYTES = 10_000_000  # some hundred bytes a tensor
+_MAX_GENERATOR_BYTES = 16 * 2**20
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header, little-endian
 _PICKLE_MAGICS = (b"\x80", b"PK")  # pickle protocol 2 and later; the zip that torch.save writes
 _LISTED = 20
@@ -165,7 +167,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     path = _existing(folder, GENERATOR_FILE)
     try:
-        return Checkpoint.model_validate_json(path.read_bytes())
+        return Checkpoint.model_validate_json(read_regular(path, most=_MAX_GENERATOR_BYTES))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise CheckpointError(
             f"{path} does not describe a checkpoint: {explain(error)}; "
@@ -223,8 +227,7 @@ def checkpoint_digest(folder: Path) -> str:
         CheckpointError: The folder or a file is missing, or ``generator.json`` is damaged.
     """
     content = read_checkpoint(folder).model_dump(mode="json")
-    with _existing(folder, WEIGHTS_FILE).open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    weights = sha256_regular(_existing(folder, WEIGHTS_FILE))
     generator = hashlib.sha256(_canonical(content)).hexdigest()
     both = _canonical({GENERATOR_FILE: generator, WEIGHTS_FILE: weights})
     return hashlib.sha256(both).hexdigest()
@@ -241,7 +244,7 @@ def _existing(folder: Path, name: str) -> Path:
             f"{folder} is no folder; a checkpoint is a folder with {GENERATOR_FILE} and "
             f"{WEIGHTS_FILE}, as `latentry train` makes it"
         )
-    if not (folder / name).is_file():
+    if not os.path.lexists(folder / name):
         there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise CheckpointError(
             f"{folder} has no {name} (it holds {there}); a checkpoint needs {GENERATOR_FILE} "
@@ -252,10 +255,14 @@ def _existing(folder: Path, name: str) -> Path:
 
 def _read_header(path: Path) -> dict[str, _Entry]:
     """Return the tensors that a safetensors file declares; its size must fit them."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; give a safetensors file")
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    try:
+        opened = open_regular(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}; give a safetensors file"
+        ) from error
+    with opened as file:
+        size = os.fstat(file.fileno()).st_size
         start = file.read(_LENGTH_BYTES + 1)
         length = int.from_bytes(start[:_LENGTH_BYTES], "little")
         # The length may begin with the bytes of a pickle, so the brace after it decides.
@@ -265,9 +272,9 @@ def _read_header(path: Path) -> dict[str, _Entry]:
     if len(header) < length:
         raise CheckpointError(_explain_truncated(path, size, _LENGTH_BYTES + length))
     try:
-        declared = json.loads(header)
+        declared = parse_json(header)
         declared.pop("__metadata__", None)
-        ends = [item["data_offsets"][1] for item in declared.values()]
+        ends = [int(item["data_offsets"][1]) for item in declared.values()]
         entries = {
             name: _Entry(tuple(item["shape"]), _DTYPES[item["dtype"]])
             for name, item in declared.items()

@@ -19,6 +19,7 @@ from torch.nn.functional import relu
 from torch.optim import Adam
 
 from latentry.serving.errors import BadRequest, CheckpointError
+from latentry.serving.files import open_regular, parse_json
 from latentry.serving.seeds import MAX_SEED, LatentDrawer
 from latentry.training.architectures import build
 from latentry.training.data import load_dataset
@@ -157,7 +158,7 @@ class Trainer:
             BadRequest: The state belongs to another recipe.
         """
         metadata, tensors = _read_state(path)
-        _check_same_recipe(self.recipe, metadata["recipe"], path)
+        _check_same_recipe(self.recipe, metadata.get("recipe", ""), path)
         try:
             for name, module in self._modules().items():
                 module.load_state_dict(_below(tensors, f"{name}."))
@@ -210,6 +211,7 @@ def recompute_batch_norm(module: nn.Module, inputs: Iterable[tuple[Tensor, ...]]
 
 def _read_state(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
+        open_regular(path).close()  # a FIFO would be waited for
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -225,7 +227,11 @@ def _read_state(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _check_same_recipe(recipe: Recipe, saved: str, path: Path) -> None:
-    now, then = json.loads(recipe.model_dump_json()), json.loads(saved)
+    now = json.loads(recipe.model_dump_json())
+    try:
+        then = dict(parse_json(saved))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} names no recipe ({error}); start the run anew") from error
     differing = sorted(
         key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and key != "steps"
     )

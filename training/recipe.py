@@ -1,7 +1,6 @@
 """A recipe: everything that decides how a training goes, in one TOML file."""
 
 import importlib.resources
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,9 +16,11 @@ from pydantic import (
 )
 
 from latentry.serving.errors import BadRequest, NotFound
+from latentry.serving.files import parse_toml, read_regular
 from latentry.serving.seeds import MAX_SEED
 from latentry.serving.spec import check_name, explain
 
+_MOST_BYTES = 2**20
 _Positive = Annotated[int, Field(ge=1)]
 _Rate = Annotated[float, Field(gt=0, lt=1)]
 
@@ -118,21 +119,21 @@ class Recipe(_Strict):
         return low + high
 
 
-def recipe_from_toml(text: str, source: str) -> Recipe:
+def recipe_from_toml(text: str | bytes, source: str) -> Recipe:
     """Return the recipe in ``text``; ``source`` names it in errors.
 
     Raises:
         BadRequest: It is no TOML, a key is unknown or missing, or a value is not allowed.
     """
     try:
-        return Recipe.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise BadRequest(f"{source} is no TOML: {error}") from error
+        return Recipe.model_validate(parse_toml(text))
     except ValidationError as error:
         allowed = ", ".join(Recipe.model_fields)
         raise BadRequest(
             f"{source} is no recipe: {explain(error)}; a recipe has {allowed}"
         ) from error
+    except ValueError as error:
+        raise BadRequest(f"{source} is no TOML: {error}") from error
 
 
 def find_recipe(name_or_path: str) -> Recipe:
@@ -152,9 +153,9 @@ def find_recipe(name_or_path: str) -> Recipe:
             f"or one of {', '.join(sorted(bundled))}"
         )
     try:
-        return recipe_from_toml(path.read_text("utf-8"), name_or_path)
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"{path} is no TOML: it is not UTF-8 text ({error})") from error
+        return recipe_from_toml(read_regular(path, most=_MOST_BYTES), name_or_path)
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _bundled() -> importlib.resources.abc.Traversable:

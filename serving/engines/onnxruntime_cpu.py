@@ -13,6 +13,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+_FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -53,6 +55,9 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # The weights of a network given as bytes are in them: it may name no other file, not even
+        # one of the current folder, which is where ONNX Runtime would look.
+        options.add_session_config_entry(_FOLDER_OF_WEIGHTS, os.devnull)
         source = model if isinstance(model, bytes) else str(model)
         self._session = onnxruntime.InferenceSession(
             source, options, providers=["CPUExecutionProvider"]

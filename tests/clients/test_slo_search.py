@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,15 @@ def test_a_folder_holds_one_search(tmp_path: Path) -> None:
     search(tmp_path, budget_s=0).run()
     with pytest.raises(BadRequest, match="holds the search for something else"):
         SearchState.open(tmp_path, {"model": "textures"})
+    for text in ("[" * 100_000, "[]", '{"running": 7}'):
+        (tmp_path / "slo-search.json").write_text(text)
+        with pytest.raises(BadRequest, match="remove it to start anew"):
+            SearchState.open(tmp_path, {"model": "digits"})
+    (tmp_path / "slo-search.json").unlink()
+    os.mkfifo(tmp_path / "slo-search.json")
+    with pytest.raises(BadRequest, match="remove it to start anew"):
+        SearchState.open(tmp_path, {"model": "digits"})
+    (tmp_path / "slo-search.json").unlink()
     (tmp_path / "slo-search.json").write_text("{")
     with pytest.raises(BadRequest, match="remove it to start anew"):
         SearchState.open(tmp_path, {"model": "digits"})

@@ -202,7 +202,7 @@ def test_the_folder_is_made_with_its_parents(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(LatentryError, match="Not a directory"),
+        pytest.raises(LatentryError, match="file is no folder; give a folder"),
         LocalFolder(tmp_path / "file" / "out").locked(),
     ):
         pass

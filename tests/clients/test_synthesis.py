@@ -19,18 +19,12 @@ from PIL import Image
 from latentry.clients import Client
 from latentry.clients.cli import main
 from latentry.clients.filters import NetworkOptions, load_network
+from latentry.clients.job_records import read_job
 from latentry.clients.jobs import Job, plan_from_job
+from latentry.clients.shard_making import Origin, Progress, Settled, Work
 from latentry.clients.shards import pixel_sha256
 from latentry.clients.storage import LocalFolder
-from latentry.clients.synthesis import (
-    Origin,
-    Progress,
-    ShardRecord,
-    Work,
-    make_here,
-    read_job,
-    run_job,
-)
+from latentry.clients.synthesis import make_here, run_job
 from latentry.clients.verification import verify_job
 from latentry.serving.errors import BadRequest, JobError
 from latentry.serving.local import LocalTransport
@@ -200,10 +194,13 @@ def test_a_limit_makes_the_first_shards_and_the_rest_follows(run: Run, made: Pat
     state = json_of(answer)
     assert (state["samples"], state["planned_samples"], state["whole"]) == (77, 115, False)
     # Each further run makes what is missing, and one that finds all of it nothing.
-    assert "77 samples are there; making 0" in run(job, "--out", "out", "--limit", 40)[2]
+    assert (
+        "2 shards are there, to be checked; making 0 samples"
+        in run(job, "--out", "out", "--limit", 40)[2]
+    )
     code, _, err = run(job, "--out", "out")
     assert code == 0
-    assert "77 samples are there; making 38" in err
+    assert "2 shards are there, to be checked; making 38 samples" in err
     assert tree(Path("out")) == expected
     before = {path.name: path.stat().st_mtime_ns for path in Path("out").glob("shard*")}
     assert json_of(run(job, "--out", "out", "--json"))["whole"] is True
@@ -623,7 +620,7 @@ def test_a_filter_that_changes_while_the_job_runs_stops_it(
         }
     )
 
-    def crew(work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[ShardRecord]:
+    def crew(work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
         source.write_text(source.read_text() + "# edited\n")
         return make_here(work, numbers, progress)
 
@@ -652,10 +649,11 @@ def test_what_changed_since_the_job_was_whole_is_not_made_official(
     before = record.read_text()
     record.write_text(before.replace('"seeds":[5,6', '"seeds":[6,6'))
     (out / "shard-000002.tar").unlink()
-    with pytest.raises(JobError, match="shard-000001.json was changed since the job was whole"):
-        run_job(job, Origin(repository), str(out))
-    record.unlink()
-    run_job(job, Origin(repository), str(out))
+    told: list[str] = []
+    run_job(job, Origin(repository), str(out), on_fault=lambda text, _: told.append(text))
+    changed, lost = told
+    assert changed == f"{record} was changed since the job was whole"
+    assert lost == f"{out}/shard-000002.tar cannot be read: No such file or directory"
     assert record.read_text() == before
     assert verify_job(str(out), None).problems == []
 

@@ -16,7 +16,8 @@ import pytest
 from synthesis_jobs import JobRun, end, is_running, local_run, tree, wait_until, write_job
 
 from latentry.clients.jobs import job_from_file
-from latentry.clients.synthesis import Origin, run_job
+from latentry.clients.shard_making import Origin
+from latentry.clients.synthesis import run_job
 
 pytest.importorskip("ray", reason="the extra [ray] is not installed")
 

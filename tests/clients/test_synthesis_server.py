@@ -24,7 +24,8 @@ from synthesis_jobs import (
 
 from latentry.clients import Client, LatentryError
 from latentry.clients.jobs import job_from_file
-from latentry.clients.synthesis import Origin, run_job
+from latentry.clients.shard_making import Origin
+from latentry.clients.synthesis import run_job
 from latentry.serving.manifest import MANIFEST_FILE, manifest_bytes
 from latentry.serving.repository import newest_entries
 

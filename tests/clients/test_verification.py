@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import io
 import itertools
 import shutil
 import sys
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from latentry.clients import verification
+from latentry.clients.job_records import made_shards, read_job, read_shard_record
 from latentry.clients.jobs import Job
+from latentry.clients.shard_making import Origin
 from latentry.clients.shards import (
     Sample,
     data_from_image,
@@ -21,14 +24,7 @@ from latentry.clients.shards import (
     shard_bytes,
 )
 from latentry.clients.storage import LocalFolder
-from latentry.clients.synthesis import (
-    Origin,
-    finish,
-    json_bytes,
-    read_job,
-    read_shard_record,
-    run_job,
-)
+from latentry.clients.synthesis import finish, run_job
 from latentry.clients.verification import Verdict, find_duplicates, verify_job
 from latentry.serving.errors import JobError, NotFound
 
@@ -105,7 +101,7 @@ def test_several_groups_come_in_the_order_of_the_job(
     for shard in (first, second):
         rest = [hashlib.sha256(b"%d" % i).hexdigest() for i in shard.indices[count:]]
         forged = shard.model_copy(update={"sample_sha256": (*sha256, *rest)})
-        storage.write(record.record_file(shard.shard), json_bytes(forged))
+        storage.write(record.record_file(shard.shard), forged.sealed().as_bytes())
     groups = find_duplicates(storage, record)
     pairs = [list(pair) for pair in zip(first.indices, second.indices, strict=False)]
     assert [group for group in groups if len(group) == 2 and group[0] < count] == pairs[:count]
@@ -172,7 +168,8 @@ def forge(out: Path) -> Forge:
         record = read_job(storage)
         made = read_shard_record(storage, record, 3)
         output, image = record.job.output, record.spec.image
-        samples = list(read_shard(storage.read(made.file), output, image))
+        with storage.open(made.file, size=made.size) as file:
+            samples = list(read_shard(file, output, image, len(made.seeds)))
         pixels = image_from_data(samples[2].data, output.image, image).copy()
         pixels[0, 0] ^= 1
         samples[2] = dataclasses.replace(
@@ -198,8 +195,13 @@ def forge(out: Path) -> Forge:
             "sample_sha256": hashes,
         }
         storage.write(made.file, data)
-        storage.write(record.record_file(3), json_bytes(made.model_copy(update=changes)))
-        finish(storage, record)
+        forged = made.model_copy(update=changes).sealed()
+        storage.write(record.record_file(3), forged.as_bytes())
+        settled = {
+            shard.shard: hashlib.sha256(shard.as_bytes()).digest()
+            for shard in made_shards(storage, record)
+        }
+        finish(storage, record, settled)
         return samples[2].index
 
     return change_a_pixel
@@ -306,9 +308,9 @@ def test_a_sample_is_found_in_its_shard(made: Path) -> None:
     storage = LocalFolder(made)
     record = read_job(storage)
     for number in range(record.shards):
-        found = read_shard(
-            storage.read(record.shard_file(number)), record.job.output, record.spec.image
-        )
+        data = io.BytesIO(storage.read(record.shard_file(number)))
+        size = record.plan.size(number)
+        found = read_shard(data, record.job.output, record.spec.image, size)
         samples: list[Sample] = list(found)
         assert [record.plan.shard_of(sample.index) for sample in samples] == [number] * len(samples)
     sizes = [record.plan.size(number) for number in range(record.shards)]

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,17 @@ def test_a_wrong_spec_or_missing_weights_are_refused(files: tuple[Path, Path]) -
         source_from_target(
             "sample_generators:build_breaking", weights.with_name("nothing.safetensors"), spec
         )
+    for odd in ("fifo", "/dev/zero"):
+        path = spec.parent / odd
+        if odd == "fifo":
+            os.mkfifo(path)
+        with pytest.raises(SpecError, match="cannot be read: it is no regular file"):
+            source_from_target("sample_generators:build_breaking", weights, path)
+        with pytest.raises(CheckpointError, match="cannot be read: it is no regular file"):
+            source_from_target("sample_generators:build_breaking", path, spec)
+    spec.write_text("[" * 100_000)
+    with pytest.raises(SpecError, match=r"spec\.json is no generator spec"):
+        source_from_target("sample_generators:build_breaking", weights, spec)
     spec.write_text('{"inputs": []}')
     with pytest.raises(SpecError, match=r"spec\.json is no generator spec"):
         source_from_target("sample_generators:build_breaking", weights, spec)

@@ -20,11 +20,12 @@ ROOMS = ("training", "export", "serving", "clients")
 
 # What a room may import of ours at module level; docs/design.md has the table and the reasons.
 CONTRACT = {f"serving.{name}" for name in ("spec", "seeds", "images", "errors")}
+FILES = {"serving.files", "serving.npy"}  # reading what may be anybody's
 ALLOWED = {
-    "training": {"training", *CONTRACT},
+    "training": {"training", *FILES, *CONTRACT},
     "export": {"export", "training", "serving"},
     "serving": {"serving"},
-    "clients": {"clients", "serving.wire", "serving.transport", *CONTRACT},
+    "clients": {"clients", *FILES, "serving.wire", "serving.transport", *CONTRACT},
 }
 FORBIDDEN = {
     "training": {"tritonclient", "onnxruntime"},

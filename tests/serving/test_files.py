@@ -7,6 +7,8 @@ import pytest
 
 from latentry.serving.files import (
     is_plain_name,
+    last_lines,
+    open_append,
     open_regular,
     parse_json,
     parse_toml,
@@ -59,6 +61,11 @@ def test_deep_texts_are_value_errors() -> None:
         parse_json("[" * 100_000)
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_toml("a = " + "[" * 100_000)
+    for dotted in ("a" + ".a" * 500_000 + "=1", "[a" + ' . "b"' * 150_000 + "]", "a.b." * 250_000):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            parse_toml(dotted)
+    with pytest.raises(ValueError, match="it is not UTF-8 text"):
+        parse_toml(b"a = '\xff'")
     with pytest.raises(ValueError, match="line 1"):
         parse_json(b"{")
     with pytest.raises(ValueError, match="end of document"):
@@ -75,4 +82,36 @@ def test_a_path_is_no_plain_name(name: str) -> None:
 
 def test_nothing_a_terminal_obeys_is_left() -> None:
     assert printable("a\x1b[2Jb\x07\x9b\u202ec\n\td") == "a\\x1b[2Jb\\x07\\x9b\\u202ec\n\td"
+    assert printable("a\u2028b\ud800") == r"a\u2028b\ud800"
     assert printable("grün, 図") == "grün, 図"
+
+
+def test_the_last_lines_of_a_log_however_long_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\none\n\xfftwo\nthree\n")
+    assert last_lines(path, 2) == "\ufffdtwo\nthree"
+    os.mkfifo(tmp_path / "fifo")
+    for nothing in (tmp_path / "gone", tmp_path / "fifo", Path("/dev/zero")):
+        assert last_lines(nothing, 2) == ""
+
+
+def test_a_log_may_be_a_file_a_device_or_a_fifo_that_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for text in (b"one", b"two"):
+        with open_append(path) as log:
+            log.write(text)
+    assert path.read_bytes() == b"onetwo"
+    with open_append("/dev/null") as log:
+        log.write(b"x")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="nobody reads it; start its reader first"):
+        open_append(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    with open_append(tmp_path / "fifo") as log:
+        assert os.get_blocking(log.fileno())
+        log.write(b"x")
+    assert os.read(reader, 10) == b"x"
+    os.close(reader)

@@ -12,6 +12,7 @@ from latentry.serving.goldens import (
     save_worst_pair,
 )
 from latentry.serving.images import Uint8
+from latentry.serving.repository import newest_entries
 
 
 @pytest.fixture
@@ -19,12 +20,13 @@ def goldens() -> Uint8:
     return np.random.default_rng(0).integers(1, 254, (8, 32, 32, 1), np.uint8)
 
 
-def test_goldens_survive_their_file(goldens: Uint8, tmp_path: Path) -> None:
+def test_goldens_survive_their_file(repository: Path, goldens: Uint8, tmp_path: Path) -> None:
+    manifest = newest_entries(repository, ("digits",))[0].manifest
     (tmp_path / GOLDEN_FILE).write_bytes(golden_bytes(goldens))
-    np.testing.assert_array_equal(read_goldens(tmp_path), goldens)
+    np.testing.assert_array_equal(read_goldens(tmp_path, manifest), goldens)
     (tmp_path / GOLDEN_FILE).write_bytes(b"no archive")
     with pytest.raises(EntryError, match=r"goldens\.npz holds no golden images"):
-        read_goldens(tmp_path)
+        read_goldens(tmp_path, manifest)
 
 
 def test_equal_images_pass_exactly(goldens: Uint8) -> None:

@@ -15,6 +15,7 @@ from latentry.serving.manifest import (
     MANIFEST_FILE,
     Manifest,
     ModelPart,
+    Parity,
     RecordPart,
     ServingPart,
     canonical_json,
@@ -43,6 +44,17 @@ SPEC = GeneratorSpec.model_validate(
         "image": {"height": 2, "width": 2, "channels": 1},
     }
 )
+PARITY = Parity(
+    engine_class="none",
+    seeds=8,
+    batch_sizes=(1, 3, 7, 32),
+    tolerance=1e-4,
+    differences={"sample": 1e-6},
+    image_levels=0,
+    image_fraction=0.0,
+    peak=1.0,
+    warnings=(),
+)
 
 
 def make(
@@ -57,7 +69,7 @@ def make(
             architecture="none",
             opset=18,
             precision="fp32",
-            parity={},
+            parity=PARITY,
             goldens=golden_record(golden_inputs(spec), images, "none"),
             files={name: file_record(data) for name, data in files.items()},
             tools={},
@@ -301,7 +313,8 @@ def test_tuning_refuses_another_digest_and_what_is_not_allowed(
 
 def test_no_batch_goes_beyond_what_was_proved(repository: Path) -> None:
     manifest, files = make()
-    record = manifest.record.model_copy(update={"parity": {"batch_sizes": (1, 3, 7, 16)}})
+    parity = PARITY.model_copy(update={"batch_sizes": (1, 3, 7, 16)})
+    record = manifest.record.model_copy(update={"parity": parity})
     serving = ServingPart(max_batch_size=8)
     manifest = manifest.model_copy(update={"record": record, "serving": serving})
     entry, _ = publish(repository, "proved", manifest, files)

@@ -154,7 +154,7 @@ def test_a_server_that_does_not_draw_its_goldens_never_becomes_ready(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (entry,) = newest_entries(small)
-    images = read_goldens(entry.folder)
+    images = read_goldens(entry.folder, entry.manifest)
     images[3, 0, 0, 0] ^= 1
     reseal(entry, images, entry.manifest.record.goldens.engine_class)
     message = refuse_to_serve("--repository", str(small))
@@ -166,7 +166,7 @@ def test_one_level_of_another_engine_class_is_served_with_a_warning(
     small: Path, homes: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (entry,) = newest_entries(small)
-    images = read_goldens(entry.folder)
+    images = read_goldens(entry.folder, entry.manifest)
     images[3, 0, 0, 0] ^= 1
     reseal(entry, images, "onnxruntime-0-fp32-none")
     with run_server(small) as server, Client(server.url) as client:

@@ -28,7 +28,8 @@ from synthesis_jobs import (
 )
 
 from latentry.clients.jobs import job_from_file
-from latentry.clients.synthesis import Origin, run_job
+from latentry.clients.shard_making import Origin
+from latentry.clients.synthesis import run_job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")

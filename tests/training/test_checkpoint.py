@@ -119,6 +119,29 @@ def test_a_wrong_generator_json_is_explained(folder, change, message):
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "folder", "loop"])
+@pytest.mark.parametrize("name", ["generator.json", "weights.safetensors"])
+def test_what_is_no_regular_file_is_refused_and_nothing_waits(folder, name, kind):
+    path = folder / name
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == "loop" else kind)
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read: "):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"config": ' * 100_000, " " * 2**25])
+def test_a_generator_json_that_is_deep_or_huge_is_one_line(folder, content):
+    (folder / "generator.json").write_text(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_generator_json_that_is_no_json_is_explained(folder):
     (folder / "generator.json").write_text('{"format": 1,')
     with pytest.raises(CheckpointError, match="does not describe a checkpoint: .*Invalid JSON"):
@@ -171,7 +194,18 @@ def test_an_absurd_header_length_is_refused_without_reading_it(folder, length):
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("header", [b'{"a": 1}', b"[1, 2]  ", b'{"a": {"dtype": "F4"}}', b"{nope}"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"a": 1}',
+        b"[1, 2]  ",
+        b'{"a": {"dtype": "F4"}}',
+        b"{nope}",
+        b'{"a": ' + b"[" * 100_000,
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "x"]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, NaN]}}',
+    ],
+)
 def test_a_damaged_header_is_refused(folder, header):
     content = struct.pack("<Q", len(header)) + header
     (folder / "weights.safetensors").write_bytes(content)
@@ -234,7 +268,7 @@ def test_load_weights_serves_any_module(tmp_path):
     other = nn.Linear(2, 3)
     load_weights(other, tmp_path / "mine.safetensors")
     assert torch.equal(module.weight, other.weight)
-    with pytest.raises(CheckpointError, match="does not exist; give a safetensors file"):
+    with pytest.raises(CheckpointError, match="No such file or directory; give a safetensors file"):
         load_weights(other, tmp_path / "yours.safetensors")
 
 

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -76,6 +78,14 @@ def test_a_damaged_state_is_refused(tiny_recipe, tmp_path):
     metadata = {"state_format": "1", "recipe": tiny_recipe.model_dump_json()}
     save_file({"weight": torch.zeros(1)}, path, metadata)
     with pytest.raises(CheckpointError, match="does not fit this version of the training"):
+        trainer.load_state(path)
+    for recipe in ("[" * 100_000, "7", "{"):
+        save_file({"weight": torch.zeros(1)}, path, {"state_format": "1", "recipe": recipe})
+        with pytest.raises(CheckpointError, match="names no recipe"):
+            trainer.load_state(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="cannot be read as a training state"):
         trainer.load_state(path)
 
 

@@ -69,3 +69,10 @@ def test_shortfalls_name_what_is_missing_or_not_good_enough():
     ]
     assert len(recipe.find_shortfalls({})) == 4
     assert len(recipe.find_shortfalls(dict.fromkeys(good, float("nan")))) == 4
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a" + ".a" * 100_000 + " = 1"])
+def test_a_recipe_that_is_nested_too_deeply_is_one_line(tmp_path, text):
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(BadRequest, match=r"recipe\.toml is no TOML: it is nested too deeply"):
+        find_recipe(str(tmp_path / "recipe.toml"))
