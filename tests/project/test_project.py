@@ -24,7 +24,7 @@ ALLOWED = {
     "training": {"training", *CONTRACT},
     "export": {"export", "training", "serving"},
     "serving": {"serving"},
-    "clients": {"clients", "serving.wire", "serving.transport", *CONTRACT},
+    "clients": {"clients", "serving.wire", "serving.transport", "serving.files", *CONTRACT},
 }
 FORBIDDEN = {
     "training": {"tritonclient", "onnxruntime"},
