@@ -32,6 +32,7 @@ from latentry.clients.filters import (
 )
 from latentry.clients.jobs import Controls, Job, Plan, ShardPlan, plan_from_job, split
 from latentry.clients.retry import Deadline, Retries, policy_from_retry_for_s
+from latentry.clients.server_options import DEFAULT_SERVER, Server
 from latentry.clients.shards import (
     SUFFIXES,
     Sample,
@@ -143,12 +144,12 @@ class Origin:
 
     Attributes:
         repository: The model repository, to draw without a server; None asks the server.
-        url: HOST:PORT of the server.
+        server: The server.
         retry_for_s: Seconds to wait for a server that is busy or gone.
     """
 
     repository: Path | None = None
-    url: str | None = None
+    server: Server = DEFAULT_SERVER
     retry_for_s: float = DEFAULT_RETRY_FOR_S
 
     def open_client(
@@ -164,7 +165,7 @@ class Origin:
         """
         if self.repository is None:
             retry_for_s = self.retry_for_s if patient else None
-            return Client(self.url, timeout_s=None, retry_for_s=retry_for_s)
+            return self.server.open_client(timeout_s=None, retry_for_s=retry_for_s)
         from latentry.serving.local import LocalTransport
 
         transport = LocalTransport(self.repository, (model,), threads=1, model_digest=model_digest)
