@@ -3,9 +3,14 @@
 import math
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
+from latentry.clients.arrays import number
 from latentry.serving.errors import (
     BadRequest,
     Busy,
@@ -20,6 +25,7 @@ RETRIED = (Busy, Draining, ServerGone)
 
 _FIRST_DELAY_S = 0.2
 _MAX_DELAY_S = 0.5
+_HEALTH_S = 10.0
 
 
 class Unset(Enum):
@@ -71,18 +77,15 @@ def policy_from_retry_for_s(retry_for_s: float | None) -> RetryPolicy:
     """
     if retry_for_s is None:
         return RetryPolicy()
-    _check_seconds("retry_for_s", retry_for_s)
-    return RetryPolicy(window_s=retry_for_s, max_attempts=None)
+    return RetryPolicy(window_s=_seconds("retry_for_s", retry_for_s), max_attempts=None)
 
 
 class Deadline:
     """The moment at which a caller stops waiting."""
 
     def __init__(self, timeout_s: float | None) -> None:
-        if timeout_s is not None:
-            _check_seconds("timeout_s", timeout_s)
-        self._timeout_s = timeout_s
-        self._end_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self._timeout_s = None if timeout_s is None else _seconds("timeout_s", timeout_s)
+        self._end_s = math.inf if self._timeout_s is None else time.monotonic() + self._timeout_s
 
     def left_s(self) -> float | None:
         """Return the seconds left, not below 0; None without a limit."""
@@ -90,12 +93,37 @@ class Deadline:
             return None
         return max(0.0, self._end_s - time.monotonic())
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Have the questions in the block keep it: see :func:`time_for_question`."""
+        token = _KEPT.set(self)
+        try:
+            yield
+        finally:
+            _KEPT.reset(token)
+
     def error(self) -> TimedOut:
         """Return the error for a caller whose time is up."""
         return TimedOut(
             f"no answer within timeout_s={self._timeout_s:g}; the server may still be at work on "
             "it. Give a longer timeout_s (None for no limit) or ask for fewer samples"
         )
+
+
+# Not an argument of the transports' questions: theirs is a public protocol without one.
+_KEPT: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+
+def time_for_question(most_s: float) -> float:
+    """Return the seconds that a question may take: ``most_s``, or less near a kept deadline."""
+    deadline = _KEPT.get()
+    left_s = None if deadline is None else deadline.left_s()
+    return most_s if left_s is None else min(most_s, left_s)
+
+
+def health_deadline(timeout_s: float | None) -> Deadline:
+    """Return the deadline of a question whether a server is well: soon, or no answer is one."""
+    return Deadline(_HEALTH_S if timeout_s is None else min(timeout_s, _HEALTH_S))
 
 
 class Retries:
@@ -125,7 +153,12 @@ class Retries:
         return delay_s
 
 
-def _check_seconds(name: str, value: object) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:  # type: ignore[arg-type,operator]
-        raise BadRequest(f"{name}={value!r}; it takes a number of seconds from 0, or None")
+def _seconds(name: str, value: Any) -> float:
+    allowed = "a number of seconds from 0, or None"
+    try:
+        seconds = number(name, value, allowed)
+    except BadRequest:
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds < 0:
+        raise BadRequest(f"{name}={value!r}; it takes {allowed}")
+    return seconds

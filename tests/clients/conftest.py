@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from certificates import Authority
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from latentry.clients import ModelInfo, NotFound, Reply
@@ -166,12 +167,16 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.continues: list[bool] = []  # of each request on a stream
         self.hold = threading.Event()
         self.hold.set()
+        self.hold_questions = threading.Event()
+        self.hold_questions.set()
         self.stream_ended = threading.Event()
 
     def _enter(self, name: str, context: grpc.ServicerContext) -> None:
         self.calls.append(name)
         self.metadata.append(dict(context.invocation_metadata()))
         self.deadlines.append(context.time_remaining())
+        if name != "infer":
+            self.hold_questions.wait()
         if self.abort is not None:
             context.abort(*self.abort)
 
@@ -289,7 +294,13 @@ class RunningServer:
     def stop(self) -> None:
         self._server.stop(grace=None).wait(timeout=10)
         self.double.hold.set()
+        self.double.hold_questions.set()
         self._pool.shutdown()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture

@@ -1,14 +1,17 @@
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent import futures
 from contextlib import aclosing
 
 import grpc
 import numpy as np
 import pytest
 from running_server import wait_until
+from tritonclient.grpc import service_pb2_grpc
 
 from latentry.clients import (
     AsyncClient,
@@ -201,6 +204,21 @@ def test_streams(server, driver):
     assert server.double.continues == [False, True]
 
 
+def test_ipv6(server, driver):
+    with futures.ThreadPoolExecutor(4) as pool:
+        on_ipv6 = grpc.server(pool)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(server.double, on_ipv6)
+        try:
+            port = on_ipv6.add_insecure_port("[::1]:0")
+        except RuntimeError:
+            pytest.skip("this machine has no IPv6")
+        on_ipv6.start()
+        names, chunks = driver.run([lambda c: c.models(), stream(20)], f"[::1]:{port}")
+        on_ipv6.stop(None).wait()
+    assert names == ["digits", "mapped", "plain"]
+    assert sum(map(len, chunks)) == 20
+
+
 def test_leaving_a_stream_cancels_it(server):
     with Client(server.url) as client:
         chunks = client.stream("plain", seeds=range(4000))
@@ -297,6 +315,42 @@ def test_a_timeout_does_not_cancel_the_call(server, driver):
     step = give_up_in_asyncio if driver.asynchronous else give_up
     driver.run([lambda c: c.info("plain"), step, see_what_becomes_of_it], server.url)
     assert len(errors) == 1
+
+
+QUESTIONS = {
+    "models": lambda c: c.models(),
+    "info": lambda c: c.info("plain"),
+    "generate": lambda c: c.generate("plain", seeds=1),
+    "stream": stream(20),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_question_keeps_timeout_s(server, driver, question):
+    def hang(client):
+        server.double.hold_questions.clear()
+
+    steps = [lambda c: c.models(), hang, QUESTIONS[question]]
+    with pytest.raises(TimedOut, match=r"0\.2"):
+        driver.run(steps, server.url, timeout_s=0.2)
+
+
+def test_the_health_of_a_server_that_hangs(server, driver):
+    def hang(client):
+        server.double.hold_questions.clear()
+
+    steps = [lambda c: c.models(), hang, lambda c: c.health()]
+    health = driver.run(steps, server.url, timeout_s=0.2)[-1]
+    assert not health
+    assert "took the question and did not answer" in health.reason
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_listener_that_is_silent(driver, question):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(TimedOut, match=r"within .*0\.2"):
+            driver.run([QUESTIONS[question]], url, timeout_s=0.2)
 
 
 def test_a_closed_client_says_so(server, driver):
