@@ -1,9 +1,11 @@
 """Every kind of hang with the real limits: 20 of 20 within 15 s; idle, under load, by stress."""
 
 import logging
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -88,9 +90,23 @@ def test_an_endless_loop_is_found_within_its_bound(servers: dict[str, RunningSer
     assert LONGEST_EXECUTE_S - 5 < seconds < LONGEST_EXECUTE_S + 15
 
 
-def test_an_honest_batch_of_a_minute_is_left_alone(servers: dict[str, RunningServer]) -> None:
-    server = servers["deadlock"]
-    triton = server.triton_pid()
-    with Client(server.url) as client:
+def test_an_honest_batch_of_a_minute_is_left_alone(repository: Path) -> None:
+    options = ("--models", "wide", "--instances", "1")  # so that the canary has to wait
+    with (
+        run_server(repository, *options, command=REAL_LIMITS) as server,
+        Client(server.url) as client,
+    ):
+        triton = server.triton_pid()
         client.generate("wide", seeds=LONG_BATCH + 60)
-    assert server.triton_pid() == triton
+        assert server.triton_pid() == triton
+
+
+def test_a_supervisor_that_was_stopped_finds_everybody_alive(repository: Path) -> None:
+    with run_server(repository, "--models", "wide") as server, Client(server.url) as client:
+        triton = server.triton_pid()
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(2 * SILENT_S)
+        server.process.send_signal(signal.SIGCONT)
+        time.sleep(SILENT_S)
+        assert server.triton_pid() == triton
+        assert client.health()
