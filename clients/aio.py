@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 
 from latentry.clients.adapter import async_transport_from_any
 from latentry.clients.client import PARTS_IN_FLIGHT
+from latentry.clients.pickling import PickledByTransport
 from latentry.clients.requests import (
     MAX_RESULT_BYTES,
     Arguments,
@@ -33,10 +34,11 @@ from latentry.clients.retry import (
     Deadline,
     Retries,
     Unset,
+    health_deadline,
     policy_from_retry_for_s,
 )
 from latentry.clients.streams import StreamCursor
-from latentry.serving.errors import BadRequest, LatentryError
+from latentry.serving.errors import BadRequest, LatentryError, TimedOut
 from latentry.serving.spec import check_name
 from latentry.serving.transport import AsyncTransport, ModelInfo, Reply, Transport
 from latentry.serving.wire import Arrays
@@ -44,10 +46,11 @@ from latentry.serving.wire import Arrays
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(PickledByTransport):
     """Asks a Latentry server for images, from asyncio.
 
-    One client holds one connection and belongs to one event loop. Cancelling a task that waits for
+    One client holds one connection and belongs to one event loop, and to the next one where that
+    has ended; forked and pickled it is as :class:`Client`. Cancelling a task that waits for
     ``generate`` abandons the answer; the server is not told.
 
     Example::
@@ -83,7 +86,7 @@ class AsyncClient:
             transport = AsyncGrpcTransport(url, tls=tls, headers=headers)
         elif url is not None or tls or headers:
             raise BadRequest("url, tls and headers go with a server, not with transport; give one")
-        self._transport = async_transport_from_any(transport)
+        self._transport: AsyncTransport = async_transport_from_any(transport)
 
     async def __aenter__(self) -> Self:
         return self
@@ -170,8 +173,9 @@ class AsyncClient:
     async def health(self) -> Health:
         """Return whether the server is ready, and the reason where it is not; never raises."""
         try:
-            ready = await self._transport.ready()
-            return health_from_names(ready, await self._transport.model_names())
+            with health_deadline(self._timeout_s).kept():
+                ready = await self._transport.ready()
+                return health_from_names(ready, await self._transport.model_names())
         except LatentryError as error:
             return Health(False, str(error))
 
@@ -181,25 +185,28 @@ class AsyncClient:
         info = await self._info(model, deadline)
         samples = samples_from_arguments(info, arguments, max_bytes=MAX_RESULT_BYTES)
         replies = await self._infer_all(model, unary_requests(samples), deadline)
-        samples = samples_after_replies(samples, await self._info_again(info), replies)
+        info_now = await self._info_again(info, deadline)
+        samples = samples_after_replies(samples, info_now, replies)
         return result_from_replies(samples, replies)
 
     async def _info(self, model: str, deadline: Deadline) -> ModelInfo:
         check_name(model)
         return await self._retried(lambda: self._transport.model_info(model), deadline)
 
-    async def _info_again(self, info: ModelInfo) -> ModelInfo:
+    async def _info_again(self, info: ModelInfo, deadline: Deadline) -> ModelInfo:
         """Return what is served now; known already while the connection has stood."""
         try:
-            return await self._transport.model_info(info.name)
-        except RETRIED:
+            with deadline.kept():
+                return await self._transport.model_info(info.name)
+        except (*RETRIED, TimedOut):
             return info  # the server went right after its last answer
 
     async def _retried(self, call: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
         retries = Retries(self._policy, deadline)
         while True:
             try:
-                return await call()
+                with deadline.kept():
+                    return await call()
             except RETRIED as error:
                 await asyncio.sleep(retries.delay_s(error))
 

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from latentry.serving.errors import BadRequest
 
 DEFAULT_URL = "127.0.0.1:8001"
@@ -20,6 +17,8 @@ Tls = bool | str | os.PathLike[str] | tuple[str | None, str, str]
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 _LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|\[::1\]", re.IGNORECASE)
+
+_READY = 2  # of gRPC's connectivity states
 
 _OPTIONS = {
     # Tritonclient's own default; gRPC's of 4 MiB is less than one batch of pictures.
@@ -46,12 +45,13 @@ class Address:
 
     Attributes:
         url: ``HOST:PORT``.
-        credentials: gRPC's channel credentials; None without TLS.
+        credentials: PEM of root certificates, private key and certificate chain, each where given;
+            None without TLS.
         metadata: Sent with every call.
     """
 
     url: str
-    credentials: Any
+    credentials: tuple[bytes | None, bytes | None, bytes | None] | None
     metadata: tuple[tuple[str, str], ...]
 
 
@@ -67,28 +67,34 @@ def address_from_arguments(
     return Address(_check_url(chosen), _credentials(tls), _metadata(headers or {}))
 
 
-def open_channel(address: Address, *, asynchronous: bool = False) -> Any:
+def open_channel(grpc: Any, address: Address, *, asynchronous: bool = False) -> Any:
     """Return a ``grpc.Channel``, or a ``grpc.aio.Channel`` of the running event loop.
 
     Nothing is sent: gRPC connects with the first call.
     """
     options = dict(_OPTIONS)
-    if _LOOPBACK.fullmatch(address.url.rpartition(":")[0]):
+    if is_loopback(address.url):
         options["grpc.enable_http_proxy"] = 0
     module = grpc.aio if asynchronous else grpc
     if address.credentials is None:
         return module.insecure_channel(address.url, options=tuple(options.items()))
-    return module.secure_channel(address.url, address.credentials, options=tuple(options.items()))
+    credentials = grpc.ssl_channel_credentials(*address.credentials)
+    return module.secure_channel(address.url, credentials, options=tuple(options.items()))
 
 
 def is_connected(channel: Any) -> bool:
     """Whether the connection of ``channel`` stands; once lost it reads so until the next call."""
     if hasattr(channel, "get_state"):
-        return bool(channel.get_state() is grpc.ChannelConnectivity.READY)
+        return bool(channel.get_state().name == "READY")
     # A synchronous channel tells its state only to subscribers, by a thread that now and then keeps
     # the interpreter from ending; so this looks inside. Should that fail, "no" costs a question.
     check = getattr(getattr(channel, "_channel", None), "check_connectivity_state", None)
-    return check is not None and bool(check(False) == grpc.ChannelConnectivity.READY.value[0])
+    return check is not None and bool(check(False) == _READY)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether ``HOST:PORT`` is on this machine by its spelling."""
+    return bool(_LOOPBACK.fullmatch(url.rpartition(":")[0]))
 
 
 def _check_url(url: str) -> str:
@@ -98,19 +104,17 @@ def _check_url(url: str) -> str:
     return url
 
 
-def _credentials(tls: Tls) -> Any:
+def _credentials(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None] | None:
     if tls is False:
         return None
     if tls is True:
-        return grpc.ssl_channel_credentials()
+        return None, None, None
     if not isinstance(tls, tuple):
-        return grpc.ssl_channel_credentials(_read(tls))
+        return _read(tls), None, None
     if len(tls) != 3:
         raise BadRequest("tls takes (root certificates or None, private key, certificate chain)")
     roots, key, chain = tls
-    return grpc.ssl_channel_credentials(
-        None if roots is None else _read(roots), _read(key), _read(chain)
-    )
+    return None if roots is None else _read(roots), _read(key), _read(chain)
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

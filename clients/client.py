@@ -9,6 +9,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Self, TypeVar
 
+from latentry.clients.pickling import PickledByTransport
 from latentry.clients.requests import (
     MAX_RESULT_BYTES,
     Arguments,
@@ -34,10 +35,11 @@ from latentry.clients.retry import (
     Deadline,
     Retries,
     Unset,
+    health_deadline,
     policy_from_retry_for_s,
 )
 from latentry.clients.streams import StreamCursor, close_replies
-from latentry.serving.errors import BadRequest, LatentryError
+from latentry.serving.errors import BadRequest, LatentryError, TimedOut
 from latentry.serving.spec import check_name
 from latentry.serving.transport import ModelInfo, Reply, Transport
 from latentry.serving.wire import Arrays
@@ -48,10 +50,11 @@ T = TypeVar("T")
 PARTS_IN_FLIGHT = 4
 
 
-class Client:
+class Client(PickledByTransport):
     """Asks a Latentry server for images.
 
-    One client holds one connection and may be used from several threads.
+    One client holds one connection and may be used from several threads. In a forked process it
+    opens one of its own; pickled, it is made anew with the same arguments.
 
     Example::
 
@@ -97,7 +100,7 @@ class Client:
             transport = GrpcTransport(url, tls=tls, headers=headers)
         elif url is not None or tls or headers:
             raise BadRequest("url, tls and headers go with a server, not with transport; give one")
-        self._transport = transport
+        self._transport: Transport = transport
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +159,7 @@ class Client:
         info = self._info(model, deadline)
         samples = samples_from_arguments(info, arguments, max_bytes=MAX_RESULT_BYTES)
         replies = self._infer_all(model, unary_requests(samples), deadline)
-        samples = samples_after_replies(samples, self._info_again(info), replies)
+        samples = samples_after_replies(samples, self._info_again(info, deadline), replies)
         return result_from_replies(samples, replies)
 
     def stream(
@@ -176,7 +179,8 @@ class Client:
         """Draw images and give them in chunks as they come; arguments as in :meth:`generate`.
 
         The number of images is not limited by memory: the server is asked for more when what it
-        sent has been taken. Closing the iterator cancels the rest. No time limit applies.
+        sent has been taken. Closing the iterator cancels the rest. ``timeout_s`` holds for the
+        question about the model that comes first; the images may take as long as they do.
 
         Args:
             model: Name of the model.
@@ -217,9 +221,13 @@ class Client:
         return self._info(model, Deadline(self._timeout_s))
 
     def health(self) -> Health:
-        """Return whether the server is ready, and the reason where it is not; never raises."""
+        """Return whether the server is ready, and the reason where it is not; never raises.
+
+        It takes up to ``timeout_s``, or 10 s where that is longer.
+        """
         try:
-            return health_from_names(self._transport.ready(), self._transport.model_names())
+            with health_deadline(self._timeout_s).kept():
+                return health_from_names(self._transport.ready(), self._transport.model_names())
         except LatentryError as error:
             return Health(False, str(error))
 
@@ -227,18 +235,20 @@ class Client:
         check_name(model)
         return self._retried(lambda: self._transport.model_info(model), deadline)
 
-    def _info_again(self, info: ModelInfo) -> ModelInfo:
+    def _info_again(self, info: ModelInfo, deadline: Deadline) -> ModelInfo:
         """Return what is served now; known already while the connection has stood."""
         try:
-            return self._transport.model_info(info.name)
-        except RETRIED:
+            with deadline.kept():
+                return self._transport.model_info(info.name)
+        except (*RETRIED, TimedOut):
             return info  # the server went right after its last answer
 
     def _retried(self, call: Callable[[], T], deadline: Deadline) -> T:
         retries = Retries(self._policy, deadline)
         while True:
             try:
-                return call()
+                with deadline.kept():
+                    return call()
             except RETRIED as error:
                 time.sleep(retries.delay_s(error))
 

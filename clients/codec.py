@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2
 
+from latentry.clients.grpc_library import library
 from latentry.serving.errors import NotFound, ServerFault
 from latentry.serving.spec import spec_from_json
 from latentry.serving.transport import ModelInfo, Reply
 from latentry.serving.wire import ENGINE_CLASS, MODEL_DIGEST, SPEC, Arrays
+
+library()  # before tritonclient imports gRPC as it comes
+from tritonclient.grpc import service_pb2 as service_pb2  # noqa: E402
+from tritonclient.grpc.service_pb2_grpc import (  # noqa: E402
+    GRPCInferenceServiceStub as GRPCInferenceServiceStub,
+)
 
 FINAL_RESPONSE = "triton_final_response"
 ASK_FINAL_RESPONSE = "triton_enable_empty_final_response"

@@ -3,6 +3,9 @@
 import math
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,6 +23,7 @@ RETRIED = (Busy, Draining, ServerGone)
 
 _FIRST_DELAY_S = 0.2
 _MAX_DELAY_S = 0.5
+_HEALTH_S = 10.0
 
 
 class Unset(Enum):
@@ -90,12 +94,37 @@ class Deadline:
             return None
         return max(0.0, self._end_s - time.monotonic())
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Have the questions in the block keep it: see :func:`time_for_question`."""
+        token = _KEPT.set(self)
+        try:
+            yield
+        finally:
+            _KEPT.reset(token)
+
     def error(self) -> TimedOut:
         """Return the error for a caller whose time is up."""
         return TimedOut(
             f"no answer within timeout_s={self._timeout_s:g}; the server may still be at work on "
             "it. Give a longer timeout_s (None for no limit) or ask for fewer samples"
         )
+
+
+# Not an argument of the transports' questions: theirs is a public protocol without one.
+_KEPT: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+
+def time_for_question(most_s: float) -> float:
+    """Return the seconds that a question may take: ``most_s``, or less near a kept deadline."""
+    deadline = _KEPT.get()
+    left_s = None if deadline is None else deadline.left_s()
+    return most_s if left_s is None else min(most_s, left_s)
+
+
+def health_deadline(timeout_s: float | None) -> Deadline:
+    """Return the deadline of a question whether a server is well: soon, or no answer is one."""
+    return Deadline(_HEALTH_S if timeout_s is None else min(timeout_s, _HEALTH_S))
 
 
 class Retries:

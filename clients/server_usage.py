@@ -97,9 +97,10 @@ def served_configuration(url: str, model: str) -> dict[str, int]:
     from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
     from latentry.clients.channel import address_from_arguments, open_channel
+    from latentry.clients.grpc_library import library
     from latentry.serving.wire import THREADS
 
-    with closing(open_channel(address_from_arguments(url))) as channel:
+    with closing(open_channel(library(), address_from_arguments(url))) as channel:
         stub = GRPCInferenceServiceStub(channel)
         config = stub.ModelConfig(service_pb2.ModelConfigRequest(name=model)).config
     batching = config.dynamic_batching

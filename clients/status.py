@@ -5,8 +5,7 @@ UNAVAILABLE, a server that stops is NOT_FOUND, a dead model is INTERNAL.
 """
 
 import re
-
-import grpc
+from typing import Any
 
 from latentry.serving.errors import (
     BadRequest,
@@ -60,13 +59,13 @@ _TEXTS: tuple[tuple[str, type[LatentryError]], ...] = (
     (r"stub process.*(is not healthy|unhealthy)", ServerGone),
     (r"protocol is restricted|larger than max", ServerFault),
 )
-_CODES: dict[grpc.StatusCode | None, type[LatentryError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: BadRequest,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
-    grpc.StatusCode.CANCELLED: Draining,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Busy,
-    grpc.StatusCode.UNAVAILABLE: ServerGone,
+_CODES: dict[str, type[LatentryError]] = {
+    "INVALID_ARGUMENT": BadRequest,
+    "NOT_FOUND": NotFound,
+    "DEADLINE_EXCEEDED": TimedOut,
+    "CANCELLED": Draining,
+    "RESOURCE_EXHAUSTED": Busy,
+    "UNAVAILABLE": ServerGone,
 }
 # The server's own words say it all in the first two; the others say what to do.
 _ADVICE: dict[type[LatentryError], str] = {
@@ -83,20 +82,19 @@ _ADVICE: dict[type[LatentryError], str] = {
 }
 
 
-def error_from_status(code: grpc.StatusCode | None, details: str | None, url: str) -> LatentryError:
+def error_from_status(code: Any, details: str | None, url: str) -> LatentryError:
     """Return the error for a status that the server at ``url`` answered with.
 
     Args:
-        code: gRPC's code; None for an error inside a stream, which is a text alone.
+        code: A ``grpc.StatusCode``; None for an error inside a stream, which is a text alone.
         details: The text.
         url: The server.
     """
+    name = code.name if code else "an error in a stream"
     text = _NOISE.sub("", details or "", count=1)
-    own = _OWN_CODE.match(text)
-    if own:
-        text = text[own.end() :]
-    error_type = _OWN_CODES[own[1]] if own else _type_from_triton(code, text)
-    name = own[1] if own else code.name if code else "in a stream"
+    if own := _OWN_CODE.match(text):
+        name, text = own[1], text[own.end() :]
+    error_type = _OWN_CODES[name] if own else _type_from_triton(name, text)
     text = text or name
     if error_type is not BadRequest and (match := _INVALID_OUTPUT.match(text)):
         seeds = [int(seed) for seed in re.findall(r"[0-9]+", match["seeds"] or "")]
@@ -104,13 +102,13 @@ def error_from_status(code: grpc.StatusCode | None, details: str | None, url: st
     return error_type(_ADVICE[error_type].format(url=url, text=text, code=name))
 
 
-def error_from_rpc(error: grpc.RpcError, url: str) -> LatentryError:
-    """Return the error for a call to ``url`` that gRPC says has failed."""
+def error_from_rpc(error: Any, url: str) -> LatentryError:
+    """Return the error for a call to ``url`` that gRPC says has failed, a ``grpc.RpcError``."""
     return error_from_status(error.code(), error.details(), url)
 
 
-def _type_from_triton(code: grpc.StatusCode | None, text: str) -> type[LatentryError]:
-    if code is grpc.StatusCode.INVALID_ARGUMENT or _REFUSALS.match(text):
+def _type_from_triton(name: str, text: str) -> type[LatentryError]:
+    if name == "INVALID_ARGUMENT" or _REFUSALS.match(text):
         return BadRequest
     by_text = (error for pattern, error in _TEXTS if re.search(pattern, text, re.I | re.S))
-    return next(by_text, _CODES.get(code, ServerFault))
+    return next(by_text, _CODES.get(name, ServerFault))

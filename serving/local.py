@@ -6,10 +6,12 @@ For tests of code that uses a client, for notebooks, and for comparing with a se
         client.generate("digits", seeds=range(8), class_label=7)
 """
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +50,9 @@ class LocalTransport:
             NotFound: There is no such repository, model or version.
             EntryError: An entry is damaged.
         """
+        self._made_anew = partial(
+            type(self), repository, models, threads=threads, model_digest=model_digest
+        )
         self._entries = {
             entry.name: entry for entry in _entries(Path(repository), models, model_digest)
         }
@@ -56,7 +61,11 @@ class LocalTransport:
         self._load_engine = partial(OnnxRuntimeEngine, threads=threads)
         self._generators: dict[str, Generator] = {}
         self._closed = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="latentry-local")
+        self._process = os.getpid()
+        self._thread = _one_thread()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._made_anew, ()
 
     def ready(self) -> bool:
         """Return True."""
@@ -82,6 +91,11 @@ class LocalTransport:
         """Draw one batch."""
         if self._closed:
             raise BadRequest("this transport is closed; make a new one")
+        if self._process != os.getpid():
+            # Neither the thread nor those of the engines came through the fork.
+            self._process = os.getpid()
+            self._thread = _one_thread()
+            self._generators = {}
         return self._thread.submit(self._draw, model, inputs)
 
     def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
@@ -101,7 +115,8 @@ class LocalTransport:
     def close(self) -> None:
         """Let the engines go."""
         self._closed = True
-        self._thread.shutdown()
+        if self._process == os.getpid():
+            self._thread.shutdown()
         self._generators.clear()
 
     def _entry(self, model: str) -> Entry:
@@ -123,6 +138,10 @@ class LocalTransport:
         if isinstance(answer, LatentryError):
             raise answer
         return Reply(version, answer)
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="latentry-local")
 
 
 def _entries(repository: Path, models: tuple[str, ...], model_digest: str | None) -> list[Entry]:

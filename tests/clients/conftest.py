@@ -166,12 +166,16 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.continues: list[bool] = []  # of each request on a stream
         self.hold = threading.Event()
         self.hold.set()
+        self.hold_questions = threading.Event()
+        self.hold_questions.set()
         self.stream_ended = threading.Event()
 
     def _enter(self, name: str, context: grpc.ServicerContext) -> None:
         self.calls.append(name)
         self.metadata.append(dict(context.invocation_metadata()))
         self.deadlines.append(context.time_remaining())
+        if name != "infer":
+            self.hold_questions.wait()
         if self.abort is not None:
             context.abort(*self.abort)
 
@@ -289,6 +293,7 @@ class RunningServer:
     def stop(self) -> None:
         self._server.stop(grace=None).wait(timeout=10)
         self.double.hold.set()
+        self.double.hold_questions.set()
         self._pool.shutdown()
 
 

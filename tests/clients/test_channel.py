@@ -1,3 +1,4 @@
+import grpc
 import pytest
 
 from latentry.clients import BadRequest
@@ -51,9 +52,9 @@ def test_tls_makes_credentials(tmp_path):
     assert address_from_arguments("h:1").credentials is None
     for tls in (True, files[0], files, (None, *files[1:])):
         assert address_from_arguments("h:1", tls=tls).credentials is not None
-    open_channel(address_from_arguments("h:1", tls=True)).close()
+    open_channel(grpc, address_from_arguments("h:1", tls=True)).close()
 
 
 def test_a_new_channel_is_not_connected():
-    with open_channel(address_from_arguments("127.0.0.1:1")) as channel:
+    with open_channel(grpc, address_from_arguments("127.0.0.1:1")) as channel:
         assert not is_connected(channel)

@@ -1,4 +1,5 @@
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
@@ -297,6 +298,42 @@ def test_a_timeout_does_not_cancel_the_call(server, driver):
     step = give_up_in_asyncio if driver.asynchronous else give_up
     driver.run([lambda c: c.info("plain"), step, see_what_becomes_of_it], server.url)
     assert len(errors) == 1
+
+
+QUESTIONS = {
+    "models": lambda c: c.models(),
+    "info": lambda c: c.info("plain"),
+    "generate": lambda c: c.generate("plain", seeds=1),
+    "stream": stream(20),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_question_keeps_timeout_s(server, driver, question):
+    def hang(client):
+        server.double.hold_questions.clear()
+
+    steps = [lambda c: c.models(), hang, QUESTIONS[question]]
+    with pytest.raises(TimedOut, match=r"0\.2"):
+        driver.run(steps, server.url, timeout_s=0.2)
+
+
+def test_the_health_of_a_server_that_hangs(server, driver):
+    def hang(client):
+        server.double.hold_questions.clear()
+
+    steps = [lambda c: c.models(), hang, lambda c: c.health()]
+    health = driver.run(steps, server.url, timeout_s=0.2)[-1]
+    assert not health
+    assert "took the question and did not answer" in health.reason
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_listener_that_is_silent(driver, question):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(TimedOut, match=r"within .*0\.2"):
+            driver.run([QUESTIONS[question]], url, timeout_s=0.2)
 
 
 def test_a_closed_client_says_so(server, driver):
