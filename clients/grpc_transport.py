@@ -426,7 +426,7 @@ def _no_answer(address: Address, seconds: float, connection: _Connection | None)
             "accepts no gRPC connection, or is not reached; is it the address of a server, and "
             "does it hang?"
         )
-    return TimedOut(f"no answer from {address.url} within {seconds:.2g} s: the server {what}")
+    return TimedOut(f"no answer from {address.url} within {seconds:.1f} s: the server {what}")
 
 
 def _response_from_stream(message: Any, address: Address) -> Any:
