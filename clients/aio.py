@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, SupportsIndex, TypeVar
 
 from latentry.clients.adapter import async_transport_from_any
 from latentry.clients.client import PARTS_IN_FLIGHT
@@ -108,7 +108,7 @@ class AsyncClient(PickledByTransport):
         model: str,
         *,
         seeds: Seeds | None = None,
-        n: int | None = None,
+        n: SupportsIndex | None = None,
         class_label: ClassLabels | None = None,
         truncation_psi: Numbers | None = None,
         z: Latents | None = None,
@@ -130,13 +130,13 @@ class AsyncClient(PickledByTransport):
         model: str,
         *,
         seeds: Seeds | None = None,
-        n: int | None = None,
+        n: SupportsIndex | None = None,
         class_label: ClassLabels | None = None,
         truncation_psi: Numbers | None = None,
         z: Latents | None = None,
         w: Latents | None = None,
         format: str = "raw",
-        chunk_size: int | None = None,
+        chunk_size: SupportsIndex | None = None,
         resume: bool = False,
     ) -> AsyncGenerator[StreamChunk, None]:
         """Draw images and give them in chunks as they come; see :meth:`Client.stream`.
@@ -144,9 +144,9 @@ class AsyncClient(PickledByTransport):
         To leave early, close it: ``async with contextlib.aclosing(client.stream(...)) as chunks``.
         """
         arguments = Arguments(seeds, n, class_label, truncation_psi, z, w, format)
-        chunk_size = check_chunk_size(chunk_size)
+        size = check_chunk_size(chunk_size)
         info = await self._info(model, Deadline(self._timeout_s))
-        cursor = StreamCursor(samples_from_arguments(info, arguments), chunk_size)
+        cursor = StreamCursor(samples_from_arguments(info, arguments), size)
         retries = Retries(self._policy, Deadline(None))
         while not cursor.finished:
             cursor.check_model(await self._info(model, Deadline(self._timeout_s)))

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from itertools import islice
 from os import PathLike
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, SupportsIndex, TypeVar
 
 from latentry.clients.pickling import PickledByTransport
 from latentry.clients.requests import (
@@ -122,7 +122,7 @@ class Client(PickledByTransport):
         model: str,
         *,
         seeds: Seeds | None = None,
-        n: int | None = None,
+        n: SupportsIndex | None = None,
         class_label: ClassLabels | None = None,
         truncation_psi: Numbers | None = None,
         z: Latents | None = None,
@@ -167,13 +167,13 @@ class Client(PickledByTransport):
         model: str,
         *,
         seeds: Seeds | None = None,
-        n: int | None = None,
+        n: SupportsIndex | None = None,
         class_label: ClassLabels | None = None,
         truncation_psi: Numbers | None = None,
         z: Latents | None = None,
         w: Latents | None = None,
         format: str = "raw",
-        chunk_size: int | None = None,
+        chunk_size: SupportsIndex | None = None,
         resume: bool = False,
     ) -> Generator[StreamChunk, None, None]:
         """Draw images and give them in chunks as they come; arguments as in :meth:`generate`.
@@ -199,10 +199,10 @@ class Client(PickledByTransport):
                 not delivered. Others as for :meth:`generate`.
         """
         arguments = Arguments(seeds, n, class_label, truncation_psi, z, w, format)
-        chunk_size = check_chunk_size(chunk_size)
+        size = check_chunk_size(chunk_size)
         info = self._info(model, Deadline(self._timeout_s))
         samples = samples_from_arguments(info, arguments)
-        return self._chunks(StreamCursor(samples, chunk_size), resume)
+        return self._chunks(StreamCursor(samples, size), resume)
 
     def models(self) -> list[str]:
         """Return the names of the generators being served, sorted.

@@ -4,17 +4,17 @@ Every rule about what a request may carry is ``latentry.serving``'s: arguments a
 wire form here and then go through the very check that the server makes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentry.clients.arrays import integer, integers, numbers
 from latentry.serving.errors import BadRequest
 from latentry.serving.images import Format, format_from_text
-from latentry.serving.seeds import check_seed, check_seeds, draw_seeds
+from latentry.serving.seeds import MAX_SEED, check_seed, check_seeds, draw_seeds
 from latentry.serving.spec import Input
 from latentry.serving.transport import ModelInfo
 from latentry.serving.wire import (
@@ -28,10 +28,13 @@ from latentry.serving.wire import (
 MAX_RESULT_BYTES = 2**30
 MAX_SAMPLES = 2**24
 
-Seeds = int | Iterable[int]
-ClassLabels = int | Sequence[int] | NDArray[Any]
-Numbers = float | Sequence[float] | NDArray[Any]
-Latents = Sequence[Any] | NDArray[Any]
+# Each of them may also be an array of any library; see latentry.clients.arrays.
+Seeds = SupportsIndex | Iterable[Any]
+ClassLabels = SupportsIndex | Iterable[Any]
+Numbers = SupportsFloat | Iterable[Any]
+Latents = Iterable[Any]
+
+_SEED = f"an integer from 0 to {MAX_SEED}, or several"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Arguments:
     """What a caller gives to ``generate`` or ``stream``, unchecked; see :meth:`Client.generate`."""
 
     seeds: Seeds | None = None
-    n: int | None = None
+    n: SupportsIndex | None = None
     class_label: ClassLabels | None = None
     truncation_psi: Numbers | None = None
     z: Latents | None = None
@@ -96,11 +99,14 @@ def samples_from_arguments(
     """
     image_format = format_from_text(arguments.format)
     kind, value = arguments.latent
-    if kind == "seeds" and not isinstance(value, Sized | int | np.integer):
-        value = list(islice(value, MAX_SAMPLES + 1)) if isinstance(value, Iterable) else value
-    count = _count(kind, value)
-    _check_size(info, count, image_format, max_bytes)
+    if kind == "n":
+        value = integer("n", value, "the number of samples, an integer from 1")
+        _check_size(info, value, image_format, max_bytes)
+    elif isinstance(value, Sized) and getattr(value, "ndim", True):
+        _check_size(info, len(value), image_format, max_bytes)
     request = _latents(kind, value)
+    count = len(next(iter(request.values())))
+    _check_size(info, count, image_format, max_bytes)
     for name, control in arguments.controls.items():
         request[name] = _control(info.spec.find(name), name, control, count)
     if image_format is not Format.RAW:
@@ -132,7 +138,7 @@ def stream_requests(
         yield _stream_request(samples, slice(first, first + size), chunk_size)
 
 
-def check_chunk_size(chunk_size: int | None) -> int | None:
+def check_chunk_size(chunk_size: SupportsIndex | None) -> int | None:
     """Return ``chunk_size`` if a stream may have it.
 
     Raises:
@@ -140,19 +146,11 @@ def check_chunk_size(chunk_size: int | None) -> int | None:
     """
     if chunk_size is None:
         return None
-    is_integer = isinstance(chunk_size, int | np.integer) and not isinstance(chunk_size, bool)
-    if not is_integer or not 1 <= chunk_size <= MAX_STREAMED_SAMPLES:
-        raise BadRequest(
-            f"chunk_size={chunk_size!r}; it takes an integer from 1 to {MAX_STREAMED_SAMPLES}"
-        )
-    return int(chunk_size)
-
-
-def _count(kind: str, value: Any) -> int:
-    if kind == "n":
-        return value if isinstance(value, int) else 1  # what n may be is draw_seeds' to say
-    is_scalar = isinstance(value, np.ndarray) and not value.ndim
-    return len(value) if isinstance(value, Sized) and not is_scalar else 1
+    allowed = f"an integer from 1 to {MAX_STREAMED_SAMPLES}"
+    size = integer("chunk_size", chunk_size, allowed)
+    if not 1 <= size <= MAX_STREAMED_SAMPLES:
+        raise BadRequest(f"chunk_size={size}; it takes {allowed}")
+    return size
 
 
 def _check_size(info: ModelInfo, count: int, image_format: Format, max_bytes: int | None) -> None:
@@ -173,7 +171,7 @@ def _latents(kind: str, value: Any) -> dict[str, NDArray[Any]]:
         return {"seed": _seeds(value)[:, None]}
     if kind == "n":
         return {"seed": draw_seeds(value)[:, None]}
-    return {kind: _float32_from_numbers(kind, value)}
+    return {kind: numbers(kind, value, "rows of numbers", most=MAX_SAMPLES + 1)}
 
 
 def _seeds(seeds: Any) -> NDArray[np.int64]:
@@ -182,17 +180,18 @@ def _seeds(seeds: Any) -> NDArray[np.int64]:
         check_seed(seeds[0])
         check_seed(seeds[-1])
         return np.arange(seeds.start, seeds.stop, seeds.step, dtype=np.int64)
-    return check_seeds(seeds)
+    array = integers("seeds", seeds, _SEED, most=MAX_SAMPLES + 1)
+    if array.ndim > 1:
+        raise BadRequest(f"seeds has shape {list(array.shape)}; give one seed, or a flat list")
+    return check_seeds(array)
 
 
 def _control(item: Input | None, name: str, value: Any, count: int) -> NDArray[Any]:
     """Return a control as [count, 1], one value being for all samples."""
     if item is None:
         return np.zeros((count, 1))  # the model has no such control, and the check says so
-    if item.dtype is np.int64:
-        array: NDArray[Any] = _int64_from_integers(name, value, item.allowed)
-    else:
-        array = _float32_from_numbers(name, value, item.allowed)
+    convert = integers if item.dtype is np.int64 else numbers
+    array: NDArray[Any] = convert(name, value, item.allowed, most=count + 1)
     if array.ndim == 0:
         return np.full((count, 1), array)
     if array.shape not in ((count,), (count, 1)):
@@ -201,41 +200,6 @@ def _control(item: Input | None, name: str, value: Any, count: int) -> NDArray[A
             "give one value for all, or one for each"
         )
     return array.reshape(count, 1)
-
-
-def _int64_from_integers(name: str, value: Any, allowed: str) -> NDArray[np.int64]:
-    array = _array(name, value, allowed, (int, np.integer), "iu")
-    try:
-        return array.astype(np.int64)
-    except OverflowError:
-        raise BadRequest(f"{name} does not fit in 64 bits; it takes {allowed}") from None
-
-
-def _float32_from_numbers(name: str, value: Any, allowed: str = "numbers") -> NDArray[np.float32]:
-    array = _array(name, value, allowed, (int, float, np.integer, np.floating), "iuf")
-    try:
-        with np.errstate(over="ignore"):  # becomes infinity, which the check refuses
-            return np.ascontiguousarray(array.astype(np.float32)).reshape(array.shape)
-    except OverflowError:
-        raise BadRequest(f"{name} does not fit in float32; it takes {allowed}") from None
-
-
-def _array(
-    name: str, value: Any, allowed: str, types: tuple[type, ...], kinds: str
-) -> NDArray[Any]:
-    """Return ``value`` as an array whose elements are all of ``types``, never bool."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in kinds:
-        return value
-    try:
-        # Arrays of other libraries come as they are; lists keep the types that the caller wrote.
-        array = np.asarray(value) if hasattr(value, "__array__") else np.asarray(value, object)
-    except (TypeError, ValueError):
-        raise BadRequest(f"{name} is no array of numbers; it takes {allowed}") from None
-    for element in array.flat:
-        if isinstance(element, bool | np.bool_) or not isinstance(element, types):
-            what = type(element).__name__
-            raise BadRequest(f"{name} holds {element!r}, a {what}; it takes {allowed}")
-    return array
 
 
 def _format_rows(image_format: Format, count: int) -> NDArray[Any]:

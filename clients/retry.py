@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
+from latentry.clients.arrays import number
 from latentry.serving.errors import (
     BadRequest,
     Busy,
@@ -75,18 +77,15 @@ def policy_from_retry_for_s(retry_for_s: float | None) -> RetryPolicy:
     """
     if retry_for_s is None:
         return RetryPolicy()
-    _check_seconds("retry_for_s", retry_for_s)
-    return RetryPolicy(window_s=retry_for_s, max_attempts=None)
+    return RetryPolicy(window_s=_seconds("retry_for_s", retry_for_s), max_attempts=None)
 
 
 class Deadline:
     """The moment at which a caller stops waiting."""
 
     def __init__(self, timeout_s: float | None) -> None:
-        if timeout_s is not None:
-            _check_seconds("timeout_s", timeout_s)
-        self._timeout_s = timeout_s
-        self._end_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self._timeout_s = None if timeout_s is None else _seconds("timeout_s", timeout_s)
+        self._end_s = math.inf if self._timeout_s is None else time.monotonic() + self._timeout_s
 
     def left_s(self) -> float | None:
         """Return the seconds left, not below 0; None without a limit."""
@@ -154,7 +153,12 @@ class Retries:
         return delay_s
 
 
-def _check_seconds(name: str, value: object) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:  # type: ignore[arg-type,operator]
-        raise BadRequest(f"{name}={value!r}; it takes a number of seconds from 0, or None")
+def _seconds(name: str, value: Any) -> float:
+    allowed = "a number of seconds from 0, or None"
+    try:
+        seconds = number(name, value, allowed)
+    except BadRequest:
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds < 0:
+        raise BadRequest(f"{name}={value!r}; it takes {allowed}")
+    return seconds

@@ -40,6 +40,8 @@ def check_seeds(seeds: object) -> NDArray[np.int64]:
         BadRequest: There is none, or one of them is no seed.
     """
     if isinstance(seeds, np.ndarray):
+        if seeds.dtype == np.int64 and seeds.ndim == 1 and seeds.size:
+            return _check_int64(seeds)
         seeds = seeds.tolist()  # a list of ints is checked ten times faster than NumPy scalars
     if isinstance(seeds, str | bytes) or not isinstance(seeds, Iterable):
         return np.array([check_seed(seeds)], np.int64)
@@ -47,6 +49,13 @@ def check_seeds(seeds: object) -> NDArray[np.int64]:
     if not checked:
         raise BadRequest("no seeds were given; give at least one, such as seeds=range(8)")
     return np.array(checked, np.int64)
+
+
+def _check_int64(seeds: NDArray[np.int64]) -> NDArray[np.int64]:
+    outside = (seeds < 0) | (seeds > MAX_SEED)
+    if outside.any():
+        check_seed(seeds[outside][0])
+    return seeds
 
 
 def seed_range(first: int, count: int) -> NDArray[np.int64]:

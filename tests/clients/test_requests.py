@@ -1,4 +1,6 @@
+import array
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -23,10 +25,29 @@ REFUSED = [
     ("plain", {"seeds": -1}, "seed -1 is out of range"),
     ("plain", {"seeds": 2**32}, "seed 4294967296 is out of range"),
     ("plain", {"seeds": range(2**32 - 1, 2**32 + 1)}, "seed 4294967296 is out of range"),
-    ("plain", {"seeds": 1.0}, "seed 1.0 is a float"),
-    ("plain", {"seeds": True}, "seed True is a bool"),
-    ("plain", {"seeds": [1, True]}, "seed True is a bool"),
-    ("plain", {"seeds": "12"}, "seed '12' is a str"),
+    ("plain", {"seeds": 1.0}, "seeds holds 1.0, a float"),
+    ("plain", {"seeds": True}, "seeds holds True, a bool"),
+    ("plain", {"seeds": [1, True]}, "seeds holds True, a bool"),
+    ("plain", {"seeds": "12"}, "seeds holds '12', a str"),
+    ("plain", {"seeds": {1: 2}}, "seeds holds {1: 2}, a dict"),
+    ("plain", {"seeds": {7}}, r"seeds holds \{7\}, a set"),
+    ("plain", {"seeds": b"12"}, "seeds holds b'12', a bytes"),
+    ("plain", {"seeds": ["1"]}, "seeds holds '1', a str"),
+    ("plain", {"seeds": [None]}, "seeds holds None, a NoneType"),
+    ("plain", {"seeds": [[1], [2, 3]]}, r"rows of different shapes, \[1\] and \[2\]"),
+    ("plain", {"seeds": np.array([[1]])}, r"seeds has shape \[1, 1\]; give one seed, or a flat"),
+    ("plain", {"seeds": np.array([True])}, "seeds holds True, a bool"),
+    ("plain", {"seeds": np.array([1.0])}, "seeds holds 1.0, a float"),
+    ("plain", {"seeds": np.array([2**64 - 1], np.uint64)}, "18446744073709551615 does not fit"),
+    ("plain", {"seeds": np.array(["1"])}, "seeds holds '1', a str"),
+    ("plain", {"seeds": 2**70}, "does not fit in 64 bits"),
+    ("plain", {"n": np.array([3])}, r"n=array\(\[3\]\); it takes the number of samples"),
+    ("plain", {"n": np.True_}, "it takes the number of samples"),
+    ("plain", {"n": "3"}, "n='3'; it takes the number of samples"),
+    ("digits", {"seeds": 1, "class_label": {0: 1}}, "class_label holds {0: 1}, a dict"),
+    ("digits", {"seeds": 1, "class_label": itertools.count()}, r"shape \[2\] for 1 samples"),
+    ("plain", {"z": {0: 1}}, "z holds {0: 1}, a dict"),
+    ("plain", {"z": np.array([[1j]])}, "z holds 1j, a complex"),
     ("plain", {"seeds": []}, "no seeds were given"),
     ("plain", {"seeds": range(0)}, "no seeds were given"),
     ("plain", {"n": 0}, "n=0"),
@@ -42,7 +63,7 @@ REFUSED = [
     ("plain", {"z": np.zeros(4, np.float32)}, r"rows of shape \[\]"),
     ("plain", {"z": [[1, 2, 3, float("nan")]]}, "z in row 0 is nan"),
     ("plain", {"z": [[1, 2, 3, 1e300]]}, "z in row 0 is inf"),
-    ("plain", {"z": [[1, 2], [3]]}, "z holds"),
+    ("plain", {"z": [[1, 2], [3]]}, "z holds rows of different shapes"),
     ("plain", {"z": [["1", "2", "3", "4"]]}, "z holds '1', a str"),
     ("plain", {"seeds": 1, "format": "gif"}, "format 'gif' is unknown; use one of raw"),
     ("digits", {"seeds": 1}, "class_label is required by this model"),
@@ -83,11 +104,91 @@ def test_one_class_for_all_or_one_for_each(info, label):
     assert request["class_label"].tolist() == [[2], [2]]
 
 
-@pytest.mark.parametrize("seeds", [7, np.int64(7), [7], (7,), {7}, iter([7]), np.array([7])])
+@pytest.mark.parametrize(
+    "seeds", [7, np.int64(7), [7], (7,), {7: 8}.keys(), iter([7]), np.array([7])]
+)
 def test_seeds_come_in_many_shapes(info, seeds):
     samples = samples_from_arguments(info("plain"), Arguments(seeds=seeds))
     assert samples.seeds is not None
     assert samples.seeds.tolist() == [7]
+
+
+class Exchanged:
+    """An array that speaks DLPack and nothing else."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, **kwargs):
+        return self._array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+class Index:
+    """An integer of another library."""
+
+    def __index__(self):
+        return 7
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        *(np.array([7], dtype) for dtype in ("u1", "i2", "u4", "i4", "u8", ">i8", object)),
+        np.array(7),
+        Exchanged(np.array([7])),
+        Index(),
+        [Index()],
+        [np.array(7)],
+        [np.uint64(7)],
+        array.array("q", [7]),
+        memoryview(np.array([7])),
+    ],
+)
+def test_seeds_of_any_library(info, seeds):
+    samples = samples_from_arguments(info("plain"), Arguments(seeds=seeds))
+    assert samples.seeds is not None
+    assert samples.seeds.tolist() == [7]
+
+
+def test_tensors_of_torch(info):
+    torch = pytest.importorskip("torch")
+
+    def rows(model, **arguments):
+        return samples_from_arguments(info(model), Arguments(**arguments)).rows
+
+    assert rows("plain", seeds=torch.tensor([1, 2])).values.tolist() == [[1], [2]]
+    assert rows("plain", seeds=torch.tensor(5)).values.tolist() == [[5]]
+    assert rows("plain", seeds=[torch.tensor(5), 6]).values.tolist() == [[5], [6]]
+    assert rows("plain", seeds=torch.tensor([1, 2], dtype=torch.uint8)).count == 2
+    assert rows("plain", n=torch.tensor(3)).count == 3
+    labels = rows("digits", seeds=[3, 4], class_label=torch.tensor([1, 2])).controls["class_label"]
+    assert labels.tolist() == [[1], [2]]
+    z = torch.arange(12.0).reshape(3, 4)
+    for kind in (z, z.bfloat16(), z.half(), z.double(), z.clone().requires_grad_(), z.t().t()):
+        for given_z in (kind, list(kind), iter(kind)):
+            assert rows("plain", z=given_z).values.tolist() == z.tolist()
+    psi = rows("mapped", seeds=1, truncation_psi=torch.tensor(0.5, requires_grad=True))
+    assert psi.controls["truncation_psi"].tolist() == [[0.5]]
+    for bad in (torch.tensor([True]), torch.tensor([1.0]), torch.tensor([[1]])):
+        with pytest.raises(BadRequest, match="^seeds h"):
+            rows("plain", seeds=bad)
+
+
+def test_controls_are_read_once(info):
+    labels = (label for label in (1, 2))
+    samples = samples_from_arguments(info("digits"), Arguments(seeds=[3, 4], class_label=labels))
+    assert samples.rows.controls["class_label"].tolist() == [[1], [2]]
+    half = samples_from_arguments(info("mapped"), Arguments(seeds=1, truncation_psi=Fraction(1, 2)))
+    assert half.rows.controls["truncation_psi"].tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize("n", [np.int64(3), np.array(3), Index(), 3])
+def test_n_of_any_library(info, n):
+    count = samples_from_arguments(info("plain"), Arguments(n=n)).rows.count
+    assert count == (7 if isinstance(n, Index) else 3)
 
 
 def test_n_draws_seeds_once(info):

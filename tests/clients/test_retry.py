@@ -1,5 +1,7 @@
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,3 +69,9 @@ def test_a_deadline_without_a_limit():
     assert Deadline(None).left_s() is None
     assert Deadline(0).left_s() == 0
     assert repr(UNSET) == "UNSET"
+
+
+@pytest.mark.parametrize("seconds", [np.float32(0.5), np.int64(3), np.array(2.0), Fraction(1, 2)])
+def test_seconds_of_any_library(seconds):
+    assert Deadline(seconds).left_s() <= 3
+    assert policy_from_retry_for_s(seconds).window_s == float(seconds)

@@ -1,0 +1,145 @@
+"""From whatever people hold numbers in to NumPy: one rule for all arguments; pure.
+
+Arrays of any library by ``__array__`` or DLPack, single numbers by ``__index__`` (``__float__``
+where fractions are meant), anything else that can be iterated, once. A bool is no number, a text no
+list; dicts and sets are refused, having no order of their own.
+"""
+
+import operator
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentry.serving.errors import BadRequest
+
+_NO_LISTS = (str, bytes, bytearray, Mapping, set, frozenset)
+
+
+def integers(name: str, value: Any, allowed: str, *, most: int) -> NDArray[np.int64]:
+    """Return ``value`` as an int64 array: of no dimensions for one number.
+
+    Args:
+        name: Of the argument, for the message.
+        value: What was given.
+        allowed: What may be given, for the message.
+        most: An iterable is read up to this many elements.
+
+    Raises:
+        BadRequest: It holds something else than integers, or one that takes more than 64 bits.
+    """
+    array = _array(name, value, allowed, "iu", most)
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise BadRequest(f"{name} {array.max()} does not fit in 64 bits; it takes {allowed}")
+    return array.astype(np.int64, copy=False)
+
+
+def numbers(name: str, value: Any, allowed: str, *, most: int) -> NDArray[np.float32]:
+    """Return ``value`` as a contiguous float32 array; as :func:`integers`.
+
+    Raises:
+        BadRequest: It holds something else than numbers.
+    """
+    array = _array(name, value, allowed, "iuf", most)
+    with np.errstate(over="ignore"):  # becomes infinity, which the check refuses
+        return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+
+
+def integer(name: str, value: Any, allowed: str) -> int:
+    """Return one integer; raises BadRequest."""
+    try:
+        array = integers(name, value, allowed, most=2)
+    except BadRequest:
+        raise BadRequest(f"{name}={value!r}; it takes {allowed}") from None
+    if array.ndim:
+        raise BadRequest(f"{name}={value!r}; it takes {allowed}")
+    return int(array)
+
+
+def number(name: str, value: Any, allowed: str) -> float:
+    """Return one number; raises BadRequest."""
+    array = _array(name, value, allowed, "iuf", most=2)
+    if array.ndim:
+        raise BadRequest(f"{name} has shape {list(array.shape)}; it takes {allowed}")
+    return float(array)
+
+
+def _array(name: str, value: Any, allowed: str, kinds: str, most: int) -> NDArray[Any]:
+    """Return ``value`` as an array of one of ``kinds``, letters as of NumPy."""
+    if isinstance(value, _NO_LISTS):
+        raise BadRequest(f"{_shown(name, value)}; it takes {allowed}")
+    if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
+        array = _from_library(name, value, allowed)
+        if array.dtype == np.object_:
+            return _array(name, array.tolist(), allowed, kinds, most)
+    elif isinstance(value, Iterable):
+        array = _from_elements(name, list(islice(value, most)), allowed, kinds, most)
+    else:
+        array = _from_number(name, value, allowed, kinds)
+    if array.dtype.kind in kinds or not array.size:
+        return array
+    if array.dtype.name == "bfloat16" and "f" in kinds:
+        return array.astype(np.float32)
+    first = array.flat[0]
+    first = first.item() if isinstance(first, np.generic) else first
+    raise BadRequest(f"{_shown(name, first)}; it takes {allowed}")
+
+
+def _from_library(name: str, value: Any, allowed: str) -> NDArray[Any]:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()  # torch: out of the graph, off the device
+    try:
+        return _numpy(value)
+    except Exception as error:
+        if not hasattr(value, "float"):
+            raise BadRequest(
+                f"{name} is no array for NumPy ({error}); it takes {allowed}"
+            ) from None
+    # torch's bfloat16 is no type of NumPy's.
+    return _numpy(value.float())
+
+
+def _numpy(value: Any) -> NDArray[Any]:
+    return np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
+
+
+def _from_elements(
+    name: str, elements: list[Any], allowed: str, kinds: str, most: int
+) -> NDArray[Any]:
+    """Return an array of numbers, or of rows of the same shape."""
+    types = set(map(type, elements))
+    if types <= {int} or (types <= {int, float} and "f" in kinds):
+        return _from_numbers(name, elements, allowed, np.int64 if types <= {int} else np.float64)
+    arrays = [_array(name, element, allowed, kinds, most) for element in elements]
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1:
+        what = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])
+        raise BadRequest(f"{name} holds rows of different shapes, {what}; it takes {allowed}")
+    if {array.dtype.kind for array in arrays} <= set("iu"):
+        return _from_numbers(name, [array.tolist() for array in arrays], allowed, np.int64)
+    return np.stack(arrays)
+
+
+def _from_number(name: str, value: Any, allowed: str, kinds: str) -> NDArray[Any]:
+    try:
+        if not isinstance(value, bool):
+            return _from_numbers(name, operator.index(value), allowed, np.int64)
+    except TypeError:
+        if "f" in kinds and hasattr(value, "__float__"):
+            return np.array(float(value))
+    raise BadRequest(f"{_shown(name, value)}; it takes {allowed}")
+
+
+def _from_numbers(name: str, values: Any, allowed: str, dtype: Any) -> NDArray[Any]:
+    try:
+        return np.array(values, dtype)
+    except OverflowError:
+        raise BadRequest(f"{name} does not fit in 64 bits; it takes {allowed}") from None
+
+
+def _shown(name: str, value: Any) -> str:
+    text = repr(value)
+    text = text if len(text) <= 60 else f"{text[:60]}..."
+    return f"{name} holds {text}, a {type(value).__name__}"
