@@ -3,11 +3,13 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from latentry.serving.errors import BadRequest
+from latentry.serving.files import read_regular
 
 DEFAULT_URL = "127.0.0.1:8001"
 URL_VARIABLE = "LATENTRY_URL"
@@ -18,6 +20,7 @@ _HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):(?P<
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 _LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|\[::1\]", re.IGNORECASE)
 
+_MOST_PEM_BYTES = 2**24
 _READY = 2  # of gRPC's connectivity states
 
 _OPTIONS = {
@@ -51,8 +54,8 @@ class Address:
     """
 
     url: str
-    credentials: tuple[bytes | None, bytes | None, bytes | None] | None
-    metadata: tuple[tuple[str, str], ...]
+    credentials: tuple[bytes | None, bytes | None, bytes | None] | None = field(repr=False)
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)  # it may hold a token
 
 
 def address_from_arguments(
@@ -63,8 +66,11 @@ def address_from_arguments(
     Raises:
         BadRequest: One of them is not allowed.
     """
-    chosen = url if url is not None else os.environ.get(URL_VARIABLE) or DEFAULT_URL
-    return Address(_check_url(chosen), _credentials(tls), _metadata(headers or {}))
+    source = "address"
+    if url is None:
+        url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
+        source = f"address in the environment's {URL_VARIABLE}"
+    return Address(_check_url(url, source), _credentials(tls), _metadata(headers or {}))
 
 
 def open_channel(grpc: Any, address: Address, *, asynchronous: bool = False) -> Any:
@@ -97,11 +103,29 @@ def is_loopback(url: str) -> bool:
     return bool(_LOOPBACK.fullmatch(url.rpartition(":")[0]))
 
 
-def _check_url(url: str) -> str:
-    match = _HOST_AND_PORT.fullmatch(url)
-    if not match or not 1 <= int(match["port"]) <= 65535:
-        raise BadRequest(f"address {url!r} is not allowed; give HOST:PORT, such as {DEFAULT_URL}")
-    return url
+def _check_url(url: object, source: str) -> str:
+    match = _HOST_AND_PORT.fullmatch(url) if isinstance(url, str) else None
+    if match is None or not 1 <= int(match["port"]) <= 65535:
+        hint = _hint(url) if isinstance(url, str) else ""
+        raise BadRequest(
+            f"{source} {url!r} is not allowed; give HOST:PORT, such as {DEFAULT_URL}{hint}"
+        )
+    return match[0]
+
+
+def _hint(url: str) -> str:
+    """Return what to write instead, where that can be told."""
+    scheme, found, rest = url.partition("://")
+    if found:
+        tls = ", with tls=True (--tls)" if scheme in ("https", "grpcs") else ""
+        return f"; without {scheme}://, a path, or anything else around it{tls}"
+    if url.count(":") > 1:
+        host, _, port = url.rpartition(":")
+        if len(port) < 4:  # more of the address
+            host, port = url, "8001"
+        with suppress(ValueError):
+            return f"; an IPv6 address goes into brackets: [{ip_address(host)}]:{port}"
+    return ""
 
 
 def _credentials(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None] | None:
@@ -119,18 +143,18 @@ def _credentials(tls: Tls) -> tuple[bytes | None, bytes | None, bytes | None] | 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_regular(path, most=_MOST_PEM_BYTES)
     except OSError as error:
         raise BadRequest(f"tls: {os.fspath(path)} cannot be read: {error.strerror}") from error
 
 
 def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    metadata = tuple((name.lower(), value) for name, value in headers.items())
+    metadata = tuple((str(name).lower(), value) for name, value in headers.items())
     for name, value in metadata:
         allowed = _HEADER_NAME.fullmatch(name) and not name.startswith("grpc-")
         if not allowed or name.endswith("-bin"):
             raise BadRequest(f"header {name!r} is not allowed; use a-z, 0-9, _, - and .")
-        if not value.isascii() or not value.isprintable():
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
             # The value may be a secret, so it is not shown.
             raise BadRequest(f"header {name!r} holds something other than printable ASCII")
     return metadata

@@ -13,6 +13,7 @@ from latentry.clients.client import Client
 from latentry.clients.console import echo_json, progress_bar
 from latentry.clients.ranges import parse_classes, parse_seeds
 from latentry.clients.results import GenerateResult
+from latentry.clients.server_options import DEFAULT_SERVER, Server, talks_to_server
 from latentry.serving.errors import BadRequest, LatentryError
 from latentry.serving.images import format_from_text
 from latentry.serving.transport import ModelInfo
@@ -28,16 +29,13 @@ ClassOption = Annotated[
 ]
 PsiOption = Annotated[float | None, typer.Option("--psi", help="truncation_psi; 1 is off.")]
 FormatOption = Annotated[str, typer.Option(help="Format of the files: png, jpeg, webp.")]
-UrlOption = Annotated[
-    str | None,
-    typer.Option(help="HOST:PORT of the server; if left out LATENTRY_URL or 127.0.0.1:8001."),
-]
 RetryOption = Annotated[
     float | None, typer.Option(help="Wait so many seconds for a busy or lost server.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
+@talks_to_server
 def generate(
     model: Model,
     seeds: SeedsOption = None,
@@ -47,7 +45,7 @@ def generate(
     format: FormatOption = "png",
     out: Annotated[Path | None, typer.Option(help="Folder for one file an image.")] = None,
     grid: Annotated[Path | None, typer.Option(help="PNG file for all images in one.")] = None,
-    url: UrlOption = None,
+    server: Server = DEFAULT_SERVER,
     retry_for_s: RetryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,7 +68,7 @@ def generate(
         raise BadRequest(f"--grid {grid} is no PNG file; give a name that ends in .png")
     if seeds is None and n is None:
         seeds = _DEFAULT_SEEDS
-    with Client(url, retry_for_s=retry_for_s) as client:
+    with server.open_client(retry_for_s=retry_for_s) as client:
         result = client.generate(
             model,
             **_samples(seeds, n, class_label),
@@ -88,6 +86,7 @@ def generate(
         typer.echo(line)
 
 
+@talks_to_server
 def stream(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for one file an image.")],
@@ -97,7 +96,7 @@ def stream(
     psi: PsiOption = None,
     format: FormatOption = "png",
     chunk_size: Annotated[int | None, typer.Option(help="Images in a chunk.")] = None,
-    url: UrlOption = None,
+    server: Server = DEFAULT_SERVER,
     retry_for_s: RetryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -115,7 +114,7 @@ def stream(
     samples = _samples(seeds, n, class_label)
     total = n if n is not None else len(samples.get("seeds", ()))
     delivered = 0
-    with Client(url, retry_for_s=retry_for_s) as client:
+    with server.open_client(retry_for_s=retry_for_s) as client:
         chunks = client.stream(
             model,
             **samples,
@@ -140,7 +139,8 @@ def stream(
         typer.echo(f"{delivered} images of {model} in {out}")
 
 
-def health(url: UrlOption = None, as_json: JsonOption = False) -> None:
+@talks_to_server
+def health(server: Server = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
     """Tell whether a server is ready, and what it serves. Exit code 0 ready, 75 not.
 
     For example:
@@ -149,7 +149,7 @@ def health(url: UrlOption = None, as_json: JsonOption = False) -> None:
 
         latentry health --url render-3:8001 --json
     """
-    with Client(url) as client:
+    with server.open_client() as client:
         state = client.health()
         models = [_describe(client, name) for name in state.models]
     if as_json:

@@ -52,6 +52,7 @@ from latentry.clients.profiling_extras import (
     measure_formats,
     measure_streams,
 )
+from latentry.clients.server_options import DEFAULT_SERVER, Server, talks_to_server
 from latentry.clients.server_usage import is_on_this_machine, served_configuration
 from latentry.clients.slo_search import (
     Objective,
@@ -80,13 +81,11 @@ _BUSY_LOAD = 0.3  # of the cores
 OnStep = Callable[[str], None]
 
 
+@talks_to_server
 def profile(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Name of the model.")],
-    url: Annotated[
-        str | None,
-        typer.Option(help="HOST:PORT of the server; LATENTRY_URL or 127.0.0.1:8001 if left out."),
-    ] = None,
+    server: Server = DEFAULT_SERVER,
     repository: Annotated[
         Path, typer.Option(help="Where the entry is, with its perf_input.json.")
     ] = _REPOSITORY,
@@ -150,7 +149,12 @@ def profile(
 
         latentry profile digits --baseline before/report.json --out after
     """
-    address = address_from_arguments(url).url
+    if server.tls or server.ca or server.token_file:
+        raise BadRequest(
+            "profile measures without TLS and tokens, which its load generators do not speak; "
+            "leave out --tls, --ca and --token-file and measure the server itself, on its machine"
+        )
+    address = address_from_arguments(server.url).url
     objective = Objective.parse(slo) if slo is not None else None
     if objective:
         _refuse_sweep_options(context)

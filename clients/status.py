@@ -7,6 +7,7 @@ UNAVAILABLE, a server that stops is NOT_FOUND, a dead model is INTERNAL.
 import re
 from typing import Any
 
+from latentry.clients.connection_errors import error_from_connection, proxy_note
 from latentry.serving.errors import (
     BadRequest,
     Busy,
@@ -94,12 +95,15 @@ def error_from_status(code: Any, details: str | None, url: str) -> LatentryError
     text = _NOISE.sub("", details or "", count=1)
     if own := _OWN_CODE.match(text):
         name, text = own[1], text[own.end() :]
-    error_type = _OWN_CODES[name] if own else _type_from_triton(name, text)
     text = text or name
+    if not own and (failed := error_from_connection(name, text, url)):
+        return failed
+    error_type = _OWN_CODES[name] if own else _type_from_triton(name, text)
     if error_type is not BadRequest and (match := _INVALID_OUTPUT.match(text)):
         seeds = [int(seed) for seed in re.findall(r"[0-9]+", match["seeds"] or "")]
         return InvalidOutput(f"{text}; such images are never delivered", seeds=seeds)
-    return error_type(_ADVICE[error_type].format(url=url, text=text, code=name))
+    note = proxy_note(url) if error_type is ServerGone else ""
+    return error_type(_ADVICE[error_type].format(url=url, text=text, code=name) + note)
 
 
 def error_from_rpc(error: Any, url: str) -> LatentryError:

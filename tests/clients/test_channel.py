@@ -21,6 +21,30 @@ def test_addresses_that_are_refused(url):
         address_from_arguments(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("::1:8001", r"into brackets: \[::1\]:8001"),
+        ("::1", r"into brackets: \[::1\]:8001"),
+        ("2001:db8::1:9", r"into brackets: \[2001:db8::1:9\]:8001"),
+        ("http://render-3:8001", "without http://, a path, or anything else around it$"),
+        ("grpcs://render-3:8001/", r"without grpcs://, .* with tls=True \(--tls\)"),
+        (8001, "address 8001 is not allowed"),
+    ],
+)
+def test_addresses_that_are_refused_with_advice(url, hint):
+    with pytest.raises(BadRequest, match=hint):
+        address_from_arguments(url)
+
+
+def test_a_wrong_variable_is_named_and_an_empty_one_is_none(monkeypatch):
+    monkeypatch.setenv("LATENTRY_URL", "render-3")
+    with pytest.raises(BadRequest, match="in the environment's LATENTRY_URL 'render-3' is not"):
+        address_from_arguments(None)
+    monkeypatch.setenv("LATENTRY_URL", "")
+    assert address_from_arguments(None).url == "127.0.0.1:8001"
+
+
 def test_headers_become_metadata():
     address = address_from_arguments("h:1", headers={"Authorization": "Bearer x"})
     assert address.metadata == (("authorization", "Bearer x"),)
@@ -30,6 +54,13 @@ def test_headers_become_metadata():
 def test_header_names_that_are_refused(name):
     with pytest.raises(BadRequest, match="use a-z, 0-9"):
         address_from_arguments("h:1", headers={name: "x"})
+
+
+@pytest.mark.parametrize("value", [7, None, b"secret"])
+def test_header_values_are_texts(value):
+    with pytest.raises(BadRequest, match="'token' holds something other") as error:
+        address_from_arguments("h:1", headers={"token": value})
+    assert "secret" not in str(error.value)
 
 
 def test_a_bad_header_value_is_not_shown():
