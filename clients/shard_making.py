@@ -30,6 +30,7 @@ from latentry.clients.job_records import (
 )
 from latentry.clients.jobs import Controls, Job, ShardPlan, split
 from latentry.clients.retry import Deadline, Retries, policy_from_retry_for_s
+from latentry.clients.server_options import DEFAULT_SERVER, Server
 from latentry.clients.shards import Sample, data_from_image, pixel_sha256, shard_bytes
 from latentry.clients.storage import storage_from_url
 from latentry.serving.errors import InvalidOutput, JobError, TimedOut
@@ -51,12 +52,12 @@ class Origin:
 
     Attributes:
         repository: The model repository, to draw without a server; None asks the server.
-        url: HOST:PORT of the server.
+        server: The server.
         retry_for_s: Seconds to wait for a server that is busy or gone.
     """
 
     repository: Path | None = None
-    url: str | None = None
+    server: Server = DEFAULT_SERVER
     retry_for_s: float = DEFAULT_RETRY_FOR_S
 
     def open_client(
@@ -72,7 +73,7 @@ class Origin:
         """
         if self.repository is None:
             retry_for_s = self.retry_for_s if patient else None
-            return Client(self.url, timeout_s=None, retry_for_s=retry_for_s)
+            return self.server.open_client(timeout_s=None, retry_for_s=retry_for_s)
         from latentry.serving.local import LocalTransport
 
         transport = LocalTransport(self.repository, (model,), threads=1, model_digest=model_digest)

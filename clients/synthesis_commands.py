@@ -24,6 +24,7 @@ from latentry.clients.job_records import (
     read_job,
 )
 from latentry.clients.jobs import Job, job_from_file
+from latentry.clients.server_options import DEFAULT_SERVER, Server, talks_to_server
 from latentry.clients.shard_making import DEFAULT_RETRY_FOR_S, Origin, SampleDrawer
 from latentry.clients.shards import shard_bytes
 from latentry.clients.storage import storage_from_url
@@ -63,10 +64,6 @@ EngineOption = Annotated[
         help="server: a running one; local: processes here, no server; ray: a Ray cluster."
     ),
 ]
-UrlOption = Annotated[
-    str | None,
-    typer.Option(help="HOST:PORT of the server; if left out LATENTRY_URL or 127.0.0.1:8001."),
-]
 RepositoryOption = Annotated[
     Path, typer.Option(help="The model repository, for --engine local and ray.")
 ]
@@ -80,6 +77,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on sta
 
 
 @app.command()
+@talks_to_server
 def run(
     job: Annotated[Path, typer.Argument(help="The job, a TOML file.")],
     out: Annotated[
@@ -87,7 +85,7 @@ def run(
         typer.Option(help="Folder, or URL that fsspec knows; the job's name if left out."),
     ] = None,
     engine: EngineOption = Engine.SERVER,
-    url: UrlOption = None,
+    server: Server = DEFAULT_SERVER,
     repository: RepositoryOption = _REPOSITORY,
     workers: WorkersOption = None,
     address: Annotated[
@@ -119,7 +117,7 @@ def run(
     """
     what = job_from_file(job)
     where = out or job.stem
-    origin = _origin(engine, url, repository, retry_for_s)
+    origin = _origin(engine, server, repository, retry_for_s)
     if dry_run:
         _show_estimate(what, origin, _count(engine, workers), as_json=as_json)
         return
@@ -141,13 +139,14 @@ def run(
 
 
 @app.command()
+@talks_to_server
 def verify(
     out: OutArgument,
     samples: Annotated[
         int, typer.Option(min=0, help="Draw so many samples again, at random; 0 needs no source.")
     ] = 64,
     engine: EngineOption = Engine.SERVER,
-    url: UrlOption = None,
+    server: Server = DEFAULT_SERVER,
     repository: RepositoryOption = _REPOSITORY,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -160,7 +159,7 @@ def verify(
 
         latentry synthesize verify digits/ --engine local --samples 500
     """
-    origin = _origin(engine, url, repository, DEFAULT_RETRY_FOR_S) if samples else None
+    origin = _origin(engine, server, repository, DEFAULT_RETRY_FOR_S) if samples else None
     count = workers or len(os.sched_getaffinity(0))
     record = read_job(storage_from_url(out))
     with progress_bar("verify", record.samples, quiet=as_json) as progress:
@@ -211,11 +210,14 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
         raise typer.Exit(EXIT_FAULT)
 
 
-def _origin(engine: Engine, url: str | None, repository: Path, retry_for_s: float) -> Origin:
+def _origin(engine: Engine, server: Server, repository: Path, retry_for_s: float) -> Origin:
     if engine is Engine.SERVER:
-        return Origin(url=url, retry_for_s=retry_for_s)
-    if url is not None:
-        raise BadRequest(f"--url goes with --engine server; --engine {engine} needs none")
+        return Origin(server=server, retry_for_s=retry_for_s)
+    if server != DEFAULT_SERVER:
+        raise BadRequest(
+            "--url, --tls, --ca and --token-file go with --engine server; "
+            f"--engine {engine} needs none"
+        )
     return Origin(repository=repository.resolve())
 
 

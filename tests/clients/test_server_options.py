@@ -131,8 +131,30 @@ def test_profile_says_that_it_speaks_neither(capsys, token_file):
         assert "profile measures without TLS and tokens" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["health", "generate", "stream", "profile"])
+def test_a_job_and_its_workers_talk_through_tls(
+    authority, server, tls_url, token_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    job = tmp_path / "job.toml"
+    job.write_text('model = "digits"\n[samples]\nper_class = { "0-2" = 4 }\n')
+    where = ["--url", tls_url, "--ca", str(authority.roots), "--token-file", token_file.name]
+    assert main(["synthesize", str(job), "--out", "out", "--workers", "2", *where]) == 0
+    assert main(["synthesize", "verify", "out", "--workers", "2", *where]) == 0
+    assert server.double.calls.count("infer") + server.double.calls.count("stream") > 0
+    sent = {metadata.get("authorization") for metadata in server.double.metadata}
+    assert sent == {f"Bearer {TOKEN}"}
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(TOKEN.encode() in content for content in written)
+
+
+COMMANDS = (
+    *(["health"], ["generate"], ["stream"], ["profile"]),
+    *(["synthesize", "run"], ["synthesize", "verify"]),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_that_talks_to_a_server_has_the_options(command, capsys):
-    assert main([command, "--help"]) == 0
+    assert main([*command, "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(option in shown for option in ("--url", "--tls", "--ca", "--token-file"))

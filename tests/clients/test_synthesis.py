@@ -500,7 +500,7 @@ def test_help(run: Run, arguments: list[str], words: list[str]) -> None:
         ('model = "nosuch"\n[samples]\nseeds = "0-9"', [], 1, "nosuch"),
         (DIGITS, ["--limit", "0"], 2, "--limit"),
         (DIGITS, ["--workers", "0"], 2, "--workers"),
-        (DIGITS, ["--url", "x:1"], 1, "--url goes with --engine server; --engine local needs none"),
+        (DIGITS, ["--url", "x:1"], 1, "go with --engine server; --engine local needs none"),
         (DIGITS, ["--address", "auto"], 1, "--address goes with --engine ray"),
         (DIGITS, ["--out", "nosuch://x"], 1, "--out nosuch://x: "),
         ('model_digest = "' + "0" * 64 + '"' + DIGITS, [], 1, "with the model digest 00000000"),
