@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from types import FrameType
 from typing import Any, NamedTuple
@@ -67,11 +68,25 @@ COMMANDS = {
     ),
 }
 
-# What only an extra brings; any other module that is missing is a fault of ours.
-_OF_EXTRAS = {
-    *("fsspec", "matplotlib", "onnx", "onnxruntime", "onnxscript", "psutil", "pyarrow"),
-    *("pytriton", "ray", "safetensors", "skimage", "sklearn", "tensorrt", "torch"),
+# The extras that bring a module; any other that is missing is a fault of ours.
+_EXTRAS = {
+    "fsspec": ("synthesis",),
+    "matplotlib": ("profile", "train"),
+    "onnx": ("export",),
+    "onnxruntime": ("cpu", "gpu"),
+    "onnxscript": ("export",),
+    "psutil": ("serve", "profile"),
+    "pyarrow": ("synthesis",),
+    "pytriton": ("serve",),
+    "ray": ("ray",),
+    "safetensors": ("export", "train"),
+    "skimage": ("train",),
+    "sklearn": ("train",),
+    "tensorrt": ("gpu",),
+    "torch": ("export", "train"),
 }
+# What only some systems have.
+_OF_SYSTEMS = ("fcntl", "grp", "pwd", "resource", "termios")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # gRPC writes of every lost connection on standard error; the commands say it themselves.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    with redirect_stdout(_tolerant(sys.stdout)), redirect_stderr(_tolerant(sys.stderr)):
+        return _main([*(sys.argv[1:] if arguments is None else arguments)] or ["--help"])
+
+
+def _main(arguments: Sequence[str]) -> int:
+    name, *rest = arguments
     if name in ("--help", "-h"):
         typer.echo(help_text())
         return 0
@@ -132,10 +152,11 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
     except LatentryError as error:
         return _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _OF_EXTRAS:
+        return _fail(_missing(name, command, error), EXIT_FAULT)
+    except AttributeError as error:
+        if error.obj is not os:
             raise
-        advice = f'pip install "latentry[{command.extras}]"' if command.extras else "install it"
-        return _fail(f"latentry {name} needs {error.name}: {advice}", EXIT_FAULT)
+        return _fail(_needs_linux(name, f"os.{error.name}"), EXIT_FAULT)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
     except OSError as error:
@@ -143,6 +164,59 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
     finally:
         signal.signal(signal.SIGINT, before)
     return 0
+
+
+def _missing(name: str, command: Command, error: ModuleNotFoundError) -> str:
+    """Return what to do about a missing module; raises ``error`` where it is a fault of ours."""
+    module = (error.name or "").partition(".")[0]
+    if module in _OF_SYSTEMS:
+        return _needs_linux(name, module)
+    if module not in _EXTRAS:
+        raise error
+    extras = command.extras.split(",") if command.extras else []
+    if not set(extras) & set(_EXTRAS[module]):
+        extras.append(_EXTRAS[module][0])
+    return f'latentry {name} needs {module}: pip install "latentry[{",".join(extras)}]"'
+
+
+def _needs_linux(name: str, what: str) -> str:
+    return (
+        f"latentry {name} needs Linux: this system has no {what}. health, generate and stream "
+        "run everywhere, with a server elsewhere"
+    )
+
+
+def _tolerant(stream: Any) -> Any:
+    """Return ``stream`` as an output whose reader may leave; None, which a closed one is, as is."""
+    return None if stream is None else _Output(stream)
+
+
+class _Output:
+    """An output whose reader may leave, as of a pipe: then nobody is told, and the work goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return int(self._stream.write(text))
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:

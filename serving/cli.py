@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
 from rich.text import Text
 
 from latentry.serving.files import parse_json, printable, read_regular
 
 if TYPE_CHECKING:
+    from latentry.serving.doctor import Finding
     from latentry.serving.repository import Entry
     from latentry.serving.tritonserver import Endpoint
 
@@ -192,7 +192,8 @@ def list_models(
         for stray in list_strays(repository):
             console.print(Text.assemble(("no entry:", "yellow"), f" {printable(str(stray))}"))
         if not entries:
-            console.print(f"no entries in {repository}; run `latentry export CHECKPOINT` first")
+            line = f"no entries in {repository}; run `latentry export CHECKPOINT` first"
+            console.print(Text(line))
     if errors:
         raise typer.Exit(1)
 
@@ -212,7 +213,7 @@ def remove_model(
     from latentry.serving.repository import remove_entry
 
     for folder in remove_entry(repository, name, version):
-        Console(stderr=True).print(f"removed {folder}")
+        Console(stderr=True, soft_wrap=True).print(Text(f"removed {folder}"))
 
 
 @models.command("tune")
@@ -236,7 +237,7 @@ def tune_model(
     entry = tune_entry(repository, name, changes, model_digest=model_digest)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     values = ", ".join(f"{key} {value}" for key, value in entry.manifest.serving)
-    console.print(f"{name} version {entry.version}: {values}")
+    console.print(Text(f"{name} version {entry.version}: {values}"))
     console.print(f"model digest {entry.manifest.digest[:12]}, as before; restart its server")
 
 
@@ -284,25 +285,28 @@ def doctor(
     if as_json:
         _print_json([finding.__dict__ for finding in findings])
     else:
-        colours = {"ok": "green", "warning": "yellow", "error": "red"}
-        table = Table(box=None, show_header=False)
-        for finding in findings:
-            status = f"[{colours[finding.status]}]{finding.status}[/]"
-            table.add_row(status, finding.name, finding.found)
-            if finding.advice:
-                table.add_row("", "", f"[dim]{finding.advice}[/]")
-        Console().print(table)
+        _print_findings(findings)
     if any(finding.status == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+def _print_findings(findings: "list[Finding]") -> None:
+    colours = {"ok": "green", "warning": "yellow", "error": "red"}
+    names = max(len(finding.name) for finding in findings)
+    console = Console(soft_wrap=True, highlight=False)
+    for finding in findings:
+        status = (f"{finding.status:<8}", colours[finding.status])
+        console.print(Text.assemble(status, f"{finding.name:<{names}}  {finding.found}"))
+        if finding.advice:
+            console.print(Text(" " * (names + 10) + finding.advice, style="dim"))
 
 
 def _install_perf_analyzer() -> None:
     from latentry.serving.perf_analyzer import fetch_perf_analyzer, find_perf_analyzer
 
     found = find_perf_analyzer() or fetch_perf_analyzer()
-    Console(stderr=True, soft_wrap=True, highlight=False).print(
-        f"perf_analyzer {found.version()}: {found.program}"
-    )
+    line = Text(f"perf_analyzer {found.version()}: {found.program}")
+    Console(stderr=True, soft_wrap=True).print(line)
 
 
 def _facts(entry: "Entry") -> dict[str, Any]:

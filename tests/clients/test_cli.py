@@ -1,16 +1,22 @@
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import typer
 from PIL import Image
+from running_server import LATENTRY
 
 from latentry.clients import cli
 from latentry.clients.cli import COMMANDS, Command, main
 from latentry.serving.errors import BadRequest, Busy
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -248,3 +254,125 @@ def test_the_entry_point_runs():
 def test_every_target_names_a_module_and_a_function():
     for command in cli.COMMANDS.values():
         assert re.fullmatch(r"latentry\.[a-z]+\.[a-z_]+:[a-z]+", command.target)
+
+
+@pytest.mark.parametrize(
+    ("module", "extras", "advice"),
+    [
+        ("ray", "synthesis,cpu", 'pip install "latentry[synthesis,cpu,ray]"'),
+        ("pyarrow", "synthesis,cpu", 'pip install "latentry[synthesis,cpu]"'),
+        ("torch.nn", "export,cpu", 'pip install "latentry[export,cpu]"'),
+        ("torch", "", 'pip install "latentry[export]"'),
+        ("onnxruntime", "serve,cpu", 'pip install "latentry[serve,cpu]"'),
+    ],
+)
+def test_advice_brings_what_is_missing(run, command, module, extras, advice):
+    def probe():
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    command(probe, extras)
+    code, _, err = run("probe")
+    assert code == 1
+    assert err.strip().endswith(advice)
+
+
+def test_every_extra_in_an_advice_is_there():
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    there = set(pyproject["project"]["optional-dependencies"])
+    of_commands = {extra for c in COMMANDS.values() for extra in c.extras.split(",") if extra}
+    assert of_commands | {extra for extras in cli._EXTRAS.values() for extra in extras} <= there
+
+
+# As on Windows; macOS lacks the functions of os.
+ELSEWHERE = """
+import os, sys
+for name in ("fcntl", "resource", "pwd", "grp"):
+    sys.modules[name] = None
+for name in ("sched_getaffinity", "memfd_create", "getuid"):
+    if hasattr(os, name):
+        delattr(os, name)
+from latentry.clients.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def run_elsewhere(*arguments):
+    command = [sys.executable, "-c", ELSEWHERE, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["health", "--help"],
+        ["health", "--json"],
+        ["generate", "plain", "--grid", "plain.png"],
+        ["stream", "plain", "--seeds", "0-40", "--out", "images"],
+    ],
+)
+def test_clients_run_on_other_systems(arguments, server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LATENTRY_URL", server.url)
+    done = run_elsewhere(*arguments)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["synthesize", "job.toml"],
+        ["synthesize", "verify", "out"],
+        ["models"],
+        ["profile", "digits"],
+        ["serve"],
+        ["export", "checkpoint"],
+    ],
+)
+def test_other_commands_say_that_they_need_linux(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run_elsewhere(*arguments)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: latentry {arguments[0]} needs Linux: .*\n", done.stderr)
+
+
+def test_a_missing_function_of_the_system_is_one_line(run, command, monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity")
+    command(lambda: typer.echo(os.sched_getaffinity(0)))
+    code, _, err = run("probe")
+    assert (code, "Linux: this system has no os.sched_getaffinity" in err) == (1, True)
+    command(lambda: typer.echo(os.path.nothing))
+    with pytest.raises(AttributeError, match="nothing"):
+        run("probe")
+
+
+PIPES = {
+    "health": 0,
+    "--help": 0,
+    "generate plain --seeds 0-3 --out images": 0,
+    "stream plain --seeds 0-3 --out images --json": 0,
+    "generate plain --seeds=-1": 1,
+    "nonsense": 2,
+}
+
+
+@pytest.mark.parametrize("arguments", PIPES)
+def test_a_reader_that_leaves_changes_no_exit_code(arguments, server, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "LATENTRY_URL": server.url}
+    command = [LATENTRY, *arguments.split()]
+    for errors in (subprocess.PIPE, write):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, stdout=write, stderr=errors, check=False
+        )
+        assert done.returncode == PIPES[arguments]
+        assert b"BrokenPipe" not in (done.stderr or b"")
+    os.close(write)
+    if "images" in arguments:
+        assert len(list((tmp_path / "images").iterdir())) == 4
+
+
+def test_a_closed_output_is_none(server, tmp_path):
+    command = f"exec {LATENTRY} health --url {server.url} >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from latentry.clients.cli import main
+from latentry.serving.doctor import Finding
 
 
 @dataclass
@@ -130,3 +131,16 @@ def test_doctor_installs_what_it_finds_already_there(run: Run, tmp_path: Path) -
     done = run("doctor", "--install", "something")
     assert done.returncode == 2
     assert "perf-analyzer" in done.stderr
+
+
+def test_doctor_cuts_nothing_and_swallows_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advice = 'pip install "latentry[serve,cpu]", then look again at ' + "/long" * 40
+    findings = [Finding("engine", "error", "none", advice), Finding("gpu", "ok", "x" * 200)]
+    monkeypatch.setattr("latentry.serving.doctor.examine", lambda: findings)
+    monkeypatch.setenv("COLUMNS", "80")
+    done = run("doctor")
+    assert done.returncode == 1
+    assert advice in done.stdout
+    assert "x" * 200 in done.stdout
