@@ -55,6 +55,11 @@ _CAUSES: tuple[tuple[str, type[LatentryError], str], ...] = (
         "--retry-for-s 30)",
     ),
     (
+        r"timed out before receiving SETTINGS",
+        ServerGone,
+        "takes the connection and says nothing: it hangs, or is no gRPC server",
+    ),
+    (
         r"errors resolving|DNS resolution failed|Domain name not found",
         ServerGone,
         "is not known: its host name has no address (DNS); is it spelled right?",

@@ -93,6 +93,13 @@ def test_other_protocols(words):
     assert f"{url} is no gRPC server: it speaks another protocol" in str(error)
 
 
+def test_a_listener_that_says_nothing():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        error = failure(f"127.0.0.1:{listener.getsockname()[1]}", retry_for_s=0)
+    assert type(error) is ServerGone
+    assert "takes the connection and says nothing: it hangs, or is no gRPC server" in str(error)
+
+
 def test_an_http_server():
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         thread = threading.Thread(target=server.serve_forever)

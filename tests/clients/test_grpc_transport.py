@@ -4,12 +4,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent import futures
 from contextlib import aclosing
 
 import grpc
 import numpy as np
 import pytest
 from running_server import wait_until
+from tritonclient.grpc import service_pb2_grpc
 
 from latentry.clients import (
     AsyncClient,
@@ -200,6 +202,21 @@ def test_streams(server, driver):
     # With this header an error kills Triton 2.51.
     assert not any("triton_grpc_error" in metadata for metadata in server.double.metadata)
     assert server.double.continues == [False, True]
+
+
+def test_ipv6(server, driver):
+    with futures.ThreadPoolExecutor(4) as pool:
+        on_ipv6 = grpc.server(pool)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(server.double, on_ipv6)
+        try:
+            port = on_ipv6.add_insecure_port("[::1]:0")
+        except RuntimeError:
+            pytest.skip("this machine has no IPv6")
+        on_ipv6.start()
+        names, chunks = driver.run([lambda c: c.models(), stream(20)], f"[::1]:{port}")
+        on_ipv6.stop(None).wait()
+    assert names == ["digits", "mapped", "plain"]
+    assert sum(map(len, chunks)) == 20
 
 
 def test_leaving_a_stream_cancels_it(server):
