@@ -41,7 +41,7 @@ _holders: "WeakSet[Inheritable]" = WeakSet()
 def library() -> Any:
     """Return the module ``grpc``; in a forked process a copy of its own.
 
-    Call it before anything else imports gRPC.
+    What imports gRPC before the first call has its fork handlers, which are unsound.
 
     Raises:
         ServerFault: A copy cannot be loaded here.

@@ -16,6 +16,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from running_server import RunningServer, run_server, wait_until
 
+from latentry.clients.grpc_library import library
+
+library()  # before any test imports gRPC as it comes: its own handlers of a fork are unsound
+
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "training" / "checkpoints"
 

@@ -10,9 +10,8 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
-from client_workers import Images, draw_seven
+from running_server import wait_until
 
 from latentry.clients import AsyncClient, BadRequest, Client
 from latentry.serving.local import LocalTransport
@@ -20,7 +19,7 @@ from latentry.serving.local import LocalTransport
 # Python 3.12 warns of every fork beside threads.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
-METHODS = ("fork", "forkserver", "spawn")
+WORKERS = Path(__file__).resolve().parents[1] / "support" / "client_workers.py"
 CHILD_S = 60
 
 
@@ -72,7 +71,7 @@ def first_pixels(client, seeds=range(3)):
     return client.generate("plain", seeds=seeds).images[:, 0, 0, 0].tolist()
 
 
-def test_a_forked_child_draws_while_its_parent_is_busy(server, wait_until):
+def test_a_forked_child_draws_while_its_parent_is_busy(server):
     client = Client(server.url, timeout_s=20)
     expected = first_pixels(client)
 
@@ -210,29 +209,9 @@ def test_one_asynchronous_client_in_two_event_loops(server):
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("method", METHODS)
-def test_workers_of_a_data_loader(triton, method):
-    data = pytest.importorskip("torch.utils.data")
-    with Client(triton.url, timeout_s=60) as client:
-        images = Images(client)
-        expected = client.generate("wide", seeds=range(len(images))).images
-        loader = data.DataLoader(
-            images, batch_size=4, num_workers=2, multiprocessing_context=method, timeout=CHILD_S
-        )
-        with busy(lambda: client.generate("wide", seeds=range(8))):
-            batches = [batch.numpy() for batch in loader]
-        assert np.array_equal(np.concatenate(batches), expected)
-
-
-@pytest.mark.server
-@pytest.mark.parametrize("method", METHODS)
-def test_a_client_as_the_argument_of_a_process(triton, method):
-    context = multiprocessing.get_context(method)
-    with Client(triton.url, timeout_s=60) as client:
-        expected = client.generate("wide", seeds=[7]).images
-        answers = context.Queue()
-        child = context.Process(target=draw_seven, args=(client, answers))
-        child.start()
-        assert np.array_equal(answers.get(timeout=CHILD_S), expected)
-        child.join(CHILD_S)
-        assert child.exitcode == 0
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_workers_of_a_data_loader_and_other_processes(triton, method):
+    pytest.importorskip("torch", reason="the data loader is torch's")
+    command = [sys.executable, str(WORKERS), triton.url, method]
+    done = subprocess.run(command, timeout=240, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
