@@ -34,7 +34,9 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
         OSError: It is missing, cannot be read, or is a folder, a FIFO, a socket or a device.
     """
     # Without O_NONBLOCK opening a FIFO waits for a writer; for regular files it means nothing.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    # Windows has O_BINARY instead; no descriptor of Python's is inherited, on any system.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
