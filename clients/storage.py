@@ -11,9 +11,7 @@ import errno
 import fcntl
 import hashlib
 import io
-import json
 import os
-import platform
 import re
 import secrets
 import stat
@@ -21,16 +19,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from latentry.clients.job_lock import (
+    LOCK_FILE,
+    MOST_LOCK_BYTES,
+    identity,
+    is_same_file,
+    lock_bytes,
+    owner_in,
+    owner_name,
+    owner_of,
+    started,
+)
 from latentry.serving.errors import BadRequest, JobError, LatentryError, OutOfSpace, ServerGone
-from latentry.serving.files import open_regular, parse_json, read_regular, sha256_regular
+from latentry.serving.files import open_regular, read_regular, sha256_regular
 
-LOCK_FILE = "job.lock"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_NAMESPACE = Path("/proc/self/ns/pid")
 _TEMPORARY = ".tmp-"
 _ATTEMPTS = 3
 MOST_BYTES = 64 * 2**20
-_LOCK_BYTES = 4096
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # An error of the device, or a file that another writer's sweep took away.
 _WRITE_AGAIN = (errno.EIO, errno.ENOENT)
@@ -169,7 +174,7 @@ class LocalFolder:
             self._make_folder()
             descriptor = self._take_lock(take_over)
         except OSError as error:
-            raise self._not_written(LOCK_FILE, len(_lock_bytes()), error) from error
+            raise self._not_written(LOCK_FILE, len(lock_bytes()), error) from error
         try:
             self._sweep()
             yield
@@ -183,16 +188,16 @@ class LocalFolder:
     def owner(self) -> str:
         """Return which process holds the lock."""
         try:
-            owner = _owner_in(read_regular(self.path / LOCK_FILE, most=_LOCK_BYTES))
+            owner = owner_in(read_regular(self.path / LOCK_FILE, most=MOST_LOCK_BYTES))
         except OSError:
             return ""
         if owner is None:
             return ""
-        here = _identity()
+        here = identity()
         gone = all(owner.get(key) == here[key] for key in ("host", "boot", "namespace")) and (
-            _started(owner["pid"]) != owner["started"]
+            started(owner["pid"]) != owner["started"]
         )
-        return "" if gone else _name(owner)
+        return "" if gone else owner_name(owner)
 
     def _write_once(self, name: str, data: bytes) -> None:
         temporary = self.path / f"{_TEMPORARY}{name}-{secrets.token_hex(4)}"
@@ -273,13 +278,13 @@ class LocalFolder:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise OSError(errno.EINVAL, "it is no regular file")
                 self._hold(descriptor)
-                if not _is_same_file(descriptor, path):
+                if not is_same_file(descriptor, path):
                     os.close(descriptor)
                     continue
                 if not take_over:
-                    self._check_owner(_owner(descriptor))
+                    self._check_owner(owner_of(descriptor))
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, _lock_bytes(), 0)
+                os.pwrite(descriptor, lock_bytes(), 0)
                 os.fsync(descriptor)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -292,7 +297,7 @@ class LocalFolder:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise self._at_work(_owner(descriptor) or {}) from None
+            raise self._at_work(owner_of(descriptor) or {}) from None
         except OSError as error:  # a file system without such locks: what is written must do
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
@@ -300,19 +305,19 @@ class LocalFolder:
     def _check_owner(self, owner: dict[str, Any] | None) -> None:
         if owner is None:
             return
-        if {**_identity(), **{key: owner.get(key) for key in ("pid", "started")}} != owner:
+        if {**identity(), **{key: owner.get(key) for key in ("pid", "started")}} != owner:
             raise JobError(
-                f"{self.path} is locked by {_name(owner)}, which cannot be looked at from here "
-                "(another machine, container or boot); when you know that it has ended, say "
+                f"{self.path} is locked by {owner_name(owner)}, which cannot be looked at from "
+                "here (another machine, container or boot); when you know that it has ended, say "
                 "--take-over"
             )
-        if _started(owner["pid"]) == owner["started"]:
+        if started(owner["pid"]) == owner["started"]:
             raise self._at_work(owner)
 
     def _at_work(self, owner: dict[str, Any]) -> JobError:
         return JobError(
-            f"{self.path} is locked by {_name(owner)}, which is at work; wait for it or end it, or "
-            "give another --out"
+            f"{self.path} is locked by {owner_name(owner)}, which is at work; wait for it or "
+            "end it, or give another --out"
         )
 
 
@@ -441,54 +446,6 @@ class ObjectStore:
         return ""
 
 
-def _identity() -> dict[str, Any]:
-    """Return what names this process, and nobody else, as long as it lives."""
-    return {
-        "host": platform.node(),
-        "boot": _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "",
-        "namespace": os.readlink(_NAMESPACE) if _NAMESPACE.exists() else "",
-        "pid": os.getpid(),
-        "started": _started(os.getpid()),
-    }
-
-
-def _lock_bytes() -> bytes:
-    return json.dumps(_identity(), sort_keys=True).encode()
-
-
-def _name(owner: dict[str, Any]) -> str:
-    return f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-
-
-def _started(pid: int) -> str | None:
-    """Return when the process was started, in ticks since boot; None where there is none."""
-    if not _NAMESPACE.exists():
-        return "unknown"  # no Linux: only the kernel's lock and --take-over decide
-    try:
-        # proc(5): what follows the name, which may hold anything, in brackets.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _owner(descriptor: int) -> dict[str, Any] | None:
-    """Return who holds the lock; None for nobody, which a crash while taking it leaves too."""
-    return _owner_in(os.pread(descriptor, _LOCK_BYTES, 0))
-
-
-def _owner_in(data: bytes) -> dict[str, Any] | None:
-    """Return who holds a lock with these bytes; None where they name nobody."""
-    try:
-        owner = parse_json(data)
-    except ValueError:
-        return None
-    kinds = {key: type(value) for key, value in _identity().items()}
-    if not isinstance(owner, dict) or {key: type(owner[key]) for key in owner} != kinds:
-        return None
-    return owner
-
-
 def _size(entry: "os.DirEntry[str]") -> int:
     try:
         found = entry.stat()
@@ -520,12 +477,3 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    """Whether ``path`` still is the open file; a lock's owner removes it when it is done."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(descriptor), found)
