@@ -8,14 +8,15 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 
-.PHONY: demo test check lint types tests format benchmark clean
+.PHONY: demo test test-clients test-others check lint types format benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/python demo.py
 
-# The types are checked beside the tests: neither keeps two cores busy.
+# Two runs beside each other, each with servers and exports of its own, and then the types: a single
+# one would leave a core idle for half of the time.
 test: lint
-	$(MAKE) --no-print-directory --jobs=2 types tests
+	$(MAKE) --no-print-directory --jobs=2 test-clients test-others types
 
 check: lint types
 
@@ -26,8 +27,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-tests: $(STAMP)
-	$(BIN)/pytest
+test-clients: $(STAMP)
+	$(BIN)/pytest tests/clients
+
+test-others: $(STAMP)
+	$(BIN)/pytest tests --ignore tests/clients
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -176,7 +176,7 @@ def test_what_is_not_there_or_no_number(case: str, triton: RunningServer) -> Non
 def test_a_full_queue_a_dead_model_and_a_server_that_stops(repository: Path) -> None:
     many = (("count", "INT64", [1], integers(40)), ("chunk_size", "INT64", [1], integers(1)))
     large, dead = (stream_of(model(name), SEED, *many) for name in (b"large", b"wide"))
-    options = ("--models", "large,wide", "--instances", "1", "--max-queue-size", "1")
+    options = ("--models", "large,wide", "--instances", "1", "--max-queue-size", "3")
     with run_server(repository, *options) as running:
         errors = answers_side_by_side(running.url, large)
         assert {type(error) for error in errors if error} == {Busy}
