@@ -39,7 +39,7 @@ from latentry.serving.errors import (
     TimedOut,
 )
 from latentry.serving.transport import ModelInfo, Reply
-from latentry.serving.wire import CONTINUES, STREAM_MODEL, Arrays
+from latentry.serving.wire import CONTINUES, STREAM_MODEL, TO_BE_CONTINUED, Arrays
 
 # Questions about the server itself are answered at once or not at all.
 QUESTION_TIMEOUT_S = 10.0
@@ -161,8 +161,8 @@ class GrpcTransport:
         messages = iter(outbox.get, None)
         call = connection.stub.ModelStreamInfer(messages, metadata=self._address.metadata)
         try:
-            for position, request in enumerate(requests):
-                outbox.put(_stream_request(request, position))
+            for request in _stream_requests(requests):
+                outbox.put(request)
                 for message in call:
                     response = _response_from_stream(message, self._address)
                     if response.outputs:
@@ -316,8 +316,8 @@ class AsyncGrpcTransport:
         connection = self._connected()
         call = connection.stub.ModelStreamInfer(metadata=self._address.metadata)
         try:
-            for position, request in enumerate(requests):
-                await call.write(_stream_request(request, position))
+            for request in _stream_requests(requests):
+                await call.write(request)
                 while (message := await call.read()) is not connection.grpc.aio.EOF:
                     response = _response_from_stream(message, self._address)
                     if response.outputs:
@@ -435,9 +435,13 @@ def _response_from_stream(message: Any, address: Address) -> Any:
     return message.infer_response
 
 
-def _stream_request(request: Arrays, position: int) -> Any:
-    """Return the ``position``-th request of a stream, from 0."""
-    parameters = {codec.ASK_FINAL_RESPONSE: True}
-    if position:
-        parameters[CONTINUES] = True
-    return codec.infer_request(STREAM_MODEL, request, parameters)
+def _stream_requests(requests: Iterator[Arrays]) -> Iterator[Any]:
+    """Yield the messages of one stream; each says whether others came before and will follow."""
+    request, continues = next(requests, None), False
+    while request is not None:
+        following = next(requests, None)
+        places = {CONTINUES: continues, TO_BE_CONTINUED: following is not None}
+        parameters = {name: True for name, holds in places.items() if holds}
+        parameters[codec.ASK_FINAL_RESPONSE] = True
+        yield codec.infer_request(STREAM_MODEL, request, parameters)
+        request, continues = following, True

@@ -77,7 +77,8 @@ def serve(
     log_level: Annotated[LogLevel, typer.Option(help="How much Triton logs.")] = LogLevel.WARNING,
     log_file: Annotated[Path | None, typer.Option(help="Triton's output, appended.")] = None,
     drain_s: Annotated[
-        float, typer.Option(min=0, help="Seconds that running requests get when stopping.")
+        float,
+        typer.Option(min=0, max=86_400, help="Seconds that running requests get when stopping."),
     ] = 10.0,
     most_memory: Annotated[
         str | None,
@@ -124,9 +125,8 @@ def serve(
         max_queue_size=max_queue_size,
         log_level=log_level.value,
         log_file=log_file,
-        limits=Limits(
-            drain_s=drain_s, most_memory=parse_size(most_memory) if most_memory else None
-        ),
+        limits=Limits(drain_s=drain_s),
+        most_memory=None if most_memory is None else parse_size(most_memory),
         expose_old_server=expose_old_server,
     )
 

@@ -159,9 +159,10 @@ def _shared_memory() -> Iterator[Finding]:
 
 def _private_folder() -> Iterator[Finding]:
     try:
-        from latentry.serving.server_folder import home_of_server_folders
+        from latentry.serving.server_folder import check_starts_programs
 
-        yield Finding("private folder", "ok", str(home_of_server_folders()))
+        if find_tritonserver().wheel is not None:
+            yield Finding("private folder", "ok", str(check_starts_programs()))
     except ImportError:
         return  # an extra is missing, which is said elsewhere
     except (ServeError, OSError) as error:

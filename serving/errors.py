@@ -20,6 +20,7 @@
     └── OutOfSpace          the disk is full; free some and run the same again
 """
 
+import re
 from collections.abc import Sequence
 
 # gRPC refuses long status texts, and clients would read that as something else.
@@ -135,3 +136,8 @@ def wire_text(error: LatentryError) -> str:
     """
     data = f"[{wire_code(error)}] {error}".encode(errors="replace")
     return data[:_LONGEST_WIRE_BYTES].decode(errors="ignore")
+
+
+def is_wire_text(text: str) -> bool:
+    """Whether ``text`` holds that of an error of ours as it travels, Triton's words before it."""
+    return re.search(r"\[(INVALID_ARGUMENT|NOT_FOUND|INTERNAL|UNAVAILABLE)\] ", text) is not None

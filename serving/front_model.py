@@ -56,7 +56,7 @@ class FrontModel:
 
     def _finish_streams(self, requests: list[Any]) -> list[Any]:
         """Draw what a begun stream asks for and refuse everything else."""
-        begun = [FROM_STREAM in request.parameters() for request in requests]
+        begun = [has_parameter(request, FROM_STREAM) for request in requests]
         kept = [request for request, goes_on in zip(requests, begun, strict=True) if goes_on]
         drawn = iter(self._answer(kept) if kept else ())
         return [
@@ -67,6 +67,11 @@ class FrontModel:
 def arrays_from_request(request: Any) -> Arrays:
     """Return the input tensors of a Triton request by name."""
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def has_parameter(request: Any, name: str) -> bool:
+    """Whether a Triton request carries this parameter as true."""
+    return json.loads(request.parameters() or "{}").get(name) is True
 
 
 def triton_error(error: LatentryError) -> Any:

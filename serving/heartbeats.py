@@ -2,8 +2,8 @@
 
 Triton 2.51 notices neither a stopped process nor a call that does not return, and a canary cannot
 see them either: a hung instance is sent nothing more, its neighbours answer. So each process keeps
-one small file in the server's private folder up to date, and looks there for the mark that tells it
-to take nothing new.
+one small file of its server's up to date, in shared memory, where no disk can keep it waiting; and
+looks there for the mark that tells it to take nothing new.
 """
 
 import asyncio
@@ -11,21 +11,22 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from latentry.serving.files import open_regular
+from latentry.serving.files import read_regular
 
-# Names the private folder, in the environment of every process of a server.
-SERVER_FOLDER = "LATENTRY_SERVER_FOLDER"
+# Names the folder of these files, in the environment of every process of a server.
+SIGNS_FOLDER = "LATENTRY_SIGNS_FOLDER"
 HEARTBEATS = "heartbeats"
 DRAIN_MARK = "draining"
 
 BEAT_EVERY_S = 0.5
-_LINGER_S = 0.5
+# For how long a stream counts as under way whose reader takes its time between two requests.
+_NEXT_REQUEST_S = 30.0
 _BEAT_BYTES = 512
 
 
@@ -89,11 +90,12 @@ class Heart:
         self._started_s = self._longest_s = self._own_cpu_s = 0.0
         self._ready = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._folder = Path(os.environ.get(SERVER_FOLDER, ""))
+        self._awaited: deque[asyncio.TimerHandle] = deque()
+        self._folder = Path(os.environ.get(SIGNS_FOLDER, ""))
         self._file: int | None = None
         self._writing = threading.Lock()
         self._draining_since_s: float | None = None
-        if SERVER_FOLDER in os.environ:
+        if SIGNS_FOLDER in os.environ:
             path = self._folder / HEARTBEATS / f"{process}.json"
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._beat()
@@ -124,17 +126,24 @@ class Heart:
             self._ended += 1
             self._under_way = 0
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
+    def begin_request(self, *, continues: bool) -> None:
         """Count a request that is answered beside others, on the event loop.
 
-        It counts for a moment longer, in which its stream may go on with another one.
+        Args:
+            continues: It goes on with a stream of which a request was counted before.
         """
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            asyncio.get_running_loop().call_later(_LINGER_S, self._let_go)
+        if continues and self._awaited:
+            self._awaited.popleft().cancel()  # it was counted all the time
+        else:
+            self._under_way += 1
+
+    def end_request(self, *, to_be_continued: bool) -> None:
+        """Count the end of a request; one whose stream goes on is waited for, for a while."""
+        if to_be_continued:
+            loop = asyncio.get_running_loop()
+            self._awaited.append(loop.call_later(_NEXT_REQUEST_S, self._stop_waiting))
+        else:
+            self._under_way -= 1
 
     def move_to_loop(self) -> None:
         """Beat from the running event loop from now on, so that a blocked loop falls silent."""
@@ -142,7 +151,8 @@ class Heart:
             self._loop = asyncio.get_running_loop()
             self._beat_from_loop()
 
-    def _let_go(self) -> None:
+    def _stop_waiting(self) -> None:
+        self._awaited.popleft()
         self._under_way -= 1
 
     def _beat_from_thread(self) -> None:
@@ -187,35 +197,18 @@ class Heart:
             os.pwrite(file, text.ljust(_BEAT_BYTES), 0)
 
 
-class BeatReader:
-    """Reads the beats of one server's processes.
+def read_beats(folder: Path) -> list[Beat]:
+    """Return the newest beat of every process of the server with this folder of signs.
 
-    Files once found stay open, so that a cleaner of temporary files silences nobody.
+    One that is just being written is left out.
     """
-
-    def __init__(self, folder: Path) -> None:
-        """Read from the server's private folder."""
-        self._folder = folder / HEARTBEATS
-        self._files: dict[str, BinaryIO] = {}
-
-    def read(self) -> list[Beat]:
-        """Return the newest beat of every process; one that is just being written is left out."""
-        for path in self._folder.glob("*.json"):
-            if path.name not in self._files:
-                with suppress(OSError):
-                    self._files[path.name] = open_regular(path)
-        found = (_read_beat(file) for _, file in sorted(self._files.items()))
-        return [beat for beat in found if beat]
-
-    def close(self) -> None:
-        """Let the files go."""
-        for file in self._files.values():
-            file.close()
+    found = (_read_beat(path) for path in sorted((folder / HEARTBEATS).glob("*.json")))
+    return [beat for beat in found if beat]
 
 
-def _read_beat(file: BinaryIO) -> Beat | None:
+def _read_beat(path: Path) -> Beat | None:
     try:
-        fields = json.loads(os.pread(file.fileno(), _BEAT_BYTES, 0))
+        fields = json.loads(read_regular(path, most=_BEAT_BYTES))
         if fields.pop("end") == fields["number"]:
             return Beat(**fields)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from latentry.serving.errors import BadRequest
+from latentry.serving.errors import BadRequest, ServeError
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(
@@ -27,9 +27,10 @@ def parse_size(text: str) -> int:
         BadRequest: It is something else.
     """
     match = _SIZE.fullmatch(text.strip())
-    if not match:
+    size = round(float(match["number"]) * _UNITS[match["unit"].upper()]) if match else 0
+    if not size:
         raise BadRequest(f"{text!r} is no size; give a number and a unit, such as 800MiB or 4GiB")
-    return round(float(match["number"]) * _UNITS[match["unit"].upper()])
+    return size
 
 
 def used_bytes(processes: Iterable[psutil.Process]) -> int:
@@ -43,6 +44,38 @@ def used_bytes(processes: Iterable[psutil.Process]) -> int:
     return total
 
 
+class MemoryLimit:
+    """The memory above which a server is started again; the same for all its lives."""
+
+    def __init__(self, most: int | None) -> None:
+        """Take ``most`` bytes, or None for :func:`default_limit` of the first life."""
+        self._given = most
+        self._most: int | None = None
+
+    def settle(self, ready_bytes: int) -> int:
+        """Return the limit, given what a life takes when it is ready.
+
+        Only what the first one takes counts: later ones may be flooded before they are ready.
+
+        Raises:
+            ServeError: The first one takes more than was allowed.
+        """
+        if self._most is None:
+            self._most = self._given or default_limit(ready_bytes)
+            if ready_bytes > self._most:
+                raise ServeError(
+                    f"the server takes {mib(ready_bytes)} when it is ready, more than "
+                    f"--most-memory allows ({mib(self._most)}); allow more, or serve fewer models "
+                    "or instances"
+                )
+        return self._most
+
+
+def mib(size: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{size / 2**20:.0f} MiB"
+
+
 def default_limit(ready_bytes: int) -> int:
     """Return the limit for a server that took ``ready_bytes`` when it became ready.
 
@@ -53,4 +86,4 @@ def default_limit(ready_bytes: int) -> int:
     if _CONTAINER.exists() and (text := _CONTAINER.read_text().strip()).isdecimal():
         machine = min(machine, int(text))
     wanted = ready_bytes + max(_GROWTH_BYTES, ready_bytes)
-    return max(min(wanted, machine * 9 // 10), ready_bytes * 5 // 4)
+    return max(min(wanted, machine * 9 // 10), ready_bytes * 21 // 20)

@@ -18,7 +18,11 @@ from latentry.serving.repository import (
     verify_entry,
     with_serving,
 )
-from latentry.serving.server_folder import create_server_folder, sweep_server_folders
+from latentry.serving.server_folder import (
+    check_starts_programs,
+    create_server_folder,
+    sweep_server_folders,
+)
 from latentry.serving.server_life import Limits
 from latentry.serving.supervisor import OnReady, Supervisor
 from latentry.serving.tritonserver import Endpoint, Installation, find_tritonserver
@@ -45,7 +49,9 @@ class ServeOptions:
             None leaves it to the manifest.
         log_level: One of error, warning, info, debug.
         log_file: Where Triton's output goes; None keeps it in the private folder.
-        limits: How long things may take, and how much memory.
+        limits: How long things may take.
+        most_memory: Bytes above which the server is drained and started again; None for
+            :func:`latentry.serving.memory.default_limit`.
         expose_old_server: Whether the wheel's old server may listen beyond loopback.
     """
 
@@ -62,6 +68,7 @@ class ServeOptions:
     log_level: str = "warning"
     log_file: Path | None = None
     limits: Limits = Limits()
+    most_memory: int | None = None
     expose_old_server: bool = False
 
 
@@ -79,6 +86,8 @@ def serve(options: ServeOptions, on_ready: OnReady) -> None:
     """
     installation = find_tritonserver()
     _check_exposure(options, installation)
+    if installation.wheel is not None:
+        check_starts_programs()
     entries = _verified_entries(options)
     for server_id in sweep_server_folders():
         _LOGGER.warning("cleaned up after server %s, which was killed", server_id)
@@ -89,6 +98,7 @@ def serve(options: ServeOptions, on_ready: OnReady) -> None:
     ):
         Supervisor(
             *(installation, endpoint, folder, entries, signals, options.limits),
+            most_memory=options.most_memory,
             log_level=options.log_level,
             log_file=options.log_file,
         ).run(on_ready)
@@ -137,7 +147,7 @@ def _is_loopback(address: str) -> bool:
 
 @contextlib.contextmanager
 def _ports(options: ServeOptions) -> Iterator[Endpoint]:
-    """Hold the two ports, so that no other program gets one, between two starts neither.
+    """Hold the two ports, so that no other program is given one, between two starts neither.
 
     Triton may listen on them all the same.
     """

@@ -67,6 +67,11 @@ class ServerFolder:
         return self.path / "tritonserver.log"
 
     @property
+    def signs(self) -> Path:
+        """Where its processes give signs of life and find the mark to take nothing new."""
+        return _SHM / f"{self.shm_prefix}signs"
+
+    @property
     def shm_prefix(self) -> str:
         """How the names of this server's shared-memory regions begin."""
         return f"latentry_{self.server_id}_"
@@ -76,13 +81,11 @@ class ServerFolder:
 
         The folder itself is made where it is missing, and kept locked from then on.
         """
-        _home()
-        self.path.mkdir(mode=0o700, exist_ok=True)
         self._hold_lock()
-        for part in (self.repository, self.backends, self.path / HEARTBEATS):
+        for part in (self.repository, self.backends, self.signs):
             shutil.rmtree(part, ignore_errors=True)
-        (self.path / DRAIN_MARK).unlink(missing_ok=True)
-        (self.path / HEARTBEATS).mkdir()
+        self.signs.mkdir(mode=0o700)
+        (self.signs / HEARTBEATS).mkdir()
         for entry in entries:
             _link_entry(entry, self.repository)
         _copy_stream_model(self.repository)
@@ -90,7 +93,7 @@ class ServerFolder:
     def mark_draining(self) -> bool:
         """Tell the models to take nothing new; False where that cannot be told."""
         try:
-            (self.path / DRAIN_MARK).touch()
+            (self.signs / DRAIN_MARK).touch()
         except OSError:
             return False
         return True
@@ -103,7 +106,7 @@ class ServerFolder:
         """
         for region in _SHM.glob(f"{self.shm_prefix}*"):
             with suppress(OSError):
-                region.chmod(0o600)
+                region.chmod(0o700 if region == self.signs else 0o600)
 
     def kill_leftovers(self) -> None:
         """Kill every process of this server and remove its shared memory."""
@@ -112,6 +115,7 @@ class ServerFolder:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(marked, timeout=5)
+        shutil.rmtree(self.signs, ignore_errors=True)
         for region in _SHM.glob(f"{self.shm_prefix}*"):
             region.unlink(missing_ok=True)
 
@@ -121,10 +125,19 @@ class ServerFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _hold_lock(self) -> None:
-        if self._lock is not None and self.lock_file.exists():
-            return
-        self._lock = self.lock_file.open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        """Make the folder where it is missing, wherever there is one now, and lock it."""
+        while self._lock is None or not self._is_locked(self._lock):
+            self.path = _home() / self.server_id
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            self._lock = self.lock_file.open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def _is_locked(self, lock: IO[str]) -> bool:
+        """Whether ``lock`` still is the file there; a sweep may have been quicker."""
+        try:
+            return os.path.samestat(os.fstat(lock.fileno()), self.lock_file.stat())
+        except OSError:
+            return False
 
     def _owns(self, process: psutil.Process) -> bool:
         try:
@@ -135,14 +148,9 @@ class ServerFolder:
 
 @contextmanager
 def create_server_folder() -> Iterator[ServerFolder]:
-    """Give a new private folder; it and all that belongs to it is removed afterwards.
-
-    Raises:
-        ServeError: As for :func:`home_of_server_folders`.
-    """
-    home = home_of_server_folders()
+    """Give a new private folder; it and all that belongs to it is removed afterwards."""
     server_id = secrets.token_hex(4)
-    folder = ServerFolder(home / server_id, server_id)
+    folder = ServerFolder(_home() / server_id, server_id)
     try:
         yield folder
     finally:
@@ -189,11 +197,11 @@ def remove_stub_folders(since: float) -> None:
                 folder.rmdir()
 
 
-def home_of_server_folders() -> Path:
-    """Return the folder of all server folders of this user; it is made where it is missing.
+def check_starts_programs() -> Path:
+    """Return the folder of all server folders, from which the wheel's model processes are started.
 
     Raises:
-        ServeError: Others can look into it, or no programs can be started from it.
+        ServeError: Others can look into it, or its file system starts no programs.
     """
     home = _home()
     if os.statvfs(home).f_flag & os.ST_NOEXEC:
@@ -205,8 +213,10 @@ def home_of_server_folders() -> Path:
 
 
 def _home() -> Path:
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    home = Path(base) / f"latentry-{os.getuid()}"
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    # That of a session goes with the session, which a server under nohup outlives.
+    base = base if base.is_dir() else Path(tempfile.gettempdir())
+    home = base / f"latentry-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
     status = home.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077 or home.is_symlink():

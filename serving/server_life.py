@@ -8,6 +8,7 @@ that is seen to from outside.
 import contextlib
 import itertools
 import logging
+import math
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,8 +19,8 @@ import psutil
 
 from latentry.serving.canary import Canary, NoGolden, Pending, QueueFull
 from latentry.serving.errors import ServeError
-from latentry.serving.heartbeats import BEAT_EVERY_S, BeatReader
-from latentry.serving.memory import default_limit, used_bytes
+from latentry.serving.heartbeats import BEAT_EVERY_S, read_beats
+from latentry.serving.memory import MemoryLimit, mib, used_bytes
 from latentry.serving.probe import Probe
 from latentry.serving.repository import Entry
 from latentry.serving.server_folder import ServerFolder
@@ -37,8 +38,17 @@ _SAY_EVERY_S = 15.0
 _LAST_ANSWERS_S = 2.0
 
 
+# What is drained because of its memory must not grow on meanwhile.
+_LONGEST_FULL_DRAIN_S = 10.0
+_MOST_OVER_LIMIT = 1.5
+
+
 class Full(Exception):
     """The server should be drained and started again; the text says why."""
+
+
+class _Stopped(Exception):
+    """The supervisor was told to stop."""
 
 
 class Signals(Protocol):
@@ -59,14 +69,11 @@ class Limits:
         start_s: Longest time without a sign of life until ready.
         canary_s: Longest time in which a model answers nobody and is at work on nothing.
         drain_s: Longest time for running requests after the signal to stop.
-        most_memory: Bytes above which the server is drained and started again; None for
-            :func:`latentry.serving.memory.default_limit`.
     """
 
     start_s: float = 60.0
     canary_s: float = 30.0
     drain_s: float = 10.0
-    most_memory: int | None = None
 
 
 class ServerLife:
@@ -80,18 +87,20 @@ class ServerLife:
         entries: list[Entry],
         signals: Signals,
         limits: Limits,
+        memory: MemoryLimit,
     ) -> None:
         self._process = process
+        self._endpoint = endpoint
+        self._memory = memory
         self._folder = folder
         self._entries = entries
         self._signals = signals
         self._limits = limits
         self._clock = WatchClock()
-        self._vitals = Vitals(self._clock)
-        self._beats = BeatReader(folder.path)
         self._canary = Canary(endpoint.url, entries)
         self._probe = Probe(endpoint.url, self._clock.look)
         self._expected = sum(entry.manifest.serving.instances for entry in entries) + 1
+        self._vitals = Vitals(self._clock, self._expected)
         self._stubs: list[psutil.Process] = []
         self._looked_s = 0.0
 
@@ -99,7 +108,6 @@ class ServerLife:
         """Give up the connections to it."""
         self._canary.close()
         self._probe.close()
-        self._beats.close()
 
     def wait_until_ready(self) -> None:
         """Return when it has drawn every golden, or when told to stop.
@@ -110,7 +118,7 @@ class ServerLife:
         """
         progress = self._progress()
         self._probe.step()
-        while not self._probe.ready:
+        while not (self._probe.ready and self._vitals.ready >= self._expected):
             if self._signals.stops:
                 return
             next(progress)
@@ -119,6 +127,8 @@ class ServerLife:
             self._folder.close_shared_memory()
         try:
             warnings = self._canary.check_all(self._patience)
+        except _Stopped:
+            return
         except NoGolden as error:
             raise Died(str(error)) from error
         for warning in warnings:
@@ -138,28 +148,55 @@ class ServerLife:
         rounds = (self._canary_rounds(), self._memory_rounds())
         while not self._signals.stops:
             self._tick()
-            if self._probe.step():
-                raise Died("tritonserver does not answer whether it is ready")
+            self._check_answers()
             for steps in rounds:
                 next(steps)
 
-    def drain(self) -> None:
+    def drain(self, *, full: bool = False) -> None:
         """Refuse what is new, let streams finish, then let Triton finish what it has and end.
 
-        A second signal, or the time, ends the patience.
+        A second signal, or the time, ends the patience; where it is ``full``, ten seconds at most,
+        and growing on.
         """
-        deadline_s = time.monotonic() + self._limits.drain_s
-        with contextlib.suppress(Died):
+        longest_s = _LONGEST_FULL_DRAIN_S if full else math.inf
+        deadline_s = time.monotonic() + min(self._limits.drain_s, longest_s)
+        rounds = self._memory_rounds(_MOST_OVER_LIMIT) if full else itertools.repeat(None)
+        with contextlib.suppress(Died, Full):
             # Triton breaks streams when it is told to end; so it is told when none is left.
             if self._folder.mark_draining():
                 while not self._vitals.is_drained(STREAM_MODEL) and self._patient(deadline_s):
                     self._tick(at_once=True)
-            self._process.terminate()
-            last_s = max(deadline_s, time.monotonic() + _LAST_ANSWERS_S)
-            # Triton lets its model processes go when no request is left, and then takes seconds
-            # to end; nothing is lost by not waiting for that.
-            while self._patient(last_s):
-                self._tick()
+                    self._check_answers()
+                    next(rounds)
+        self.close()
+        self._process.terminate()
+        last_s = max(deadline_s, time.monotonic() + _LAST_ANSWERS_S)
+        while self._patient(last_s) and self._has_to_deliver():
+            time.sleep(TICK_S)
+
+    def _has_to_deliver(self) -> bool:
+        """Whether Triton may have answers yet that it has not handed over.
+
+        It lets its model processes go when no request is left, and hands over what slow readers
+        have not taken yet; then it takes seconds to end, for which nobody has to wait.
+        """
+        if self._process.poll() is not None:
+            return False
+        if not any(_has_ended(stub) for stub in self._stubs):
+            return True
+        try:
+            connections = psutil.Process(self._process.pid).net_connections(kind="tcp")
+        except psutil.Error:
+            return True
+        return any(
+            connection.status == psutil.CONN_ESTABLISHED
+            and connection.laddr.port == self._endpoint.port
+            for connection in connections
+        )
+
+    def _check_answers(self) -> None:
+        if self._probe.step():
+            raise Died("tritonserver does not answer whether it is ready")
 
     def _patient(self, deadline_s: float) -> bool:
         return time.monotonic() < deadline_s and self._signals.stops < 2
@@ -176,7 +213,7 @@ class ServerLife:
         if any(_has_ended(stub) for stub in self._stubs):
             raise Died("a model process died")
         if at_once or self._clock.look() - self._looked_s >= BEAT_EVERY_S:
-            self._vitals.look(self._beats.read())
+            self._vitals.look(read_beats(self._folder.signs))
             self._looked_s = self._clock.now_s
 
     def _progress(self) -> Iterator[None]:
@@ -185,7 +222,9 @@ class ServerLife:
         said_s = _SAY_EVERY_S
         while True:
             now_s = self._clock.look()
-            signs = (self._vitals.processes, self._vitals.ready, round(self._cpu_s()))
+            # Once all are ready, processor time is no sign that anything goes on.
+            busy_s = round(self._cpu_s()) if self._vitals.ready < self._expected else 0
+            signs = (self._vitals.processes, self._vitals.ready, busy_s)
             if signs != last:
                 last, last_s = signs, now_s
             elif now_s - last_s > self._limits.start_s:
@@ -221,27 +260,19 @@ class ServerLife:
     def _patience(self, model: str, waited_s: float) -> bool:
         """Return whether to go on waiting for a golden of ``model``."""
         self._look()
+        self._check_answers()
         if self._signals.stops:
-            raise NoGolden("told to stop")
+            raise _Stopped
         return waited_s < self._limits.canary_s or self._vitals.is_running(model)
 
-    def _memory_rounds(self) -> Iterator[None]:
-        """Compare its memory with the limit every few seconds; one step at each tick."""
+    def _memory_rounds(self, times: float = 1.0) -> Iterator[None]:
+        """Compare its memory with ``times`` the limit now and then; one step at each tick."""
         processes = [psutil.Process(self._process.pid), *self._stubs]
-        ready_bytes = used_bytes(processes)
-        most = self._limits.most_memory or default_limit(ready_bytes)
-        if ready_bytes > most:
-            raise ServeError(
-                f"the server takes {ready_bytes / 2**20:.0f} MiB when it is ready, more than "
-                f"--most-memory allows ({most / 2**20:.0f} MiB); allow more, or serve fewer models "
-                "or instances"
-            )
+        most = round(times * self._memory.settle(used_bytes(processes)))
         while True:
-            yield from _wait(_MEMORY_EVERY_S)
+            yield from _wait(_MEMORY_EVERY_S / times)
             if (used := used_bytes(processes)) > most:
-                raise Full(
-                    f"the server takes {used / 2**20:.0f} MiB, more than {most / 2**20:.0f} MiB"
-                )
+                raise Full(f"the server takes {mib(used)}, more than {mib(most)}")
 
     def _canary_rounds(self) -> Iterator[None]:
         """Ask for one golden after the other, never waiting; one step at each tick."""

@@ -12,10 +12,17 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from latentry.serving.errors import BadRequest, LatentryError, NotFound, ServerFault
+from latentry.serving.errors import (
+    BadRequest,
+    LatentryError,
+    NotFound,
+    ServerFault,
+    is_wire_text,
+)
 from latentry.serving.front_model import (
     arrays_from_request,
     exit_with_parent,
+    has_parameter,
     shutting_down,
     triton_error,
 )
@@ -23,7 +30,7 @@ from latentry.serving.heartbeats import Heart
 from latentry.serving.manifest import Manifest
 from latentry.serving.repository import newest_entries
 from latentry.serving.streaming import StreamRequest, stream_from_request, text_from_tensor
-from latentry.serving.wire import CONTINUES, FROM_STREAM
+from latentry.serving.wire import CONTINUES, FROM_STREAM, TO_BE_CONTINUED
 
 # One chunk is drawn while the next waits in the queue, so the engines never idle.
 _IN_FLIGHT = 2
@@ -57,25 +64,30 @@ class StreamModel:
 
     async def _answer(self, request: Any) -> None:
         sender = request.get_response_sender()
-        with self._heart.request():
-            try:
-                await self._stream(request, sender)
-            except LatentryError as error:
-                _end(sender, triton_error(error))
-            except _ChunkFailed as failed:
-                # Already one of the contract's errors, from the model itself or from Triton's
-                # queue; unless Triton stops, which it says in many ways.
-                stopping = self._heart.draining_for_s > 0
-                _end(sender, triton_error(shutting_down()) if stopping else failed.triton_error)
-            except Exception as error:
-                # Without an end mark the caller would wait forever.
-                _end(sender, triton_error(ServerFault(repr(error))))
-            else:
-                _end(sender)
+        continues = has_parameter(request, CONTINUES)
+        self._heart.begin_request(continues=continues)
+        goes_on = False
+        try:
+            if self._heart.draining_for_s and not continues:
+                raise shutting_down()
+            await self._stream(request, sender)
+            goes_on = has_parameter(request, TO_BE_CONTINUED) and not sender.is_cancelled()
+        except LatentryError as error:
+            _end(sender, triton_error(error))
+        except _ChunkFailed as failed:
+            # Already one of the contract's errors, from the model itself or from Triton's queue;
+            # unless Triton stops, which it says in many ways, never in brackets.
+            stopping = self._heart.draining_for_s and not is_wire_text(str(failed))
+            _end(sender, triton_error(shutting_down()) if stopping else failed.triton_error)
+        except Exception as error:
+            # Without an end mark the caller would wait forever.
+            _end(sender, triton_error(ServerFault(repr(error))))
+        else:
+            _end(sender)
+        finally:
+            self._heart.end_request(to_be_continued=goes_on)
 
     async def _stream(self, request: Any, sender: Any) -> None:
-        if self._heart.draining_for_s and CONTINUES not in request.parameters():
-            raise shutting_down()
         tensors = arrays_from_request(request)
         if "model" not in tensors:
             raise BadRequest("model is missing; name the generator to draw with")

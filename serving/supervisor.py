@@ -16,6 +16,7 @@ from pathlib import Path
 
 from latentry.serving.errors import ServeError
 from latentry.serving.files import last_lines
+from latentry.serving.memory import MemoryLimit
 from latentry.serving.repository import Entry
 from latentry.serving.server_folder import ServerFolder, remove_stub_folders
 from latentry.serving.server_life import TICK_S, Full, Limits, ServerLife, Signals
@@ -53,6 +54,7 @@ class Supervisor:
         signals: Signals,
         limits: Limits,
         *,
+        most_memory: int | None,
         log_level: str,
         log_file: Path | None,
     ) -> None:
@@ -62,6 +64,7 @@ class Supervisor:
         self._entries = entries
         self._signals = signals
         self._limits = limits
+        self._memory = MemoryLimit(most_memory)
         self._log_level = log_level
         self._log_file = log_file or folder.log_file
         self._deaths: deque[float] = deque(maxlen=len(_BACK_OFF_S))
@@ -82,13 +85,23 @@ class Supervisor:
                     if self._signals.stops:
                         return
                     self._say_ready(on_ready)
-                    try:
-                        life.watch()
-                    except Full as full:
-                        _LOGGER.warning("%s; draining it and starting it again", full)
-                    life.drain()
+                    self._watch_and_drain(life)
             except Died as death:
                 self._back_off(death)
+            except OSError as error:
+                if not self._was_ready:
+                    raise
+                self._log_file = self._folder.log_file  # in case that it is the file of the user
+                self._back_off(Died(f"it could not be started: {error}"))
+
+    def _watch_and_drain(self, life: ServerLife) -> None:
+        try:
+            life.watch()
+        except Full as full:
+            _LOGGER.warning("%s; draining it and starting it again", full)
+            life.drain(full=True)
+        else:
+            life.drain()
 
     @contextmanager
     def _life(self) -> Iterator[ServerLife]:
@@ -104,12 +117,13 @@ class Supervisor:
             drain_s=self._limits.drain_s,
         )
         environment = server_environment(
-            self._installation, self._folder.server_id, self._folder.path
+            self._installation, self._folder.server_id, self._folder.signs
         )
         start = time.time()
         process = start_tritonserver(command, environment, self._log_file)
         life = ServerLife(
-            process, self._endpoint, self._folder, self._entries, self._signals, self._limits
+            *(process, self._endpoint, self._folder, self._entries),
+            *(self._signals, self._limits, self._memory),
         )
         try:
             yield life

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from latentry.serving.errors import ServeError
 from latentry.serving.files import open_append
-from latentry.serving.heartbeats import SERVER_FOLDER
+from latentry.serving.heartbeats import SIGNS_FOLDER
 
 SERVER_ID = "LATENTRY_SERVER_ID"
 _PR_SET_PDEATHSIG = 1
@@ -151,12 +151,12 @@ def server_command(
     ]
 
 
-def server_environment(installation: Installation, server_id: str, folder: Path) -> dict[str, str]:
-    """Return the environment in which the server finds this Python, its packages and ``folder``."""
+def server_environment(installation: Installation, server_id: str, signs: Path) -> dict[str, str]:
+    """Return the environment in which the server finds this Python, its packages and ``signs``."""
     environment = {
         **os.environ,
         SERVER_ID: server_id,
-        SERVER_FOLDER: str(folder),
+        SIGNS_FOLDER: str(signs),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     # The stub takes the packages of the first Python on the PATH: this one.

@@ -4,6 +4,7 @@ Ages are counted on a clock of the supervisor's own that goes on by one second a
 look. So nobody looks dead because the supervisor itself (or the whole machine) was stopped.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,8 +65,10 @@ class _Seen:
 class Vitals:
     """Looks at the beats of one server's processes, again and again."""
 
-    def __init__(self, clock: WatchClock) -> None:
+    def __init__(self, clock: WatchClock, processes: int = 1) -> None:
+        """Look at so many ``processes``, which share this machine's cores while they load."""
         self._clock = clock
+        self._longest_loading_s = LONGEST_LOADING_S * max(1.0, processes / (os.cpu_count() or 1))
         self._seen: dict[str, _Seen] = {}
 
     def look(self, beats: Sequence[Beat]) -> None:
@@ -84,8 +87,10 @@ class Vitals:
         for seen in self._seen.values():
             if seen.beat.ready:
                 _check(seen, now_s)
-            elif now_s - seen.first_s > LONGEST_LOADING_S:
-                raise Died(f"{_name(seen.beat)} was not ready after {LONGEST_LOADING_S:g} s")
+            elif now_s - seen.first_s > self._longest_loading_s:
+                raise Died(
+                    f"{_name(seen.beat)} was not ready after {self._longest_loading_s:.0f} s"
+                )
 
     @property
     def processes(self) -> int:

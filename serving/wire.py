@@ -28,10 +28,11 @@ MAX_STREAMED_SAMPLES = 4096
 MAX_STREAMED_BYTES = 8 * 2**20
 LONGEST_TEXT = 256
 
-# Request parameters: of a stream model's request for one of its chunks, and of a client's request
-# that goes on with a stream which is open already. A server that shuts down still takes both.
+# Request parameters. A server that shuts down still takes a stream model's request for one of its
+# chunks, and a client's request that goes on with an open stream; for those to come it waits.
 FROM_STREAM = "latentry_from_stream"
 CONTINUES = "continues"
+TO_BE_CONTINUED = "to_be_continued"
 
 Arrays = Mapping[str, NDArray[Any]]
 

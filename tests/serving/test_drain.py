@@ -2,7 +2,9 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +112,28 @@ def test_a_stream_that_cannot_end_hears_why(small: Path) -> None:
         assert server.process.wait(timeout=60) == 0
 
 
-def test_an_idle_raw_stream_does_not_keep_it(small: Path) -> None:
+def test_slow_readers_get_everything(patient: RunningServer) -> None:
+    """Triton is done long before they are: what they have not taken waits in its memory."""
+    counts = {"one request": 700, "two requests": 1_400}
+    with Client(patient.url) as client, ThreadPoolExecutor() as pool:
+        client.info("wide")
+        streams = {name: client.stream("wide", seeds=range(n)) for name, n in counts.items()}
+        got = {name: len(next(stream)) for name, stream in streams.items()}
+        patient.process.terminate()
+
+        def read(name: str) -> int:
+            for chunk in streams[name]:
+                got[name] += len(chunk)
+                time.sleep(0.1)
+            return got[name]
+
+        assert list(pool.map(read, counts)) == list(counts.values())
+    assert patient.process.wait(timeout=60) == 0
+
+
+def test_an_idle_raw_stream_keeps_it_no_longer_than_it_may(small: Path) -> None:
     with (
-        run_server(small, "--drain-s", "60") as server,
+        run_server(small, "--drain-s", "4") as server,
         InferenceServerClient(server.url) as raw,
     ):
         answers: list[Any] = []

@@ -10,29 +10,25 @@ from running_server import wait_until
 from latentry.serving.heartbeats import (
     DRAIN_MARK,
     HEARTBEATS,
-    SERVER_FOLDER,
+    SIGNS_FOLDER,
     Beat,
-    BeatReader,
     Heart,
+    read_beats,
 )
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / HEARTBEATS).mkdir()
-    monkeypatch.setenv(SERVER_FOLDER, str(tmp_path))
+    monkeypatch.setenv(SIGNS_FOLDER, str(tmp_path))
     return tmp_path
 
 
 def only(folder: Path) -> Beat:
-    reader = BeatReader(folder)
-    try:
-        while not (beats := reader.read()):
-            pass
-        (beat,) = beats
-        return beat
-    finally:
-        reader.close()
+    while not (beats := read_beats(folder)):
+        pass
+    (beat,) = beats
+    return beat
 
 
 def test_beats_say_what_the_process_is_doing(folder: Path) -> None:
@@ -67,9 +63,9 @@ def test_a_blocked_event_loop_falls_silent(folder: Path) -> None:
     async def main() -> None:
         heart.move_to_loop()
         heart.move_to_loop()  # with every execute
-        with heart.request():
-            await asyncio.sleep(0.1)
-            release.wait(30)
+        heart.begin_request(continues=False)
+        await asyncio.sleep(0.1)
+        release.wait(30)
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
@@ -93,22 +89,46 @@ def test_the_mark_is_seen(folder: Path) -> None:
     assert heart.draining_for_s > 0
 
 
-def test_files_that_a_cleaner_removed_are_still_read(folder: Path) -> None:
-    Heart("m", "m_0_0", every_s=0.01)
-    reader = BeatReader(folder)
-    (before,) = reader.read() or reader.read()
-    (folder / HEARTBEATS / "m_0_0.json").unlink()
-    wait_until(lambda: any(beat.number > before.number for beat in reader.read()))
-    reader.close()
+def test_a_stream_counts_until_its_next_request(folder: Path) -> None:
+    heart = Heart("s", "s_0_0", every_s=0.01)
+
+    async def main() -> None:
+        heart.move_to_loop()
+        heart.begin_request(continues=False)
+        heart.begin_request(continues=True)  # nobody waits for it: it began before the process did
+        heart.end_request(to_be_continued=False)
+        heart.end_request(to_be_continued=True)
+        await asyncio.sleep(0.1)
+        assert only(folder).under_way == 1
+        heart.begin_request(continues=True)
+        heart.end_request(to_be_continued=False)
+        await asyncio.sleep(0.1)
+        assert only(folder).under_way == 0
+
+    asyncio.run(main())
+
+
+def test_a_stream_whose_next_request_does_not_come_is_let_go(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentry.serving.heartbeats._NEXT_REQUEST_S", 0.05)
+    heart = Heart("s", "s_0_0", every_s=0.01)
+
+    async def main() -> None:
+        heart.move_to_loop()
+        heart.begin_request(continues=False)
+        heart.end_request(to_be_continued=True)
+        await asyncio.sleep(0.3)
+        assert only(folder).under_way == 0
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"number": 1, "end": 2}', '{"end": 1}', "null"])
 def test_half_a_beat_is_left_out(folder: Path, text: str) -> None:
     (folder / HEARTBEATS / "m_0_0.json").write_text(text)
     (folder / HEARTBEATS / "a-folder.json").mkdir()
-    reader = BeatReader(folder)
-    assert reader.read() == []
-    reader.close()
+    assert read_beats(folder) == []
 
 
 def test_beats_keep_their_size(folder: Path) -> None:
@@ -121,7 +141,7 @@ def test_beats_keep_their_size(folder: Path) -> None:
 
 
 def test_a_bare_triton_has_no_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SERVER_FOLDER, raising=False)
+    monkeypatch.delenv(SIGNS_FOLDER, raising=False)
     heart = Heart("m", "m_0_0")
     with heart.execute(1):
         heart.say_ready()

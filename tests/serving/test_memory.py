@@ -13,8 +13,8 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from latentry.clients import Client
-from latentry.serving.errors import BadRequest
-from latentry.serving.memory import default_limit, parse_size, used_bytes
+from latentry.serving.errors import BadRequest, ServeError
+from latentry.serving.memory import MemoryLimit, default_limit, parse_size, used_bytes
 
 GIB, MIB = 2**30, 2**20
 
@@ -27,7 +27,9 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-1G", "4 PiB", "1e9", "4GiB!", "٤G", "1" * 40])
+@pytest.mark.parametrize(
+    "text", ["", "0", "0.1", "GiB", "-1G", "4 PiB", "1e9", "4GiB!", "٤G", "1" * 40]
+)
 def test_sizes_that_are_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="such as 800MiB or 4GiB"):
         parse_size(text)
@@ -44,7 +46,7 @@ def test_the_default_leaves_room_to_grow_but_not_beyond_the_machine(
     assert default_limit(1 * GIB) == 3 * GIB
     assert default_limit(10 * GIB) == 20 * GIB
     assert default_limit(60 * GIB) == 90 * GIB
-    assert default_limit(80 * GIB) == 100 * GIB
+    assert default_limit(89 * GIB) == 89 * GIB * 21 // 20
 
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +56,14 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     assert default_limit(100 * MIB) == GIB * 9 // 10
     limit.write_text("max\n")
     assert default_limit(100 * MIB) == 100 * MIB + 2 * GIB
+
+
+def test_the_limit_is_settled_by_the_first_life() -> None:
+    limit = MemoryLimit(None)
+    most = limit.settle(GIB)
+    assert limit.settle(9 * GIB) == most  # flooded before it was ready
+    with pytest.raises(ServeError, match="takes 2048 MiB when it is ready, more than"):
+        MemoryLimit(GIB).settle(2 * GIB)
 
 
 def test_processes_that_are_gone_take_nothing() -> None:
