@@ -109,9 +109,7 @@ def serve(
     from latentry.serving.server_life import Limits
 
     console = Console(stderr=True, soft_wrap=True)
-    handler = RichHandler(console=console, show_path=False)
-    handler.setFormatter(_Printable("%(message)s"))
-    logging.basicConfig(handlers=[handler])
+    _log_to(console)
     options = ServeOptions(
         repository=repository,
         models=tuple(name for name in models.split(",") if name),
@@ -154,6 +152,17 @@ def serve(
         console.print("Ctrl-C stops it")
 
     run(options, say_ready)
+
+
+def _log_to(console: Console) -> None:
+    """Show what happens to a server: for people on a terminal, one line each in a file."""
+    handler: logging.Handler = RichHandler(console=console, show_path=False)
+    handler.setFormatter(_Printable("%(message)s"))
+    if not console.is_terminal:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("latentry").setLevel(logging.INFO)
 
 
 models = typer.Typer(help="List, tune or remove the entries of a model repository.")

@@ -26,7 +26,7 @@ DRAIN_MARK = "draining"
 
 BEAT_EVERY_S = 0.5
 # For how long a stream counts as under way whose reader takes its time between two requests.
-_NEXT_REQUEST_S = 30.0
+_NEXT_REQUEST_S = 10.0
 _BEAT_BYTES = 512
 
 

@@ -45,30 +45,34 @@ def used_bytes(processes: Iterable[psutil.Process]) -> int:
 
 
 class MemoryLimit:
-    """The memory above which a server is started again; the same for all its lives."""
+    """The memory above which a server is started again; the same for all its lives.
+
+    Attributes:
+        most: Bytes; 0 until it is settled.
+    """
 
     def __init__(self, most: int | None) -> None:
         """Take ``most`` bytes, or None for :func:`default_limit` of the first life."""
         self._given = most
-        self._most: int | None = None
+        self.most = 0
 
-    def settle(self, ready_bytes: int) -> int:
-        """Return the limit, given what a life takes when it is ready.
+    def settle(self, ready_bytes: int) -> None:
+        """Settle the limit by what a life takes when it is ready.
 
         Only what the first one takes counts: later ones may be flooded before they are ready.
 
         Raises:
             ServeError: The first one takes more than was allowed.
         """
-        if self._most is None:
-            self._most = self._given or default_limit(ready_bytes)
-            if ready_bytes > self._most:
-                raise ServeError(
-                    f"the server takes {mib(ready_bytes)} when it is ready, more than "
-                    f"--most-memory allows ({mib(self._most)}); allow more, or serve fewer models "
-                    "or instances"
-                )
-        return self._most
+        if self.most:
+            return
+        self.most = self._given or default_limit(ready_bytes)
+        if ready_bytes > self.most:
+            raise ServeError(
+                f"the server takes {mib(ready_bytes)} when it is ready, more than "
+                f"--most-memory allows ({mib(self.most)}); allow more, or serve fewer models "
+                "or instances"
+            )
 
 
 def mib(size: int) -> str:

@@ -220,7 +220,7 @@ def with_serving(entry: Entry, changes: Mapping[str, int]) -> Entry:
     if changed.max_batch_size > max(proved, serving.max_batch_size):
         raise BadRequest(
             f"max_batch_size {changed.max_batch_size} is more than the export of {entry.name} "
-            f"proved ({proved}); export it again with --max-batch-size {changed.max_batch_size}"
+            f"proved ({proved}); export it again with --max-batch {changed.max_batch_size}"
         )
     manifest = entry.manifest.model_copy(update={"serving": changed})
     return Entry(entry.name, entry.version, entry.folder, manifest)

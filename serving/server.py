@@ -1,12 +1,13 @@
 """``latentry serve``: verify everything, take the ports, keep a Triton alive until told to stop."""
 
 import contextlib
+import errno
 import ipaddress
 import logging
 import signal
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentry.serving.errors import EntryError, ServeError
@@ -85,6 +86,7 @@ def serve(options: ServeOptions, on_ready: OnReady) -> None:
         KeyboardInterrupt: It was ended by SIGINT, after everything was cleaned up.
     """
     installation = find_tritonserver()
+    options = replace(options, address=_host(options.address))
     _check_exposure(options, installation)
     if installation.wheel is not None:
         check_starts_programs()
@@ -138,6 +140,22 @@ def _check_exposure(options: ServeOptions, installation: Installation) -> None:
         )
 
 
+def _host(address: str) -> str:
+    """Return ``--address`` as sockets take it: an IPv6 address without brackets.
+
+    Raises:
+        ServeError: There is no such address.
+    """
+    host = address.removeprefix("[").removesuffix("]")
+    try:
+        socket.getaddrinfo(host, 0)
+    except (OSError, UnicodeError) as error:
+        raise ServeError(
+            f"--address {address} is no address; give one without a port, such as 127.0.0.1 or ::1"
+        ) from error
+    return host
+
+
 def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
@@ -175,6 +193,8 @@ def _bound(address: str, port: int, option: str) -> Iterator[int]:
             probe.listen()  # fails where somebody else does; Triton could not, while this one does
             probe.close()
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ServeError(f"{address} is no address of this machine") from error
             raise ServeError(
                 f"port {port} on {address} cannot be used ({error.strerror}); stop what listens "
                 f"there or give another with {option} (0 takes a free one)"

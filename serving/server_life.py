@@ -18,6 +18,7 @@ from typing import Protocol
 import psutil
 
 from latentry.serving.canary import Canary, NoGolden, Pending, QueueFull
+from latentry.serving.connections import bytes_moved
 from latentry.serving.errors import ServeError
 from latentry.serving.heartbeats import BEAT_EVERY_S, read_beats
 from latentry.serving.memory import MemoryLimit, mib, used_bytes
@@ -36,6 +37,8 @@ _CANARY_SHARE = 0.01  # of the engine's time, at most
 _MEMORY_EVERY_S = 5.0
 _SAY_EVERY_S = 15.0
 _LAST_ANSWERS_S = 2.0
+# A reader that takes something lets the server know; a connection without that is an idle one.
+_STILL_S = 3.0
 
 
 # What is drained because of its memory must not grow on meanwhile.
@@ -114,7 +117,7 @@ class ServerLife:
 
         Raises:
             Died: It ended, hung, or showed no sign of life for too long.
-            ServeError: It draws something wrong.
+            ServeError: It draws something wrong, or takes too much memory from the start.
         """
         progress = self._progress()
         self._probe.step()
@@ -133,6 +136,10 @@ class ServerLife:
             raise Died(str(error)) from error
         for warning in warnings:
             _LOGGER.warning("%s", warning)
+        self._stubs = self._find_stubs()
+        if len(self._stubs) < self._expected:
+            raise Died("a model process is missing")
+        self._memory.settle(self._used_bytes())
 
     def watch(self) -> None:
         """Return when told to stop.
@@ -140,11 +147,8 @@ class ServerLife:
         Raises:
             Died: It ended, or a part of it hangs.
             Full: It takes more memory than it may.
-            ServeError: It draws something wrong, or took too much memory from the start.
+            ServeError: It draws something wrong.
         """
-        self._stubs = self._find_stubs()
-        if len(self._stubs) < self._expected:
-            raise Died("a model process is missing")
         rounds = (self._canary_rounds(), self._memory_rounds())
         while not self._signals.stops:
             self._tick()
@@ -158,8 +162,9 @@ class ServerLife:
         A second signal, or the time, ends the patience; where it is ``full``, ten seconds at most,
         and growing on.
         """
-        longest_s = _LONGEST_FULL_DRAIN_S if full else math.inf
-        deadline_s = time.monotonic() + min(self._limits.drain_s, longest_s)
+        longest_s = min(self._limits.drain_s, _LONGEST_FULL_DRAIN_S if full else math.inf)
+        deadline_s = time.monotonic() + longest_s
+        _LOGGER.info("draining: what is under way has %g s", longest_s)
         rounds = self._memory_rounds(_MOST_OVER_LIMIT) if full else itertools.repeat(None)
         with contextlib.suppress(Died, Full):
             # Triton breaks streams when it is told to end; so it is told when none is left.
@@ -171,28 +176,14 @@ class ServerLife:
         self.close()
         self._process.terminate()
         last_s = max(deadline_s, time.monotonic() + _LAST_ANSWERS_S)
-        while self._patient(last_s) and self._has_to_deliver():
+        delivery = _Delivery(self._endpoint.port)
+        while self._patient(last_s) and self._process.poll() is None:
+            # Triton lets its model processes go when no request is left, and goes on to hand over
+            # what slow readers have not taken; then it takes seconds to end, for which nobody has
+            # to wait.
+            if any(_has_ended(stub) for stub in self._stubs) and delivery.has_ended():
+                return
             time.sleep(TICK_S)
-
-    def _has_to_deliver(self) -> bool:
-        """Whether Triton may have answers yet that it has not handed over.
-
-        It lets its model processes go when no request is left, and hands over what slow readers
-        have not taken yet; then it takes seconds to end, for which nobody has to wait.
-        """
-        if self._process.poll() is not None:
-            return False
-        if not any(_has_ended(stub) for stub in self._stubs):
-            return True
-        try:
-            connections = psutil.Process(self._process.pid).net_connections(kind="tcp")
-        except psutil.Error:
-            return True
-        return any(
-            connection.status == psutil.CONN_ESTABLISHED
-            and connection.laddr.port == self._endpoint.port
-            for connection in connections
-        )
 
     def _check_answers(self) -> None:
         if self._probe.step():
@@ -267,12 +258,14 @@ class ServerLife:
 
     def _memory_rounds(self, times: float = 1.0) -> Iterator[None]:
         """Compare its memory with ``times`` the limit now and then; one step at each tick."""
-        processes = [psutil.Process(self._process.pid), *self._stubs]
-        most = round(times * self._memory.settle(used_bytes(processes)))
+        most = round(times * self._memory.most)
         while True:
             yield from _wait(_MEMORY_EVERY_S / times)
-            if (used := used_bytes(processes)) > most:
+            if (used := self._used_bytes()) > most:
                 raise Full(f"the server takes {mib(used)}, more than {mib(most)}")
+
+    def _used_bytes(self) -> int:
+        return used_bytes([psutil.Process(self._process.pid), *self._stubs])
 
     def _canary_rounds(self) -> Iterator[None]:
         """Ask for one golden after the other, never waiting; one step at each tick."""
@@ -309,6 +302,22 @@ class ServerLife:
                     raise Died(f"{name} answered nobody for {self._limits.canary_s:g} s")
                 progress, asked_s = now, self._clock.look()
             yield
+
+
+class _Delivery:
+    """What a server hands over to those connected to it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._moved = bytes_moved(port)
+        self._moved_s = time.monotonic()
+
+    def has_ended(self) -> bool:
+        """Whether nobody is connected, or nothing has moved for a while."""
+        moved = bytes_moved(self._port)
+        if moved != self._moved:
+            self._moved, self._moved_s = moved, time.monotonic()
+        return not moved or time.monotonic() - self._moved_s > _STILL_S
 
 
 def _has_ended(process: psutil.Process) -> bool:

@@ -289,7 +289,7 @@ def check_name(name: str) -> str:
     Raises:
         BadRequest: It may not.
     """
-    if not _NAME.match(name) or name.endswith("\n"):
+    if not isinstance(name, str) or not _NAME.match(name) or name.endswith("\n"):
         raise BadRequest(
             f"model name {name!r} is not allowed; use 1 to 64 of a-z, 0-9, _ and -, "
             "the first a letter or digit"

@@ -1,0 +1,71 @@
+"""Whether anything still moves between a server and those connected to it, seen from beside it.
+
+Read from the kernel by netlink (sock_diag(7), struct tcp_info of linux/tcp.h); nothing is asked of
+the server.
+"""
+
+import socket
+import struct
+from collections.abc import Iterator
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
+_DONE, _ERROR = 3, 2
+_ESTABLISHED = 1 << 1
+_TCP_INFO = 2
+_HEADER = struct.Struct("=IHHII")
+_MESSAGE_BYTES = 72
+_BYTES_ACKED = struct.Struct("=QQ")  # acknowledged and received, at 120
+_BYTES_ACKED_AT = 120
+
+
+def bytes_moved(port: int) -> dict[tuple[int, bytes], int]:
+    """Return the bytes that went both ways on each connection to ``port``, by the other end.
+
+    Bytes count as sent once the other end's kernel has them. {} where the kernel does not tell.
+    """
+    moved: dict[tuple[int, bytes], int] = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            for peer, count in _connections(family, port):
+                moved[family, peer] = count
+        except OSError:
+            continue
+    return moved
+
+
+def _connections(family: int, port: int) -> Iterator[tuple[bytes, int]]:
+    extensions = 1 << (_TCP_INFO - 1)
+    request = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, extensions, _ESTABLISHED)
+    request += struct.pack(">H46x", port)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(1.0)
+        size = _HEADER.size + len(request)
+        kernel.send(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _DUMP, 1, 0) + request)
+        while True:
+            for kind, body in _parts(kernel.recv(65_536)):
+                if kind in (_DONE, _ERROR):
+                    return
+                peer = body[6:8] + body[24:40]  # port and address
+                for attribute, info in _attributes(body[_MESSAGE_BYTES:]):
+                    if attribute == _TCP_INFO and len(info) >= _BYTES_ACKED_AT + 16:
+                        yield peer, sum(_BYTES_ACKED.unpack_from(info, _BYTES_ACKED_AT))
+
+
+def _parts(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= _HEADER.size:
+        size, kind, *_ = _HEADER.unpack_from(data)
+        yield kind, data[_HEADER.size : size]
+        data = data[_aligned(max(size, _HEADER.size)) :]
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= 4:
+        size, kind = struct.unpack_from("=HH", data)
+        yield kind, data[4:size]
+        data = data[_aligned(max(size, 4)) :]
+
+
+def _aligned(size: int) -> int:
+    return (size + 3) & ~3
