@@ -17,7 +17,6 @@ from latentry.serving.errors import (
 from latentry.serving.transport import ModelInfo, Reply
 from latentry.serving.wire import Arrays
 
-
 # The stream did as it was told: no other try, and no other server, would go on.
 _NO_BREAK = (BadRequest, InvalidOutput)
 
