@@ -83,7 +83,8 @@ class Client(PickledByTransport):
                 3 attempts within 0.8 s.
             tls: Whether to use TLS; a file of root certificates, or (roots or None, private key,
                 certificate chain), all PEM.
-            headers: Sent with every call, for a proxy that asks for a token.
+            headers: Sent with every call, for a proxy that asks for a token; to another machine
+                with TLS only.
             transport: What answers instead of a server, such as a ``LocalTransport``; it is closed
                 with the client.
 
