@@ -1,7 +1,7 @@
 """The client for asyncio; the same calls with the same arguments as :class:`Client`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Self, SupportsIndex, TypeVar
@@ -149,14 +149,16 @@ class AsyncClient(PickledByTransport):
         cursor = StreamCursor(samples_from_arguments(info, arguments), size)
         retries = Retries(self._policy, Deadline(None))
         while not cursor.finished:
-            cursor.check_model(await self._info(model, Deadline(self._timeout_s)))
-            replies = self._transport.stream(cursor.requests())
+            replies: AsyncIterator[Reply] | None = None
             try:
+                with Deadline(self._timeout_s).kept():
+                    cursor.check_model(await self._transport.model_info(model))
+                replies = self._transport.stream(cursor.requests())
                 async for reply in replies:
                     yield cursor.take(reply)
                     retries = Retries(self._policy, Deadline(None))
                 cursor.check_finished()
-            except RETRIED as error:
+            except LatentryError as error:
                 await asyncio.sleep(cursor.delay_s(error, retries, resume=resume))
             finally:
                 if isinstance(replies, AsyncGenerator):

@@ -2,20 +2,44 @@
 
 Arrays of any library by ``__array__`` or DLPack, single numbers by ``__index__`` (``__float__``
 where fractions are meant), anything else that can be iterated, once. A bool is no number, a text no
-list; dicts and sets are refused, having no order of their own.
+list, nor are bytes; dicts and sets are refused, having no order of their own. Whatever the caller's
+objects raise meanwhile is a BadRequest that names the argument.
 """
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentry.serving.errors import BadRequest
+from latentry.serving.errors import BadRequest, LatentryError
 
 _NO_LISTS = (str, bytes, bytearray, Mapping, set, frozenset)
+
+# A row is read up to here: more than any latent has along one of its axes.
+_MOST_IN_ROW = 65536 + 1
+
+
+@contextmanager
+def converting(name: str, allowed: str) -> Iterator[None]:
+    """Turn what the caller's own objects raise in the block into a BadRequest."""
+    try:
+        yield
+    except LatentryError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {_text(error, str)}".removesuffix(": ")
+        raise BadRequest(f"{name} cannot be read ({what}); it takes {allowed}") from error
+
+
+def without_generators(value: Any, *, most: int) -> Any:
+    """Return ``value``; where its length is not known, its first ``most`` elements as a list."""
+    if isinstance(value, Sized) or _is_array(value) or not isinstance(value, Iterable):
+        return value
+    return list(islice(value, most))
 
 
 def integers(name: str, value: Any, allowed: str, *, most: int) -> NDArray[np.int64]:
@@ -30,7 +54,8 @@ def integers(name: str, value: Any, allowed: str, *, most: int) -> NDArray[np.in
     Raises:
         BadRequest: It holds something else than integers, or one that takes more than 64 bits.
     """
-    array = _array(name, value, allowed, "iu", most)
+    with converting(name, allowed):
+        array = _array(name, value, allowed, "iu", most)
     if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise BadRequest(f"{name} {array.max()} does not fit in 64 bits; it takes {allowed}")
     return array.astype(np.int64, copy=False)
@@ -42,7 +67,8 @@ def numbers(name: str, value: Any, allowed: str, *, most: int) -> NDArray[np.flo
     Raises:
         BadRequest: It holds something else than numbers.
     """
-    array = _array(name, value, allowed, "iuf", most)
+    with converting(name, allowed):
+        array = _array(name, value, allowed, "iuf", most)
     with np.errstate(over="ignore"):  # becomes infinity, which the check refuses
         return np.ascontiguousarray(array, np.float32).reshape(array.shape)
 
@@ -52,25 +78,36 @@ def integer(name: str, value: Any, allowed: str) -> int:
     try:
         array = integers(name, value, allowed, most=2)
     except BadRequest:
-        raise BadRequest(f"{name}={value!r}; it takes {allowed}") from None
+        raise BadRequest(f"{name}={shown(value)}; it takes {allowed}") from None
     if array.ndim:
-        raise BadRequest(f"{name}={value!r}; it takes {allowed}")
+        raise BadRequest(f"{name}={shown(value)}; it takes {allowed}")
     return int(array)
 
 
 def number(name: str, value: Any, allowed: str) -> float:
     """Return one number; raises BadRequest."""
-    array = _array(name, value, allowed, "iuf", most=2)
+    with converting(name, allowed):
+        array = _array(name, value, allowed, "iuf", most=2)
     if array.ndim:
         raise BadRequest(f"{name} has shape {list(array.shape)}; it takes {allowed}")
     return float(array)
 
 
+def shown(value: Any) -> str:
+    """Return ``value`` as messages show it: at most 60 characters; never raises."""
+    text = _text(value, repr)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def _array(name: str, value: Any, allowed: str, kinds: str, most: int) -> NDArray[Any]:
     """Return ``value`` as an array of one of ``kinds``, letters as of NumPy."""
-    if isinstance(value, _NO_LISTS):
+    if isinstance(value, _NO_LISTS) or _is_raw_memory(value):
         raise BadRequest(f"{_shown(name, value)}; it takes {allowed}")
-    if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
+    if isinstance(value, np.ma.MaskedArray):
+        raise BadRequest(
+            f"{name} is a masked array, which may lack values; give .filled(...) or .compressed()"
+        )
+    if _is_array(value):
         array = _from_library(name, value, allowed)
         if array.dtype == np.object_:
             return _array(name, array.tolist(), allowed, kinds, most)
@@ -85,6 +122,15 @@ def _array(name: str, value: Any, allowed: str, kinds: str, most: int) -> NDArra
     first = array.flat[0]
     first = first.item() if isinstance(first, np.generic) else first
     raise BadRequest(f"{_shown(name, first)}; it takes {allowed}")
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") or hasattr(value, "__dlpack__")
+
+
+def _is_raw_memory(value: Any) -> bool:
+    """Whether it is bytes in disguise; a memoryview of larger numbers is a list of these."""
+    return isinstance(value, memoryview) and value.format in ("B", "c")
 
 
 def _from_library(name: str, value: Any, allowed: str) -> NDArray[Any]:
@@ -112,7 +158,8 @@ def _from_elements(
     types = set(map(type, elements))
     if types <= {int} or (types <= {int, float} and "f" in kinds):
         return _from_numbers(name, elements, allowed, np.int64 if types <= {int} else np.float64)
-    arrays = [_array(name, element, allowed, kinds, most) for element in elements]
+    row = min(most, _MOST_IN_ROW)
+    arrays = [_array(name, element, allowed, kinds, row) for element in elements]
     shapes = {array.shape for array in arrays}
     if len(shapes) != 1:
         what = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])
@@ -140,6 +187,11 @@ def _from_numbers(name: str, values: Any, allowed: str, dtype: Any) -> NDArray[A
 
 
 def _shown(name: str, value: Any) -> str:
-    text = repr(value)
-    text = text if len(text) <= 60 else f"{text[:60]}..."
-    return f"{name} holds {text}, a {type(value).__name__}"
+    return f"{name} holds {shown(value)}, a {type(value).__name__}"
+
+
+def _text(value: Any, convert: Callable[[Any], str]) -> str:
+    try:
+        return convert(value)
+    except Exception:  # the caller's own, or an integer of more digits than Python writes
+        return f"<{type(value).__name__}>"

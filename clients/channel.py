@@ -70,7 +70,14 @@ def address_from_arguments(
     if url is None:
         url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
         source = f"address in the environment's {URL_VARIABLE}"
-    return Address(_check_url(url, source), _credentials(tls), _metadata(headers or {}))
+    address = Address(_check_url(url, source), _credentials(tls), _metadata(headers or {}))
+    if address.metadata and address.credentials is None and not is_loopback(address.url):
+        raise BadRequest(
+            f"a token, or any other header, is not sent to {address.url} without TLS, where others "
+            "can read it; give tls=True or a file of root certificates (--tls, --ca), or go "
+            "through a tunnel of this machine"
+        )
+    return address
 
 
 def open_channel(grpc: Any, address: Address, *, asynchronous: bool = False) -> Any:

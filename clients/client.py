@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import islice
 from os import PathLike
@@ -83,7 +83,8 @@ class Client(PickledByTransport):
                 3 attempts within 0.8 s.
             tls: Whether to use TLS; a file of root certificates, or (roots or None, private key,
                 certificate chain), all PEM.
-            headers: Sent with every call, for a proxy that asks for a token.
+            headers: Sent with every call, for a proxy that asks for a token; to another machine
+                with TLS only.
             transport: What answers instead of a server, such as a ``LocalTransport``; it is closed
                 with the client.
 
@@ -179,8 +180,8 @@ class Client(PickledByTransport):
         """Draw images and give them in chunks as they come; arguments as in :meth:`generate`.
 
         The number of images is not limited by memory: the server is asked for more when what it
-        sent has been taken. Closing the iterator cancels the rest. ``timeout_s`` holds for the
-        question about the model that comes first; the images may take as long as they do.
+        sent has been taken. Closing the iterator cancels the rest. ``timeout_s`` holds for each
+        question about the model, which comes first; the images may take as long as they do.
 
         Args:
             model: Name of the model.
@@ -195,8 +196,10 @@ class Client(PickledByTransport):
             resume: Go on by itself when the stream breaks, within ``retry_for_s`` each time.
 
         Raises:
-            ServerGone: The stream broke; ``resume_at`` is the index of the first sample that was
-                not delivered. Others as for :meth:`generate`.
+            ServerGone: The stream broke after its first images, whatever the cause: ``resume_at``
+                is the index of the first sample that was not delivered.
+            InvalidOutput: The generator produced NaN or infinity, at any place of the stream.
+                Before the first images others, too, as for :meth:`generate`.
         """
         arguments = Arguments(seeds, n, class_label, truncation_psi, z, w, format)
         size = check_chunk_size(chunk_size)
@@ -279,14 +282,16 @@ class Client(PickledByTransport):
     def _chunks(self, cursor: StreamCursor, resume: bool) -> Generator[StreamChunk, None, None]:
         retries = Retries(self._policy, Deadline(None))
         while not cursor.finished:
-            cursor.check_model(self._info(cursor.model, Deadline(self._timeout_s)))
-            replies = self._transport.stream(cursor.requests())
+            replies: Iterator[Reply] = iter(())
             try:
+                with Deadline(self._timeout_s).kept():
+                    cursor.check_model(self._transport.model_info(cursor.model))
+                replies = self._transport.stream(cursor.requests())
                 for reply in replies:
                     yield cursor.take(reply)
                     retries = Retries(self._policy, Deadline(None))
                 cursor.check_finished()
-            except RETRIED as error:
+            except LatentryError as error:
                 time.sleep(cursor.delay_s(error, retries, resume=resume))
             finally:
                 close_replies(replies)

@@ -1,5 +1,6 @@
 """The commands that talk to a running server: health, generate, stream."""
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +13,12 @@ from latentry.clients.cli import EXIT_INTERRUPTED, EXIT_TRY_LATER
 from latentry.clients.client import Client
 from latentry.clients.console import echo_json, progress_bar
 from latentry.clients.ranges import parse_classes, parse_seeds
+from latentry.clients.requests import MAX_SAMPLES
 from latentry.clients.results import GenerateResult
 from latentry.clients.server_options import DEFAULT_SERVER, Server, talks_to_server
 from latentry.serving.errors import BadRequest, LatentryError
 from latentry.serving.images import format_from_text
+from latentry.serving.spec import Role
 from latentry.serving.transport import ModelInfo
 
 _DEFAULT_SEEDS = "0-15"
@@ -68,10 +71,12 @@ def generate(
         raise BadRequest(f"--grid {grid} is no PNG file; give a name that ends in .png")
     if seeds is None and n is None:
         seeds = _DEFAULT_SEEDS
+    samples = _samples(seeds, n)
     with server.open_client(retry_for_s=retry_for_s) as client:
         result = client.generate(
             model,
-            **_samples(seeds, n, class_label),
+            **samples,
+            class_label=_class_labels(client, model, class_label, samples),
             truncation_psi=psi,
             format=file_format if out else "raw",
         )
@@ -111,13 +116,14 @@ def stream(
         latentry stream faces --n 500 --psi 0.7 --out faces/ --retry-for-s 60
     """
     file_format = _file_format(format)
-    samples = _samples(seeds, n, class_label)
-    total = n if n is not None else len(samples.get("seeds", ()))
+    samples = _samples(seeds, n)
+    total = _count(samples)
     delivered = 0
     with server.open_client(retry_for_s=retry_for_s) as client:
         chunks = client.stream(
             model,
             **samples,
+            class_label=_class_labels(client, model, class_label, samples),
             truncation_psi=psi,
             format=file_format,
             chunk_size=chunk_size,
@@ -162,19 +168,36 @@ def health(server: Server = DEFAULT_SERVER, as_json: JsonOption = False) -> None
         raise typer.Exit(EXIT_TRY_LATER)
 
 
-def _samples(seeds: str | None, n: int | None, class_label: str | None) -> dict[str, Any]:
+def _samples(seeds: str | None, n: int | None) -> dict[str, Any]:
     """Return the arguments of ``Client.generate`` that the options for samples mean."""
     if (seeds is None) == (n is None):
         raise BadRequest("give either --seeds, such as --seeds 0-63,100, or --n")
-    samples: dict[str, Any] = {"n": n} if seeds is None else {"seeds": parse_seeds(seeds)}
-    if class_label is not None:
-        count = n if n is not None else len(samples["seeds"])
-        samples["class_label"] = _cycle(parse_classes(class_label), max(count, 1))
-    return samples
+    return {"n": n} if seeds is None else {"seeds": parse_seeds(seeds)}
 
 
-def _cycle(values: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    return np.resize(values, count)
+def _class_labels(
+    client: Client, model: str, text: str | None, samples: Mapping[str, Any]
+) -> NDArray[np.int64] | None:
+    """Return the classes in ``text``, gone through in turn: one for each of ``samples``."""
+    if text is None:
+        return None
+    try:
+        return np.resize(parse_classes(text), min(_count(samples), MAX_SAMPLES))
+    except BadRequest as error:
+        raise BadRequest(f"{error}{_classes_of(client, model)}") from None
+
+
+def _count(samples: Mapping[str, Any]) -> int:
+    return max(samples["n"], 1) if "n" in samples else len(samples["seeds"])
+
+
+def _classes_of(client: Client, model: str) -> str:
+    """Return the end of a message that says which classes ``model`` has, if it can be asked."""
+    try:
+        item = client.info(model).spec.find(Role.CLASS_LABEL)
+    except LatentryError:
+        return ""
+    return f"; {model} takes {item.allowed if item else 'no class'}"
 
 
 def _file_format(text: str) -> str:

@@ -133,13 +133,17 @@ class GrpcTransport:
         if (known := self._infos.get(model)) is not None:
             return known
         try:
-            config = self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model))
+            config = self.model_config(model)
             metadata = self._ask("ModelMetadata", service_pb2.ModelMetadataRequest(name=model))
         except NotFound as error:
             raise _not_found(model, self.model_names()) from error
-        info = codec.info_from_config(config.config, metadata.versions)
+        info = codec.info_from_config(config, metadata.versions)
         self._infos.put(info)
         return info
+
+    def model_config(self, model: str) -> Any:
+        """Triton's own configuration of ``model``, a ``ModelConfig``; raises NotFound."""
+        return self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model)).config
 
     def infer(self, model: str, inputs: Arrays) -> Future[Reply]:
         """Start one unary request; the future holds a Reply or a LatentryError."""

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from latentry.clients.channel import address_from_arguments
+from latentry.clients.channel import address_from_arguments, is_loopback
 from latentry.clients.cli import EXIT_FAULT, EXIT_INTERRUPTED
 from latentry.clients.client import Client
 from latentry.clients.load import TritonTarget
@@ -53,7 +53,7 @@ from latentry.clients.profiling_extras import (
     measure_streams,
 )
 from latentry.clients.server_options import DEFAULT_SERVER, Server, talks_to_server
-from latentry.clients.server_usage import is_on_this_machine, served_configuration
+from latentry.clients.server_usage import served_configuration
 from latentry.clients.slo_search import (
     Objective,
     Search,
@@ -297,7 +297,7 @@ def _hold(
     state = SearchState.open(out, key)
     console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
     no_search = ""
-    if budget_s and not is_on_this_machine(url):
+    if budget_s and not is_loopback(url):
         no_search = (
             f"Only the running server was asked: {url} may be another machine, and what is tried "
             "here would say nothing of it. Search there, with a loopback address."

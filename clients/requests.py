@@ -4,6 +4,7 @@ Every rule about what a request may carry is ``latentry.serving``'s: arguments a
 wire form here and then go through the very check that the server makes.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, SupportsFloat, SupportsIndex
@@ -11,7 +12,7 @@ from typing import Any, SupportsFloat, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from latentry.clients.arrays import integer, integers, numbers
+from latentry.clients.arrays import converting, integer, integers, numbers, without_generators
 from latentry.serving.errors import BadRequest
 from latentry.serving.images import Format, format_from_text
 from latentry.serving.seeds import MAX_SEED, check_seed, check_seeds, draw_seeds
@@ -34,7 +35,8 @@ ClassLabels = SupportsIndex | Iterable[Any]
 Numbers = SupportsFloat | Iterable[Any]
 Latents = Iterable[Any]
 
-_SEED = f"an integer from 0 to {MAX_SEED}, or several"
+_ROWS = "rows of numbers"
+_ALLOWED = {"seeds": f"an integer from 0 to {MAX_SEED}, or several", "z": _ROWS, "w": _ROWS}
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,16 @@ def samples_from_arguments(
     if kind == "n":
         value = integer("n", value, "the number of samples, an integer from 1")
         _check_size(info, value, image_format, max_bytes)
-    elif isinstance(value, Sized) and getattr(value, "ndim", True):
-        _check_size(info, len(value), image_format, max_bytes)
+    else:
+        most = _most_generated(info, kind, image_format, max_bytes)
+        with converting(kind, _ALLOWED[kind]):
+            given = without_generators(value, most=most + 1)
+            sized = isinstance(given, Sized) and getattr(given, "ndim", True)
+            count = len(given) if sized else 1
+        _check_size(info, count, image_format, max_bytes)
+        if given is not value and count > most:
+            raise BadRequest(f"{kind} gives more than {most} rows; give an array, or fewer a call")
+        value = given
     request = _latents(kind, value)
     count = len(next(iter(request.values())))
     _check_size(info, count, image_format, max_bytes)
@@ -166,12 +176,25 @@ def _check_size(info: ModelInfo, count: int, image_format: Format, max_bytes: in
         )
 
 
+def _most_generated(info: ModelInfo, kind: str, image_format: Format, max_bytes: int | None) -> int:
+    """Return how many seeds or rows are taken from what does not tell its length."""
+    most = MAX_SAMPLES
+    if kind != "seeds":
+        item = info.spec.find(kind)
+        if item is None:
+            raise BadRequest(f"this model takes no {kind}; it takes {info.spec.takes}")
+        most = min(most, MAX_RESULT_BYTES // (4 * math.prod(item.row_shape)))
+    if max_bytes is not None:
+        most = min(most, max_bytes // row_bytes(info.spec, image_format))
+    return most
+
+
 def _latents(kind: str, value: Any) -> dict[str, NDArray[Any]]:
     if kind == "seeds":
         return {"seed": _seeds(value)[:, None]}
     if kind == "n":
         return {"seed": draw_seeds(value)[:, None]}
-    return {kind: numbers(kind, value, "rows of numbers", most=MAX_SAMPLES + 1)}
+    return {kind: numbers(kind, value, _ALLOWED[kind], most=MAX_SAMPLES + 1)}
 
 
 def _seeds(seeds: Any) -> NDArray[np.int64]:
@@ -180,7 +203,7 @@ def _seeds(seeds: Any) -> NDArray[np.int64]:
         check_seed(seeds[0])
         check_seed(seeds[-1])
         return np.arange(seeds.start, seeds.stop, seeds.step, dtype=np.int64)
-    array = integers("seeds", seeds, _SEED, most=MAX_SAMPLES + 1)
+    array = integers("seeds", seeds, _ALLOWED["seeds"], most=MAX_SAMPLES + 1)
     if array.ndim > 1:
         raise BadRequest(f"seeds has shape {list(array.shape)}; give one seed, or a flat list")
     return check_seeds(array)

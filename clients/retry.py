@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from latentry.clients.arrays import number
+from latentry.clients.arrays import number, shown
 from latentry.serving.errors import (
     BadRequest,
     Busy,
@@ -160,5 +160,5 @@ def _seconds(name: str, value: Any) -> float:
     except BadRequest:
         seconds = math.nan
     if not math.isfinite(seconds) or seconds < 0:
-        raise BadRequest(f"{name}={value!r}; it takes {allowed}")
+        raise BadRequest(f"{name}={shown(value)}; it takes {allowed}")
     return seconds

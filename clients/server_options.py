@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 
-from latentry.clients.channel import address_from_arguments, is_loopback
 from latentry.clients.client import Client
 from latentry.serving.errors import BadRequest
 from latentry.serving.files import read_regular
@@ -48,12 +47,6 @@ class Server:
         """
         tls = self.ca or self.tls
         headers = {"authorization": f"Bearer {token}"} if (token := self._token()) else None
-        url = address_from_arguments(self.url).url
-        if headers and not tls and not is_loopback(url):
-            raise BadRequest(
-                f"a token is not sent to {url} without TLS, where others can read it; "
-                "give --tls or --ca, or go through a tunnel of this machine"
-            )
         return Client(self.url, tls=tls, headers=headers, **arguments)
 
     def _token(self) -> str:

@@ -1,6 +1,5 @@
 """What a server runs with, and what its processes use of the machine, seen from beside it."""
 
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]")
+from latentry.clients.channel import is_loopback
+
 _EVERY_S = 0.2
 
 
@@ -86,23 +86,17 @@ class ServerUsage:
         return sum(sizes) / 2**20 if sizes else None
 
 
-def is_on_this_machine(url: str) -> bool:
-    """Whether ``HOST:PORT`` is a loopback address."""
-    return _LOOPBACK.fullmatch(url.rpartition(":")[0]) is not None
-
-
 def served_configuration(url: str, model: str) -> dict[str, int]:
-    """Return the fields of the manifest's ``serving`` part as the server at ``url`` runs them."""
-    from tritonclient.grpc import service_pb2
-    from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+    """Return the fields of the manifest's ``serving`` part as the server at ``url`` runs them.
 
-    from latentry.clients.channel import address_from_arguments, open_channel
-    from latentry.clients.grpc_library import library
+    Raises:
+        LatentryError: There is no such model, or no answer.
+    """
+    from latentry.clients.grpc_transport import GrpcTransport
     from latentry.serving.wire import THREADS
 
-    with closing(open_channel(library(), address_from_arguments(url))) as channel:
-        stub = GRPCInferenceServiceStub(channel)
-        config = stub.ModelConfig(service_pb2.ModelConfigRequest(name=model)).config
+    with closing(GrpcTransport(url)) as transport:
+        config = transport.model_config(model)
     batching = config.dynamic_batching
     return {
         "max_batch_size": config.max_batch_size,
@@ -116,7 +110,7 @@ def served_configuration(url: str, model: str) -> dict[str, int]:
 def _listening_process(url: str) -> Any:
     import psutil
 
-    if not is_on_this_machine(url):
+    if not is_loopback(url):
         return None
     port = url.rpartition(":")[2]
     try:

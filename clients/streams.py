@@ -1,13 +1,24 @@
 """Where a stream stands, without any input or output: shared by both clients."""
 
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 
 from latentry.clients.requests import Samples, samples_per_stream_request, stream_requests
 from latentry.clients.results import StreamChunk, chunk_from_reply
-from latentry.clients.retry import Retries
-from latentry.serving.errors import LatentryError, ServerFault, ServerGone
+from latentry.clients.retry import RETRIED, Retries
+from latentry.serving.errors import (
+    BadRequest,
+    InvalidOutput,
+    LatentryError,
+    ServerFault,
+    ServerGone,
+    TimedOut,
+)
 from latentry.serving.transport import ModelInfo, Reply
 from latentry.serving.wire import Arrays
+
+# The stream did as it was told: no other try, and no other server, would go on.
+_NO_BREAK = (BadRequest, InvalidOutput)
 
 
 class StreamCursor:
@@ -77,16 +88,18 @@ class StreamCursor:
 
         Raises:
             ServerGone: It does not go on; ``resume_at`` says where it stands.
-            LatentryError: ``error`` itself, where nothing had been delivered.
+            LatentryError: ``error`` itself, where nothing had been delivered, or nothing broke.
         """
+        if isinstance(error, _NO_BREAK) or getattr(error, "resume_at", None) is not None:
+            raise error
         if not self.delivered:
-            return retries.delay_s(error)
-        if not resume:
-            raise self._broken(error) from error
-        try:
-            return retries.delay_s(error)
-        except LatentryError:
-            raise self._broken(error) from error
+            if isinstance(error, RETRIED):
+                return retries.delay_s(error)
+            raise error
+        if resume and isinstance(error, (*RETRIED, TimedOut)):
+            with suppress(LatentryError):
+                return retries.delay_s(error)
+        raise self._broken(error) from error
 
     def _broken(self, error: LatentryError) -> ServerGone:
         total, done = self._samples.rows.count, self.delivered

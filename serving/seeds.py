@@ -39,11 +39,11 @@ def check_seeds(seeds: object) -> NDArray[np.int64]:
     Raises:
         BadRequest: There is none, or one of them is no seed.
     """
-    if isinstance(seeds, np.ndarray):
+    if isinstance(seeds, np.ndarray) and not isinstance(seeds, np.ma.MaskedArray):
         if seeds.dtype == np.int64 and seeds.ndim == 1 and seeds.size:
             return _check_int64(seeds)
         seeds = seeds.tolist()  # a list of ints is checked ten times faster than NumPy scalars
-    if isinstance(seeds, str | bytes) or not isinstance(seeds, Iterable):
+    if isinstance(seeds, str | bytes | bytearray | memoryview) or not isinstance(seeds, Iterable):
         return np.array([check_seed(seeds)], np.int64)
     checked = [check_seed(seed) for seed in seeds]
     if not checked:

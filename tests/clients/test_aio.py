@@ -189,10 +189,32 @@ def test_broken_streams(carrier, transport):
             with pytest.raises(ServerGone, match="after 16 of 40 samples") as e:
                 [c async for c in client.stream("plain", seeds=range(40))]
             assert e.value.resume_at == 16
+            transport.stream_faults = [(2, TimedOut("late"))]
+            with pytest.raises(ServerGone, match="after 16 of 40 samples: late") as e:
+                [c async for c in client.stream("plain", seeds=range(40))]
+            assert e.value.resume_at == 16
             transport.stream_faults = [(2, ServerGone("gone"))]
             return [c async for c in client.stream("plain", seeds=range(40), resume=True)]
 
     assert sum(map(len, asyncio.run(run()))) == 40
+
+
+def test_a_resumption_that_fails_says_where_to_go_on(carrier, transport):
+    async def read(*question_faults):
+        delivered = 0
+        transport.stream_faults = [(2, ServerGone("gone"))]
+        async with AsyncClient(transport=carrier) as client:
+            async for chunk in client.stream("plain", seeds=range(40), resume=True):
+                delivered += len(chunk)
+                if delivered == 16:
+                    transport.question_faults = list(question_faults)
+        return delivered
+
+    late = TimedOut("late")
+    assert asyncio.run(read(late)) == 40
+    with pytest.raises(ServerGone, match="after 16 of 40 samples: late") as e:
+        asyncio.run(read(late, late, late))
+    assert e.value.resume_at == 16
 
 
 def test_models_info_and_health(carrier, transport):

@@ -1,7 +1,7 @@
 import grpc
 import pytest
 
-from latentry.clients import BadRequest
+from latentry.clients import AsyncClient, BadRequest, Client
 from latentry.clients.channel import address_from_arguments, is_connected, open_channel
 
 
@@ -46,8 +46,20 @@ def test_a_wrong_variable_is_named_and_an_empty_one_is_none(monkeypatch):
 
 
 def test_headers_become_metadata():
-    address = address_from_arguments("h:1", headers={"Authorization": "Bearer x"})
+    address = address_from_arguments("h:1", tls=True, headers={"Authorization": "Bearer x"})
     assert address.metadata == (("authorization", "Bearer x"),)
+
+
+@pytest.mark.parametrize("make", [Client, AsyncClient])
+def test_headers_go_to_another_machine_through_tls_only(make):
+    headers = {"authorization": "Bearer secret"}
+    for url in ("render-3:8001", "10.0.0.1:8001", "[::2]:8001", "localhost.example:8001"):
+        with pytest.raises(BadRequest, match=r"is not sent to .* without TLS.* tls=True") as error:
+            make(url, headers=headers)
+        assert "secret" not in str(error.value)
+        make(url, headers=headers, tls=True)
+    for url in ("127.0.0.1:8001", "localhost:8001", "[::1]:8001"):
+        make(url, headers=headers)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "grpc-timeout", "key-bin", "ü"])

@@ -183,6 +183,9 @@ def test_generate_writes_files_and_json(run, server, tmp_path):
         (["--seeds", "1", "--n", "2"], "give either --seeds"),
         (["--n", "0"], "n=0"),
         (["--class", "7"], "class_label in row 0 is 7"),
+        (["--class", "seven"], "such as 0-63,100; digits takes an integer from 0 to 2: 0=zero, 1="),
+        (["--class", "2-0"], "0-2?; digits takes an integer from 0 to 2: 0=zero, 1=one, 2=two"),
+        (["--class", "0", "--n", str(10**13)], "samples are more than one call takes"),
         (["--format", "float"], "--format float is no file format; use png, jpeg or webp"),
         (["--url", "nowhere"], "give HOST:PORT"),
     ],
@@ -194,6 +197,16 @@ def test_generate_refuses(run, server, tmp_path, monkeypatch, options, words):
     assert code == 1
     assert words in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_that_are_no_numbers_are_refused_everywhere(run, server, tmp_path):
+    options = ("--class", "one", "--url", server.url, "--out", tmp_path / "out")
+    code, _, err = run("stream", "digits", "--seeds", "1", *options)
+    assert (code, "digits takes an integer from 0 to 2: 0=zero" in err) == (1, True)
+    code, _, err = run("generate", "plain", *options)
+    assert (code, "plain takes no class" in err) == (1, True)
+    code, _, err = run("generate", "nothing", *options)
+    assert (code, "--class holds 'one'; give integers and ranges" in err) == (1, True)
 
 
 def test_stream_writes_every_image(run, server, tmp_path):

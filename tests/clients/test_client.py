@@ -206,7 +206,10 @@ def test_closing_a_stream_cancels_it(client, transport):
     assert transport.stream_log[-1] == "closed"
 
 
-@pytest.mark.parametrize("error", [ServerGone("gone"), Busy("full"), Draining("closing")])
+@pytest.mark.parametrize(
+    "error",
+    [ServerGone("gone"), Busy("full"), Draining("closing"), TimedOut("late"), ServerFault("odd")],
+)
 def test_a_broken_stream_says_where_to_go_on(client, transport, error):
     transport.stream_faults = [(3, error)]
     chunks = client.stream("plain", seeds=range(40))
@@ -223,6 +226,47 @@ def test_resume_goes_on_where_the_stream_broke(client, transport):
     chunks = list(client.stream("plain", seeds=range(5000), resume=True))
     assert np.array_equal(np.concatenate([chunk.images for chunk in chunks]), expected)
     assert [c.index for c in chunks] == np.cumsum([0, *map(len, chunks)])[:-1].tolist()
+
+
+def breaks_off(transport, after, *question_faults):
+    """Have the next stream break after so many chunks, and the questions after it fail."""
+    whole = transport.stream
+
+    def stream(requests):
+        transport.stream = whole
+        for count, reply in enumerate(whole(requests)):
+            if count == after:
+                transport.question_faults = list(question_faults)
+                raise ServerGone("gone")
+            yield reply
+
+    transport.stream = stream
+
+
+@pytest.mark.parametrize("error", [ServerGone("b"), Draining("b"), TimedOut("b"), Busy("b")])
+def test_resume_asks_about_the_model_again_and_again(client, transport, error):
+    breaks_off(transport, 2, error)
+    assert sum(map(len, client.stream("plain", seeds=range(40), resume=True))) == 40
+    breaks_off(transport, 2, error, error, error)
+    with pytest.raises(ServerGone, match="after 16 of 40 samples: b") as e:
+        list(client.stream("plain", seeds=range(40), resume=True))
+    assert e.value.resume_at == 16
+    assert e.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [NotFound("b"), ServerFault("b")])
+def test_what_ends_a_resumption_says_where_to_go_on(client, transport, error):
+    breaks_off(transport, 2, error)
+    with pytest.raises(ServerGone, match="after 16 of 40 samples: b") as e:
+        list(client.stream("plain", seeds=range(40), resume=True))
+    assert e.value.resume_at == 16
+
+
+def test_nothing_breaks_before_the_first_images(client, transport):
+    chunks = client.stream("plain", seeds=range(40), resume=True)
+    transport.stream_faults = [(0, TimedOut("late"))]
+    with pytest.raises(TimedOut, match="late"):
+        next(chunks)
 
 
 def test_resume_gives_up_in_the_end(client, transport):

@@ -1,5 +1,6 @@
 import array
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -16,12 +17,66 @@ from latentry.clients.requests import (
     stream_requests,
     unary_requests,
 )
+from latentry.serving.spec import GeneratorSpec
 from latentry.serving.streaming import stream_from_request
 from latentry.serving.wire import rows_from_request
 
 Z = np.zeros((3, 4), np.float32)
+IMAGE = {"height": 6, "width": 5, "channels": 3}
+
+
+class Failing:
+    """Raises an error wherever it is asked for a number, its length or its text."""
+
+    def __index__(self):
+        raise ValueError("no number today")
+
+    __float__ = __repr__ = __index__
+
+
+class FailingLength(list):
+    def __len__(self):
+        raise RuntimeError("no length today")
+
+
+class FailingArray:
+    @property
+    def __array__(self):
+        raise OSError("no array today")
+
+
+def failing_iterator():
+    yield 1
+    raise KeyError("no more today")
+
+
+def itself():
+    value = []
+    value.append(value)
+    return value
+
 
 REFUSED = [
+    ("plain", {"seeds": itself()}, "seeds cannot be read .RecursionError: .*; it takes an integer"),
+    ("plain", {"z": [itself()]}, "z cannot be read .RecursionError"),
+    ("digits", {"seeds": 1, "class_label": itself()}, "class_label cannot be read .RecursionError"),
+    ("plain", {"seeds": Failing()}, "seeds cannot be read .ValueError: no number today"),
+    ("plain", {"seeds": [Failing()]}, "seeds cannot be read .ValueError: no number today"),
+    ("plain", {"n": Failing()}, "n=<Failing>; it takes the number of samples"),
+    ("plain", {"n": 10**5000}, "n=<int>; it takes the number of samples"),
+    ("plain", {"z": [[Failing()]]}, "z cannot be read .ValueError: no number today"),
+    ("plain", {"seeds": FailingLength()}, "seeds cannot be read .RuntimeError: no length today"),
+    ("plain", {"seeds": FailingArray()}, "seeds cannot be read .OSError: no array today"),
+    ("plain", {"seeds": failing_iterator()}, "seeds cannot be read .KeyError: 'no more today'"),
+    ("plain", {"seeds": range(2**100)}, "seeds cannot be read .OverflowError"),
+    ("mapped", {"seeds": 1, "truncation_psi": Failing()}, "truncation_psi cannot be read"),
+    ("plain", {"seeds": memoryview(b"ab")}, "seeds holds <memory at .*>, a memoryview"),
+    ("plain", {"seeds": memoryview(bytearray(b"ab"))}, "a memoryview"),
+    ("plain", {"z": [memoryview(b"abcd")]}, "z holds <memory at .*>, a memoryview"),
+    ("plain", {"seeds": np.ma.array([1, 2], mask=[0, 1])}, "seeds is a masked array, which may"),
+    ("plain", {"seeds": [np.ma.masked]}, "seeds is a masked array"),
+    ("plain", {"z": np.ma.array(Z, mask=Z == 0)}, r"z is a masked array.* give \.filled"),
+    ("digits", {"seeds": 1, "class_label": np.ma.array([1])}, "class_label is a masked array"),
     ("plain", {"seeds": -1}, "seed -1 is out of range"),
     ("plain", {"seeds": 2**32}, "seed 4294967296 is out of range"),
     ("plain", {"seeds": range(2**32 - 1, 2**32 + 1)}, "seed 4294967296 is out of range"),
@@ -220,6 +275,33 @@ def test_a_result_over_the_limit_is_refused_before_seeds_are_drawn(info):
         samples_from_arguments(info("plain"), Arguments(n=10**12))
     with pytest.raises(BadRequest, match=f"it takes {MAX_SAMPLES}"):
         samples_from_arguments(info("plain"), Arguments(seeds=itertools.count()))
+
+
+@pytest.mark.parametrize(
+    ("model", "argument", "row", "max_bytes", "words"),
+    [
+        ("plain", "z", Z[0], 90 * 100, r"101 images of .* Use stream"),
+        ("plain", "z", itertools.count(), 90 * 100, r"101 images of .* Use stream"),
+        ("mapped", "w", np.zeros((2, 3)), 30 * 100, r"101 images of .* Use stream"),
+        ("plain", "seeds", 1, 90 * 100, r"101 images of .* Use stream"),
+        ("wide", "z", Z[0], None, "z gives more than 4096 rows; give an array, or fewer a call"),
+        ("plain", "w", Z[0], None, "this model takes no w"),
+    ],
+)
+def test_no_more_is_read_than_can_be_used(info, model, argument, row, max_bytes, words):
+    taken = 0
+
+    def rows():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield row
+
+    wide = GeneratorSpec(inputs=({"role": "z", "shape": (2**16,)},), image=IMAGE)
+    asked = replace(info("plain"), spec=wide) if model == "wide" else info(model)
+    with pytest.raises(BadRequest, match=words):
+        samples_from_arguments(asked, Arguments(**{argument: rows()}), max_bytes=max_bytes)
+    assert taken <= (4097 if model == "wide" else 101)
 
 
 @given(count=st.integers(1, 60), size=st.integers(1, 17))

@@ -75,7 +75,7 @@ def test_no_token_without_tls_but_on_this_machine(server, token_file):
     with Server(server.url, token_file=token_file).open_client() as client:
         assert client.models()
     assert server.double.metadata[0]["authorization"] == f"Bearer {TOKEN}"
-    with pytest.raises(BadRequest, match=r"not sent to 10\.0\.0\.1:8001 without TLS") as error:
+    with pytest.raises(BadRequest, match=r"is not sent to 10\.0\.0\.1:8001 without TLS") as error:
         Server("10.0.0.1:8001", token_file=token_file).open_client()
     assert TOKEN not in str(error.value)
     Server("10.0.0.1:8001", tls=True, token_file=token_file).open_client().close()

@@ -66,6 +66,11 @@ def test_arrays_of_anything_else_are_refused() -> None:
         check_seeds(np.array([1.0]))
     with pytest.raises(BadRequest, match="is a list"):
         check_seeds(np.array([[1]]))
+    with pytest.raises(BadRequest, match="is a MaskedConstant"):
+        check_seeds(np.ma.array([1, 2], mask=[False, True]))
+    for raw in (b"ab", bytearray(b"ab"), memoryview(b"ab")):
+        with pytest.raises(BadRequest, match=f"is a {type(raw).__name__}"):
+            check_seeds(raw)
 
 
 def test_no_seeds_are_refused() -> None:
