@@ -22,6 +22,7 @@ from hostile_jobs import JOB, attack, check, command, make_jobs
 
 from latentry.clients import job_records
 from latentry.clients.cli import main
+from latentry.clients.job_lock import identity, owner_in
 from latentry.clients.job_records import check_shard, read_job, read_shard_record
 from latentry.clients.jobs import OutputPart, job_from_file
 from latentry.clients.shard_making import Origin
@@ -277,6 +278,13 @@ def test_a_shard_of_absurd_size_is_not_hashed(
     with pytest.raises(JobError, match=fault):
         check_shard(storage, record, 0)
     assert fault in verify_shard(str(out), record, 0)[1][0]
+
+
+@pytest.mark.parametrize("fact", [{"pid": 10**4000}, {"pid": -1}, {"host": "x" * 3000}])
+def test_a_lock_of_no_process_that_there_can_be_names_nobody(fact: dict[str, Any]) -> None:
+    owner = identity()
+    assert owner_in(json.dumps(owner).encode()) == owner
+    assert owner_in(json.dumps({**owner, **fact}).encode()) is None
 
 
 # --- the job's own file -------------------------------------------------------------------------
