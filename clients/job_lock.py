@@ -9,6 +9,7 @@ from typing import Any
 from latentry.serving.files import parse_json
 
 LOCK_FILE = "job.lock"
+_MOST_HOST = 256
 MOST_LOCK_BYTES = 4096
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = Path("/proc/self/ns/pid")
@@ -61,7 +62,7 @@ def owner_in(data: bytes) -> dict[str, Any] | None:
     kinds = {key: type(value) for key, value in identity().items()}
     if not isinstance(owner, dict) or {key: type(owner[key]) for key in owner} != kinds:
         return None
-    return owner
+    return owner if 0 < owner["pid"] < 2**31 and len(owner["host"]) < _MOST_HOST else None
 
 
 def is_same_file(descriptor: int, path: Path) -> bool:

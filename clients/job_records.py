@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from latentry.clients.jobs import Job, Plan, plan_from_job
-from latentry.clients.shards import SUFFIXES, shard_stem
+from latentry.clients.shards import SUFFIXES, most_shard_bytes, shard_stem
 from latentry.clients.storage import Storage
 from latentry.serving.errors import BadRequest, JobError
 from latentry.serving.files import parse_json
@@ -28,8 +28,9 @@ INDEX_FILE = "index.json"
 CONTACT_SHEET_FILE = "contact-sheet.png"
 
 _MOST_REASONS, _MOST_TEXT = 100, 500
-# The largest files that are read: a bound, and what each sample or shard may add to it.
-_RECORD_BYTES, _RECORD_BYTES_EACH = 16 * 2**20, 8 * 2**10
+# The largest files that are read: a bound, and what each sample or shard may add to it. A million
+# samples and as many rejected seeds take less than the most of a record.
+_RECORD_BYTES, _RECORD_BYTES_EACH, _MOST_RECORD_BYTES = 16 * 2**20, 8 * 2**10, 256 * 2**20
 _INDEX_BYTES, _INDEX_BYTES_EACH = 64 * 2**20, 2**10
 
 _Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -234,7 +235,7 @@ def read_record_bytes(storage: Storage, record: JobRecord, number: int) -> bytes
 def most_record_bytes(record: JobRecord, number: int) -> int:
     """Return the largest size that a shard's record may have."""
     samples = record.plan.size(number) + record.plan.reserve
-    return _RECORD_BYTES + samples * _RECORD_BYTES_EACH
+    return min(_MOST_RECORD_BYTES, _RECORD_BYTES + samples * _RECORD_BYTES_EACH)
 
 
 def most_index_bytes(record: JobRecord) -> int:
@@ -269,6 +270,9 @@ def _misfit(record: JobRecord, made: ShardRecord, number: int) -> str:
     if len(made.seeds) + sum(made.missing.values()) != len(plan):
         lost = sum(made.missing.values())
         return f"it has {len(made.seeds)} samples and misses {lost}; the plan says {len(plan)}"
+    most = most_shard_bytes(record.job.output, record.spec.image, len(plan))
+    if made.size > most:
+        return f"its file has {made.size:,} bytes; {len(plan)} samples take at most {most:,}"
     if sum(made.by_class.values()) != len(made.seeds):
         return f"its classes have {sum(made.by_class.values())} samples, not {len(made.seeds)}"
     places = np.array(made.indices, np.int64) - plan.first_index

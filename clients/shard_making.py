@@ -27,13 +27,20 @@ from latentry.clients.job_records import (
     ShardRecord,
     by_label,
     check_shard,
+    most_record_bytes,
 )
 from latentry.clients.jobs import Controls, Job, ShardPlan, split
 from latentry.clients.retry import Deadline, Retries, policy_from_retry_for_s
 from latentry.clients.server_options import DEFAULT_SERVER, Server
-from latentry.clients.shards import Sample, data_from_image, pixel_sha256, shard_bytes
+from latentry.clients.shards import (
+    MOST_FEATURES,
+    Sample,
+    data_from_image,
+    pixel_sha256,
+    shard_bytes,
+)
 from latentry.clients.storage import storage_from_url
-from latentry.serving.errors import InvalidOutput, JobError, TimedOut
+from latentry.serving.errors import BadRequest, InvalidOutput, JobError, TimedOut
 from latentry.serving.images import Uint8
 from latentry.serving.transport import ModelInfo
 
@@ -162,8 +169,15 @@ class ShardMaker:
             rejected=tuple(drawn.rejected),
             md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
         ).sealed()
+        recorded = record.as_bytes()
+        if len(recorded) > (most := most_record_bytes(job, number)):
+            raise JobError(
+                f"the record of shard {number} takes {len(recorded):,} bytes, over {most:,}: "
+                f"{len(drawn.rejected):,} seeds were rejected; give a smaller shard_size, or "
+                "lower [samples] reserve"
+            )
         self._storage.write(record.file, data)
-        self._storage.write(job.record_file(number), record.as_bytes())
+        self._storage.write(job.record_file(number), recorded)
         return record
 
 
@@ -305,7 +319,13 @@ class SampleDrawer:
         if self._features is None or not len(images):
             return np.empty((len(images), 0), np.float32)
         vectors = self._features.run(images)
-        return vectors.reshape(len(vectors), -1).astype(np.float32)
+        vectors = vectors.reshape(len(vectors), -1).astype(np.float32)
+        if vectors.shape[1] > MOST_FEATURES:
+            raise BadRequest(
+                f"[output.features] gives {vectors.shape[1]:,} numbers for an image; a vector has "
+                f"at most {MOST_FEATURES:,}"
+            )
+        return vectors
 
     def _images(
         self, seeds: NDArray[np.int64], controls: Controls

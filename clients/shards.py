@@ -29,8 +29,13 @@ from latentry.serving.spec import ImageOutput, Role
 SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet", "npz": ".npz"}
 _NPY = "npy"
 _BLOCK = tarfile.BLOCKSIZE
-# What one sample may take beside its pixels; more is nothing that was written here.
-_ROOM = 64 * 2**10
+# The largest feature vector.
+MOST_FEATURES = 2**20
+# What one sample may take beside its pixels, and a file beside its samples; more is nothing that
+# was written here.
+_ROOM, _ROOM_OF_FILE = 8 * 2**10, 64 * 2**10
+_SHA256_CHARACTERS = 64
+_CONTROLS = {Role.CLASS_LABEL.value, Role.TRUNCATION_PSI.value}
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,12 @@ def read_shard(
         "webdataset": _read_webdataset, "parquet": _read_parquet, "npz": _read_npz,
     }[output.format]  # fmt: skip
     return read(file, output.image, image, count)
+
+
+def most_shard_bytes(output: OutputPart, image: ImageOutput, count: int) -> int:
+    """Return the largest size that a file of ``count`` samples may have."""
+    features = 4 * MOST_FEATURES if output.features else 0
+    return _ROOM_OF_FILE + count * (_most_bytes(image) + features)
 
 
 def _sidecar(sample: Sample, model_digest: str) -> bytes:
@@ -268,14 +279,18 @@ def _read_parquet(
 ) -> Iterator[Sample]:
     import pyarrow.parquet
 
-    # An image that stands there once and is named a million times is not unpacked a million times.
-    images = [] if image_format == "none" else ["image"]
-    parquet = pyarrow.parquet.ParquetFile(file, read_dictionary=images)
-    names = [name for name in parquet.schema_arrow.names if name != "features"]
-    _check_parquet(parquet, names, count, (count + 1) * _most_bytes(image))
-    known = {"index", "seed", "sha256", "image"}
+    # A value that stands there once and is named a million times is not unpacked a million times;
+    # encodings that grow from one value to the next cannot be read like this, and are refused.
+    texts = {"sha256": (_SHA256_CHARACTERS, _SHA256_CHARACTERS)}
+    if image_format != "none":
+        texts["image"] = (0, _most_bytes(image))
+    parquet = pyarrow.parquet.ParquetFile(file, read_dictionary=list(texts))
+    names = _checked_columns(parquet, image_format)
+    _check_sizes(parquet.metadata, names, count, _ROOM_OF_FILE + count * _most_bytes(image))
     for batch in parquet.iter_batches(batch_size=256, columns=names):
         columns = {name: batch.column(name) for name in names}
+        for name, (least, most) in texts.items():
+            _check_lengths(name, columns[name].dictionary, least, most)
         for place in range(batch.num_rows):
             row = {name: column[place].as_py() for name, column in columns.items()}
             # Without images there is only the recorded hash to go by.
@@ -285,25 +300,42 @@ def _read_parquet(
             yield Sample(
                 index=row["index"],
                 seed=row["seed"],
-                controls={key: _number(row[key]) for key in names if key not in known},
+                controls={key: _number(row[key]) for key in _CONTROLS & row.keys()},
                 sha256=found,
                 data=row.get("image", b""),
             )
 
 
-def _check_parquet(parquet: Any, names: Sequence[str], count: int, most: int) -> None:
-    """Refuse a file whose columns ``names`` hold another number of rows, or more than ``most``."""
-    import pyarrow.types
+def _checked_columns(parquet: Any, image_format: str) -> list[str]:
+    """Return the names of the columns to read; feature vectors are not."""
+    import pyarrow
 
-    facts = parquet.metadata
-    if facts.num_rows != count or facts.num_columns > 64:
-        raise ValueError(f"it holds {facts.num_rows} rows in {facts.num_columns} columns")
-    plain = (pyarrow.types.is_integer, pyarrow.types.is_floating, pyarrow.types.is_string)
+    texts = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+    files = pyarrow.dictionary(pyarrow.int32(), pyarrow.binary())
+    needed = {"index": pyarrow.int64(), "seed": pyarrow.int64(), "sha256": texts}
+    if image_format != "none":
+        needed["image"] = files
+    allowed = {**needed, "class_label": pyarrow.int64(), "truncation_psi": pyarrow.float32()}
+    if len(parquet.schema_arrow) > len(allowed) + 1:
+        raise ValueError(f"it holds {len(parquet.schema_arrow)} columns")
+    names = list(parquet.schema_arrow.names)
     for field_ in parquet.schema_arrow:
-        if field_.name not in ("image", "features") and not any(
-            kind(field_.type) for kind in plain
-        ):
-            raise ValueError(f"its column {field_.name} holds {field_.type}")
+        kind = field_.type
+        if field_.name == "features" and pyarrow.types.is_fixed_size_list(kind):
+            fits = kind.value_type == pyarrow.float32() and kind.list_size <= MOST_FEATURES
+        else:
+            fits = kind == allowed.get(field_.name)
+        if not fits:
+            raise ValueError(f"its column {field_.name} holds {kind}")
+    if len(set(names)) < len(names) or not needed.keys() <= set(names):
+        raise ValueError(f"its columns are {', '.join(names)}")
+    return [name for name in names if name != "features"]
+
+
+def _check_sizes(facts: Any, names: Sequence[str], count: int, most: int) -> None:
+    """Refuse a file whose columns ``names`` hold another number of rows, or more than ``most``."""
+    if facts.num_rows != count:
+        raise ValueError(f"it holds {facts.num_rows} rows")
     for group in range(facts.num_row_groups):
         for column in range(facts.num_columns):
             chunk = facts.row_group(group).column(column)
@@ -314,6 +346,15 @@ def _check_parquet(parquet: Any, names: Sequence[str], count: int, most: int) ->
                     f"its column {chunk.path_in_schema} takes {chunk.total_uncompressed_size:,} "
                     "bytes"
                 )
+
+
+def _check_lengths(name: str, values: Any, least: int, most: int) -> None:
+    """Refuse texts or files of a column that are shorter than ``least`` or longer than ``most``."""
+    import pyarrow.compute
+
+    ends = pyarrow.compute.min_max(pyarrow.compute.binary_length(values)).as_py()
+    if len(values) and not least <= ends["min"] <= ends["max"] <= most:
+        raise ValueError(f"its column {name} has values of {ends['min']} to {ends['max']:,} bytes")
 
 
 def _npz(
@@ -330,14 +371,37 @@ def _npz(
     return buffer.getvalue()
 
 
+class _CarefulFile:
+    """A file of which up to ``most`` bytes are read at once: zipfile reads a whole directory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.most: int | None = _ROOM_OF_FILE
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._read = file.read
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next ``size`` bytes, or up to the end."""
+        if self.most is None:
+            return self._read(size)
+        data = self._read(self.most + 1 if size < 0 else min(size, self.most + 1))
+        if len(data) > self.most:
+            raise ValueError(f"its directory takes over {self.most:,} bytes")
+        return data
+
+
 def _read_npz(
     file: BinaryIO, image_format: str, image: ImageOutput, count: int
 ) -> Iterator[Sample]:
-    known = ("images", "model_digest")
-    with zipfile.ZipFile(file) as archive:
+    careful = _CarefulFile(file)
+    with zipfile.ZipFile(careful) as archive:
         names = [name.removesuffix(f".{_NPY}") for name in archive.namelist()]
+        if odd := set(names) - {"images", "model_digest", "index", "seed", *_CONTROLS}:
+            raise ValueError(f"it holds {min(odd)[:100]}")
+        careful.most = None
         columns = {
-            name: _read_column(archive, name, count) for name in names[:64] if name not in known
+            name: _read_column(archive, name, count)
+            for name in names
+            if name not in ("images", "model_digest")
         }
         with archive.open(f"images.{_NPY}") as member:
             images = read_npy(member, np.uint8, (count, *image.row_shape))

@@ -25,6 +25,8 @@ _CONTROLS = re.compile(
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}""")
 _MOST_LEVELS = 100
 _TAIL_BYTES = 64 * 2**10
+# What a file may have beyond its size: it is being written, or one of /proc, which tell none.
+_GROWTH = 2**20
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
@@ -54,10 +56,11 @@ def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
         OSError: As for :func:`open_regular`, or it is larger than ``most``.
     """
     with open_regular(path) as file:
-        # Files of /proc have no size, so what comes is counted, too.
-        is_large = os.fstat(file.fileno()).st_size > most
-        data = b"" if is_large else file.read(most + 1)
-    if is_large or len(data) > most:
+        size = os.fstat(file.fileno()).st_size
+        # Room for all that is asked for is made before anything is read.
+        most = min(most, size + _GROWTH)
+        data = b"" if size > most else file.read(most + 1)
+    if size > most or len(data) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
     return data
 

@@ -405,6 +405,16 @@ def test_files_are_looked_for_beside_the_job(
     assert options.files() == [tmp_path / "networks" / "net.onnx"]
 
 
+def test_numbers_for_each_channel_of_a_network_are_read(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").touch()
+    path = tmp_path / "job.toml"
+    table = 'file = "net.onnx"\nmean = [0.5, 0, 1]\nstd = [1, 0.5, 0.25]\n'
+    path.write_text(f'{OK}[output]\nformat = "parquet"\n[output.features]\n{table}')
+    features = job_from_file(path).output.features
+    assert features
+    assert (features.mean, features.std) == ((0.5, 0, 1), (1, 0.5, 0.25))
+
+
 def test_a_whole_job_reads_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "job.toml"
     path.write_text(

@@ -30,6 +30,7 @@ from synthesis_jobs import (
     crash_points,
     end,
     is_running,
+    kill,
     kill_until_done,
     local_run,
     stamps,
@@ -142,7 +143,7 @@ def test_killed_workers_are_replaced(crowd: JobRun, expected: dict[str, bytes]) 
             for worker in workers_of(process):
                 # One for each few shards, and never one that has just come.
                 if worker.pid not in killed and len(crowd.records()) > 3 * len(killed):
-                    worker.kill()
+                    kill(worker)
                     killed.add(worker.pid)
         _, message = process.communicate(timeout=240)
     finally:
@@ -159,7 +160,7 @@ def test_workers_that_always_die_end_the_job_with_advice(
     try:
         while process.poll() is None:
             for worker in workers_of(process):
-                worker.kill()
+                kill(worker)
         _, message = process.communicate(timeout=240)
     finally:
         end(process)

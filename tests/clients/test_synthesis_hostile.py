@@ -7,8 +7,10 @@ import io
 import json
 import os
 import resource
+import shutil
 import struct
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +20,17 @@ import numpy as np
 import pytest
 from hostile_jobs import JOB, attack, check, command, make_jobs
 
-from latentry.clients.jobs import OutputPart
+from latentry.clients import job_records
+from latentry.clients.cli import main
+from latentry.clients.job_lock import identity, owner_in
+from latentry.clients.job_records import check_shard, read_job, read_shard_record
+from latentry.clients.jobs import OutputPart, job_from_file
+from latentry.clients.shard_making import Origin
 from latentry.clients.shards import read_shard
+from latentry.clients.storage import LocalFolder
+from latentry.clients.synthesis import begin, open_record, run_job
+from latentry.clients.verification import verify_shard
+from latentry.serving.errors import JobError
 from latentry.serving.spec import ImageOutput
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")
@@ -114,11 +125,11 @@ def test_a_tar_file_of_another_kind_is_refused_and_not_unpacked(name: str) -> No
     refuse(TARS[name], "webdataset")
 
 
-def refuse(data: bytes, kind: str) -> None:
+def refuse(data: bytes, kind: str, count: int = 1) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     output = OutputPart.model_validate({"format": kind})
     with pytest.raises(Exception):  # noqa: B017, PT011  # of any kind; the caller takes all
-        list(read_shard(io.BytesIO(data), output, GREY, 1))
+        list(read_shard(io.BytesIO(data), output, GREY, count))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
@@ -136,6 +147,7 @@ NPZS = {
     "texts for seeds": {"seed": np.array(["x" * 100_000])},
     "objects": {"seed": np.array([{}], object)},
     "a large column": {"extra": np.zeros((1, 10_000_000), np.int64)},
+    "a column of another name": {"extra": np.zeros(1, np.int64)},
     "large numbers": {"truncation_psi": np.zeros(1, np.longdouble)},
 }
 
@@ -145,7 +157,18 @@ def test_an_npz_file_of_another_kind_is_refused_and_not_unpacked(name: str) -> N
     refuse(npz_of(**NPZS[name]), "npz")
 
 
-def table_of(rows: int = 1, **columns: Any) -> Callable[[], bytes]:
+def test_an_npz_file_of_many_members_is_refused_before_they_are_listed() -> None:
+    buffer = io.BytesIO(npz_of())
+    with zipfile.ZipFile(buffer, "a") as archive:
+        for number in range(2000):
+            archive.writestr(f"{number}.npy", b"")
+    with pytest.raises(ValueError, match="its directory takes over"):
+        list(read_shard(buffer, OutputPart(format="npz"), GREY, 1))
+
+
+def table_of(rows: int = 1, written: Any = None, **columns: Any) -> Callable[[], bytes]:
+    """Return what writes a table; ``written`` says how."""
+
     def write() -> bytes:
         import pyarrow
         import pyarrow.parquet
@@ -153,7 +176,7 @@ def table_of(rows: int = 1, **columns: Any) -> Callable[[], bytes]:
         sound = {"index": [0] * rows, "seed": [0] * rows, "sha256": ["0" * 64] * rows}
         data = {**sound, "image": [png_of(4, 4)] * rows, **columns}
         buffer = io.BytesIO()
-        pyarrow.parquet.write_table(pyarrow.table(data), buffer)
+        pyarrow.parquet.write_table(pyarrow.table(data), buffer, **(written or {}))
         return buffer.getvalue()
 
     return write
@@ -168,13 +191,100 @@ TABLES = {
     "tables for controls": table_of(class_label=[{"a": 1}]),
     "texts for controls": table_of(class_label=["x"]),
     "no seed": table_of(seed=[None], class_label=[None]),
+    "a long hash": table_of(1000, sha256=["0" * 2_000_000] * 1000),
+    "a short hash": table_of(sha256=["0" * 63]),
+    "no hash": table_of(sha256=[None]),
+    "a hash that is a file": table_of(sha256=[b"0" * 64]),
+    "a column of another name": table_of(extra=[1]),
+    "vectors of any length": table_of(features=[[1.0, 2.0]]),
+    "hashes that grow": table_of(
+        1000,
+        {"use_dictionary": False, "column_encoding": {"sha256": "DELTA_BYTE_ARRAY"}},
+        sha256=["0" * 1_000_000] * 1000,
+    ),
     "many columns": table_of(**{f"c{n}": [1] for n in range(100)}),
 }
 
 
+LONG = ("a long hash", "hashes that grow")
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_a_parquet_file_of_another_kind_is_refused_and_not_unpacked(name: str) -> None:
-    refuse(TABLES[name](), "parquet")
+    refuse(TABLES[name](), "parquet", count=1000 if name in LONG else 1)
+
+
+def test_images_in_a_file_that_has_none_are_refused() -> None:
+    output = OutputPart.model_construct(format="parquet", image="none")
+    with pytest.raises(ValueError, match="its column image holds binary"):
+        list(read_shard(io.BytesIO(table_of()()), output, GREY, 1))
+
+
+# --- records ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """Return the folder of a job with shards of a million samples, of which none is made."""
+    (tmp_path / "job.toml").write_text(
+        'model = "digits"\n[samples]\nper_class = { "0-9" = 200_000 }\nreserve = 100\n'
+        "[output]\nshard_size = 1_000_000\n"
+    )
+    job = job_from_file(tmp_path / "job.toml")
+    storage = LocalFolder(tmp_path / "out")
+    with storage.locked():
+        begin(storage, open_record(job, Origin(repository=repository)))
+    return tmp_path
+
+
+@pytest.mark.parametrize("size", [2, 30 * 2**30])
+def test_a_record_of_a_large_shard_takes_no_more_than_it_has(
+    large: Path, repository: Path, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    record = large / "out" / "shard-000000.json"
+    record.touch()
+    os.truncate(record, size)
+    assert main(command("status", large, repository)) == 1
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("fault "))
+    assert ("is damaged: " if size == 2 else "larger than 268,435,456 bytes") in line
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_a_record_that_could_not_be_read_again_is_not_written(
+    large: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_records, "_MOST_RECORD_BYTES", 500)
+    (large / "job.toml").write_text(JOB.format("webdataset"))
+    job, out = job_from_file(large / "job.toml"), large / "small"
+    with pytest.raises(JobError, match=r"shard 0 takes [0-9,]+ bytes, over 500: 0 seeds were"):
+        run_job(job, Origin(repository=repository), str(out))
+    assert {path.name for path in out.iterdir()} == {"job.json"}
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_a_shard_of_absurd_size_is_not_hashed(
+    made: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    out = shutil.copytree(made[kind] / "out", tmp_path / "out")
+    storage = LocalFolder(out)
+    record = read_job(storage)
+    found = read_shard_record(storage, record, 0)
+    os.truncate(out / found.file, 20 * 2**30)
+    changed = found.model_copy(update={"size": 20 * 2**30, "seal": ""}).sealed()
+    (out / record.record_file(0)).write_bytes(changed.as_bytes())
+    monkeypatch.setattr(LocalFolder, "sha256", None)
+    fault = "its file has 21,474,836,480 bytes; 10 samples take at most "
+    with pytest.raises(JobError, match=fault):
+        check_shard(storage, record, 0)
+    assert fault in verify_shard(str(out), record, 0)[1][0]
+
+
+@pytest.mark.parametrize("fact", [{"pid": 10**4000}, {"pid": -1}, {"host": "x" * 3000}])
+def test_a_lock_of_no_process_that_there_can_be_names_nobody(fact: dict[str, Any]) -> None:
+    owner = identity()
+    assert owner_in(json.dumps(owner).encode()) == owner
+    assert owner_in(json.dumps({**owner, **fact}).encode()) is None
 
 
 # --- the job's own file -------------------------------------------------------------------------

@@ -26,6 +26,12 @@ def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
         read_regular(path, most=4)
 
 
+def test_no_more_room_is_made_than_a_file_takes(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1")
+    assert read_regular(tmp_path / "file", most=2**50) == b"1"
+    assert read_regular("/proc/self/cmdline", most=2**50)  # of no size
+
+
 @pytest.mark.parametrize("kind", ["fifo", "device", "endless", "folder", "loop", "socket"])
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "odd"

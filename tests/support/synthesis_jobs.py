@@ -186,6 +186,12 @@ def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return [child for child in children_of(process) if "spawn_main" in " ".join(_cmdline(child))]
 
 
+def kill(process: psutil.Process) -> None:
+    """Kill a process that may have ended meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
 def is_running(process: psutil.Process) -> bool:
     """Whether a process runs; one that ended and that nobody has reaped yet does not."""
     try:
