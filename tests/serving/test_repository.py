@@ -321,5 +321,5 @@ def test_no_batch_goes_beyond_what_was_proved(repository: Path) -> None:
     assert with_serving(entry, {"max_batch_size": 16}).manifest.serving.max_batch_size == 16
     with pytest.raises(BadRequest, match=r"17 is more than the export of proved proved \(16\)"):
         with_serving(entry, {"max_batch_size": 17})
-    with pytest.raises(BadRequest, match="--max-batch-size 64"):
+    with pytest.raises(BadRequest, match="export it again with --max-batch 64"):
         tune_entry(repository, "proved", {"max_batch_size": 64}, model_digest=manifest.digest)
