@@ -1,17 +1,16 @@
 """What hangs inside a running server is replaced; limits of seconds in place of the usual ones."""
 
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hangs import seconds_until_mended
+from hangs import load, seconds_until_mended
 from misbehaving_models import LONG_BATCH
 from running_server import RunningServer, run_server
 
-from latentry.clients import Client, LatentryError
+from latentry.clients import Client
 
 pytestmark = pytest.mark.server
 
@@ -33,27 +32,10 @@ def misbehaving(repository: Path) -> Iterator[RunningServer]:
 
 @pytest.mark.parametrize("hang", KINDS)
 def test_what_hangs_under_load_is_replaced(misbehaving: RunningServer, hang: str) -> None:
-    stop = threading.Event()
-
-    def ask() -> None:
-        with Client(misbehaving.url, timeout_s=5) as client:
-            while not stop.is_set():
-                try:
-                    client.generate("wide", seeds=range(4))
-                except LatentryError:
-                    stop.wait(0.1)
-
-    callers = [threading.Thread(target=ask) for _ in range(4)]
     with Client(misbehaving.url) as client:
         before = client.generate("wide", seeds=range(4)).images
-        for caller in callers:
-            caller.start()
-        try:
+        with load(misbehaving):
             seconds_until_mended(misbehaving, hang, timeout_s=120)
-        finally:
-            stop.set()
-            for caller in callers:
-                caller.join()
         np.testing.assert_array_equal(client.generate("wide", seeds=range(4)).images, before)
 
 

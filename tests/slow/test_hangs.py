@@ -4,7 +4,6 @@ import logging
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from hangs import HANGS, seconds_until_mended
+from hangs import HANGS, load, seconds_until_mended
 from misbehaving_models import LONG_BATCH
 from running_server import RunningServer, run_server
 
-from latentry.clients import Client, LatentryError
+from latentry.clients import Client
 from latentry.serving.vitals import LONGEST_EXECUTE_S, SILENT_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(3_600)]
@@ -36,29 +35,6 @@ def servers(repository: Path) -> Iterator[dict[str, RunningServer]]:
             hang: stack.enter_context(run_server(repository, *options, command=REAL_LIMITS))
             for hang in HANGS
         }
-
-
-@contextmanager
-def load(server: RunningServer) -> Iterator[None]:
-    stop = threading.Event()
-
-    def ask() -> None:
-        with Client(server.url, timeout_s=5) as client:
-            while not stop.is_set():
-                try:
-                    client.generate("wide", seeds=range(4))
-                except LatentryError:
-                    stop.wait(0.1)
-
-    callers = [threading.Thread(target=ask) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for caller in callers:
-            caller.join()
 
 
 @contextmanager

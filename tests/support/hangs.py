@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psutil
 from misbehaving_models import BLOCK_THE_LOOP, DEADLOCK, ENDLESS, KEEP_THE_GIL
@@ -45,6 +46,30 @@ HANGS: dict[str, Callable[[RunningServer], None]] = {
     "endless loop": lambda server: _ask(server, ENDLESS),
     "blocked event loop": _stream,
 }
+
+
+@contextmanager
+def load(server: RunningServer) -> Iterator[None]:
+    """Let four callers ask, whatever becomes of their requests."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        with Client(server.url, timeout_s=5) as client:
+            while not stop.is_set():
+                try:
+                    client.generate("wide", seeds=range(4))
+                except LatentryError:
+                    stop.wait(0.1)
+
+    callers = [threading.Thread(target=ask) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
 
 
 def seconds_until_mended(server: RunningServer, hang: str, timeout_s: float) -> float:
