@@ -79,9 +79,14 @@ def seconds_until_mended(server: RunningServer, hang: str, timeout_s: float) -> 
     """
     triton = psutil.Process(server.triton_pid())
     HANGS[hang](server)
-    seconds = wait_until(
-        lambda: not triton.is_running() or triton.status() == psutil.STATUS_ZOMBIE, timeout_s
-    )
+    seconds = wait_until(lambda: _is_gone(triton), timeout_s)
     with Client(server.url) as client:
         wait_until(client.health, 120)
     return seconds
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
