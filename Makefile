@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+CLIENTS := tests/clients tests/synthesis tests/profiling tests/cli
 STAMP := .venv/.installed
 EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 
@@ -28,10 +29,10 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 test-clients: $(STAMP)
-	$(BIN)/pytest tests/clients
+	$(BIN)/pytest $(CLIENTS)
 
 test-others: $(STAMP)
-	$(BIN)/pytest tests --ignore tests/clients
+	$(BIN)/pytest tests $(CLIENTS:%=--ignore %)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from latentry.clients import Client
-from latentry.serving.images import grid_from_images, pil_from_uint8
+from latentry.contract.images import grid_from_images, pil_from_uint8
 
 ROOT = Path(__file__).resolve().parent
 OUT = ROOT / "demo"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from latentry.contract.spec import GeneratorSpec, ImageOutput, ZInput
 from latentry.export.publish import Source, export_generator
-from latentry.serving.repository import Entry
-from latentry.serving.spec import GeneratorSpec, ImageOutput, ZInput
+from latentry.serving.entries.repository import Entry
 from latentry.training.architectures import build
 
 LATENTRY = Path(sys.executable).parent / "latentry"

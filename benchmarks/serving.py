@@ -25,10 +25,10 @@ import onnxruntime
 from measuring import LATENTRY, Row, publish_network, served
 
 from latentry.clients import Client
-from latentry.serving.engines.onnxruntime_cpu import vector_level
-from latentry.serving.perf_analyzer import PerfAnalyzer, require_perf_analyzer
-from latentry.serving.repository import Entry
-from latentry.serving.seeds import LatentDrawer
+from latentry.contract.seeds import LatentDrawer
+from latentry.profiling.perf_analyzer.program import PerfAnalyzer, require_perf_analyzer
+from latentry.serving.entries.engine_class import vector_level
+from latentry.serving.entries.repository import Entry
 
 MODEL = "bench"
 _VERSIONS = ("latentry", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton")

@@ -22,12 +22,13 @@ from pathlib import Path
 
 from measuring import Row, publish_network, served
 
-from latentry.clients.jobs import Job
-from latentry.clients.shard_making import Origin, Progress, Settled, Work
-from latentry.clients.synthesis import run_job
-from latentry.clients.workers import Workers
-from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine, vector_level
-from latentry.serving.seeds import LatentDrawer
+from latentry.contract.seeds import LatentDrawer
+from latentry.serving.entries.engine_class import vector_level
+from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.synthesis.crews.processes import Workers
+from latentry.synthesis.job import Job
+from latentry.synthesis.run import run_job
+from latentry.synthesis.shard_making import Origin, Progress, Settled, Work
 
 _BATCHES = (2, 4, 8, 16, 32, 64)
 _ENGINE_S, _JOB_S = 4.0, 8.0

@@ -15,7 +15,7 @@ if __name__ != "latentry.clients":
 from latentry.clients.aio import AsyncClient
 from latentry.clients.client import Client
 from latentry.clients.results import GenerateResult, Health, StreamChunk
-from latentry.serving.errors import (
+from latentry.contract.errors import (
     BadRequest,
     Busy,
     Draining,
@@ -27,7 +27,7 @@ from latentry.serving.errors import (
     SpecError,
     TimedOut,
 )
-from latentry.serving.transport import AsyncTransport, ModelInfo, Reply, Transport
+from latentry.contract.transport import AsyncTransport, ModelInfo, Reply, Transport
 
 __all__ = [
     "AsyncClient",

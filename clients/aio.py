@@ -6,20 +6,8 @@ from os import PathLike
 from types import TracebackType
 from typing import Self, SupportsIndex, TypeVar
 
-from latentry.clients.adapter import async_transport_from_any
 from latentry.clients.client import PARTS_IN_FLIGHT
 from latentry.clients.pickling import PickledByTransport
-from latentry.clients.requests import (
-    MAX_RESULT_BYTES,
-    Arguments,
-    ClassLabels,
-    Latents,
-    Numbers,
-    Seeds,
-    check_chunk_size,
-    samples_from_arguments,
-    unary_requests,
-)
 from latentry.clients.results import (
     GenerateResult,
     Health,
@@ -37,11 +25,23 @@ from latentry.clients.retry import (
     health_deadline,
     policy_from_retry_for_s,
 )
+from latentry.clients.samples import (
+    MAX_RESULT_BYTES,
+    Arguments,
+    ClassLabels,
+    Latents,
+    Numbers,
+    Seeds,
+    check_chunk_size,
+    samples_from_arguments,
+    unary_requests,
+)
 from latentry.clients.streams import StreamCursor
-from latentry.serving.errors import BadRequest, LatentryError, TimedOut
-from latentry.serving.spec import check_name
-from latentry.serving.transport import AsyncTransport, ModelInfo, Reply, Transport
-from latentry.serving.wire import Arrays
+from latentry.clients.transports.threaded import async_transport_from_any
+from latentry.contract.errors import BadRequest, LatentryError, TimedOut
+from latentry.contract.spec import check_name
+from latentry.contract.transport import AsyncTransport, ModelInfo, Reply, Transport
+from latentry.contract.wire import Arrays
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ class AsyncClient(PickledByTransport):
         self._policy = policy_from_retry_for_s(retry_for_s)
         if transport is None:
             # Here, because importing gRPC takes longer than everything else together.
-            from latentry.clients.grpc_transport import AsyncGrpcTransport
+            from latentry.clients.transports.grpc_transport import AsyncGrpcTransport
 
             transport = AsyncGrpcTransport(url, tls=tls, headers=headers)
         elif url is not None or tls or headers:

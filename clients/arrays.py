@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentry.serving.errors import BadRequest, LatentryError
+from latentry.contract.errors import BadRequest, LatentryError
 
 _NO_LISTS = (str, bytes, bytearray, Mapping, set, frozenset)
 

@@ -10,17 +10,6 @@ from types import TracebackType
 from typing import Self, SupportsIndex, TypeVar
 
 from latentry.clients.pickling import PickledByTransport
-from latentry.clients.requests import (
-    MAX_RESULT_BYTES,
-    Arguments,
-    ClassLabels,
-    Latents,
-    Numbers,
-    Seeds,
-    check_chunk_size,
-    samples_from_arguments,
-    unary_requests,
-)
 from latentry.clients.results import (
     GenerateResult,
     Health,
@@ -38,11 +27,22 @@ from latentry.clients.retry import (
     health_deadline,
     policy_from_retry_for_s,
 )
+from latentry.clients.samples import (
+    MAX_RESULT_BYTES,
+    Arguments,
+    ClassLabels,
+    Latents,
+    Numbers,
+    Seeds,
+    check_chunk_size,
+    samples_from_arguments,
+    unary_requests,
+)
 from latentry.clients.streams import StreamCursor, close_replies
-from latentry.serving.errors import BadRequest, LatentryError, TimedOut
-from latentry.serving.spec import check_name
-from latentry.serving.transport import ModelInfo, Reply, Transport
-from latentry.serving.wire import Arrays
+from latentry.contract.errors import BadRequest, LatentryError, TimedOut
+from latentry.contract.spec import check_name
+from latentry.contract.transport import ModelInfo, Reply, Transport
+from latentry.contract.wire import Arrays
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ class Client(PickledByTransport):
         self._policy = policy_from_retry_for_s(retry_for_s)
         if transport is None:
             # Here, because importing gRPC takes longer than everything else together.
-            from latentry.clients.grpc_transport import GrpcTransport
+            from latentry.clients.transports.grpc_transport import GrpcTransport
 
             transport = GrpcTransport(url, tls=tls, headers=headers)
         elif url is not None or tls or headers:

@@ -3,7 +3,7 @@
 import pickle
 from typing import Any
 
-from latentry.serving.errors import BadRequest
+from latentry.contract.errors import BadRequest
 
 
 class PickledByTransport:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from latentry.clients.requests import MAX_SAMPLES
-from latentry.serving.errors import BadRequest
-from latentry.serving.seeds import check_seed
+from latentry.clients.samples import MAX_SAMPLES
+from latentry.contract.errors import BadRequest
+from latentry.contract.seeds import check_seed
 
 _ITEM = re.compile(r"\s*(?P<first>[0-9]{1,20})\s*(-\s*(?P<last>[0-9]{1,20})\s*)?", re.ASCII)
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from latentry.clients.requests import Samples
-from latentry.serving.errors import ServerFault
-from latentry.serving.images import (
+from latentry.clients.samples import Samples
+from latentry.contract.errors import ServerFault
+from latentry.contract.images import (
     Format,
     Uint8,
     decode_image,
@@ -23,8 +23,8 @@ from latentry.serving.images import (
     pil_from_uint8,
     png_with_text,
 )
-from latentry.serving.spec import Role
-from latentry.serving.transport import ModelInfo, Reply
+from latentry.contract.spec import Role
+from latentry.contract.transport import ModelInfo, Reply
 
 
 @dataclass(frozen=True)

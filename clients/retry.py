@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from latentry.clients.arrays import number, shown
-from latentry.serving.errors import (
+from latentry.contract.errors import (
     BadRequest,
     Busy,
     Draining,

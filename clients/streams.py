@@ -3,10 +3,10 @@
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 
-from latentry.clients.requests import Samples, samples_per_stream_request, stream_requests
 from latentry.clients.results import StreamChunk, chunk_from_reply
 from latentry.clients.retry import RETRIED, Retries
-from latentry.serving.errors import (
+from latentry.clients.samples import Samples, samples_per_stream_request, stream_requests
+from latentry.contract.errors import (
     BadRequest,
     InvalidOutput,
     LatentryError,
@@ -14,8 +14,8 @@ from latentry.serving.errors import (
     ServerGone,
     TimedOut,
 )
-from latentry.serving.transport import ModelInfo, Reply
-from latentry.serving.wire import Arrays
+from latentry.contract.transport import ModelInfo, Reply
+from latentry.contract.wire import Arrays
 
 # The stream did as it was told: no other try, and no other server, would go on.
 _NO_BREAK = (BadRequest, InvalidOutput)

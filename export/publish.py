@@ -13,27 +13,27 @@ from pathlib import Path
 
 from torch import nn
 
-from latentry.export.graph_checks import check_graphs
-from latentry.export.modules import check_stages, module_from_target
-from latentry.export.onnx_export import OPSET, onnx_from_module
-from latentry.export.parity import prove
-from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
-from latentry.serving.errors import CheckpointError, LatentryError, SpecError
-from latentry.serving.files import open_regular, read_regular
-from latentry.serving.generator import Generator
-from latentry.serving.goldens import GOLDEN_FILE, golden_bytes, golden_inputs, golden_record
-from latentry.serving.images import Uint8
-from latentry.serving.manifest import (
+from latentry.contract.errors import CheckpointError, LatentryError, SpecError
+from latentry.contract.files import open_regular, read_regular
+from latentry.contract.images import Uint8
+from latentry.contract.spec import GeneratorSpec, check_name, spec_from_json
+from latentry.contract.wire import Arrays
+from latentry.export.graphs.graph_checks import check_graphs
+from latentry.export.graphs.onnx_export import OPSET, onnx_from_module
+from latentry.export.proofs.parity import prove
+from latentry.export.sources.modules import check_stages, module_from_target
+from latentry.serving.entries.goldens import GOLDEN_FILE, golden_bytes, golden_inputs, golden_record
+from latentry.serving.entries.manifest import (
     Manifest,
     ModelPart,
     RecordPart,
     ServingPart,
     file_record,
 )
-from latentry.serving.perf_analyzer import PERF_INPUT_FILE, perf_input
-from latentry.serving.repository import MODEL_FILE, MODEL_PY, Entry, publish
-from latentry.serving.spec import GeneratorSpec, check_name, spec_from_json
-from latentry.serving.wire import Arrays
+from latentry.serving.entries.perf_input import PERF_INPUT_FILE, perf_input
+from latentry.serving.entries.repository import MODEL_FILE, MODEL_PY, Entry, publish
+from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.runtime.generator import Generator
 from latentry.training.checkpoint import checkpoint_digest, load_checkpoint
 
 _MOST_SPEC_BYTES = 16 * 2**20

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from running_server import RunningServer, run_server, wait_until
 
-from latentry.clients.grpc_library import library
+from latentry.clients.transports.grpc_library import library
 
 library()  # before any test imports gRPC as it comes: its own handlers of a fork are unsound
 
@@ -103,8 +103,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="exports need the extra [export]")
     import sample_generators
 
+    from latentry.contract.spec import GeneratorSpec
     from latentry.export.publish import Source, export_generator, source_from_checkpoint
-    from latentry.serving.spec import GeneratorSpec
 
     folder = tmp_path_factory.mktemp("serving") / "model_repository"
     for checkpoint in sorted(CHECKPOINTS.iterdir()):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentry.serving.errors import CheckpointError
+from latentry.contract.errors import CheckpointError
 
 _FIRST_RESOLUTION = 4
 _MAX_SIZE = 65536

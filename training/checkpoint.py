@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from latentry.serving.errors import BadRequest, CheckpointError
-from latentry.serving.files import open_regular, parse_json, read_regular, sha256_regular
-from latentry.serving.spec import GeneratorSpec, Role, check_name, explain
+from latentry.contract.errors import BadRequest, CheckpointError
+from latentry.contract.files import open_regular, parse_json, read_regular, sha256_regular
+from latentry.contract.spec import GeneratorSpec, Role, check_name, explain
 from latentry.training.architectures import build
 
 GENERATOR_FILE = "generator.json"

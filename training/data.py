@@ -17,8 +17,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from latentry.serving.errors import NotFound
-from latentry.serving.spec import ImageOutput
+from latentry.contract.errors import NotFound
+from latentry.contract.spec import ImageOutput
 from latentry.training.checkpoint import DataSource
 
 TEXTURE_NAMES = ("ihc", "hubble_deep_field", "coffee")

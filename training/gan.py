@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.optim import Adam
 
-from latentry.serving.errors import BadRequest, CheckpointError
-from latentry.serving.files import open_regular, parse_json
-from latentry.serving.seeds import MAX_SEED, LatentDrawer
+from latentry.contract.errors import BadRequest, CheckpointError
+from latentry.contract.files import open_regular, parse_json
+from latentry.contract.seeds import MAX_SEED, LatentDrawer
 from latentry.training.architectures import build
 from latentry.training.data import load_dataset
 from latentry.training.discriminators import ProjectionDiscriminator

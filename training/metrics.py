@@ -17,8 +17,8 @@ from sklearn.svm import SVC
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from latentry.serving.images import Uint8, uint8_from_sample
-from latentry.serving.seeds import LatentDrawer, seed_range
+from latentry.contract.images import Uint8, uint8_from_sample
+from latentry.contract.seeds import LatentDrawer, seed_range
 from latentry.training.data import TEXTURE_NAMES, Batch, Digits, Textures, load_dataset
 
 SAMPLES = 2000

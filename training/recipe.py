@@ -15,10 +15,10 @@ from pydantic import (
     model_validator,
 )
 
-from latentry.serving.errors import BadRequest, NotFound
-from latentry.serving.files import parse_toml, read_regular
-from latentry.serving.seeds import MAX_SEED
-from latentry.serving.spec import check_name, explain
+from latentry.contract.errors import BadRequest, NotFound
+from latentry.contract.files import parse_toml, read_regular
+from latentry.contract.seeds import MAX_SEED
+from latentry.contract.spec import check_name, explain
 
 _MOST_BYTES = 2**20
 _Positive = Annotated[int, Field(ge=1)]

@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from latentry.serving.errors import BadRequest
-from latentry.serving.spec import ClassLabelInput, GeneratorSpec, Input, ZInput
+import torch
+
+from latentry.contract.errors import BadRequest
+from latentry.contract.spec import ClassLabelInput, GeneratorSpec, Input, ZInput
 from latentry.training.checkpoint import Checkpoint, Provenance, save_checkpoint
 from latentry.training.gan import Trainer
 from latentry.training.metrics import measure_generator
@@ -145,3 +147,8 @@ def _interrupt_flag() -> Iterator[threading.Event]:
         yield flag
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def set_threads(threads: int) -> None:
+    """Have PyTorch use so many threads in this process."""
+    torch.set_num_threads(threads)

@@ -7,8 +7,8 @@ import numpy as np
 from peers.catalogue import MODEL
 from peers.http_target import OnImage
 
-from latentry.clients.codec import infer_request
-from latentry.clients.unary_calls import UnaryCalls
+from latentry.clients.transports.codec import infer_request
+from latentry.profiling.load.unary_calls import UnaryCalls
 
 # The seed is the last thing in a serialized request, and the image in a serialized answer.
 _SEED = struct.Struct("<q")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from peers.catalogue import FOLDER, LATENTRY_EXPORT, MODEL, SERVERS
 from safetensors.torch import save_file
 
-from latentry.serving.seeds import LatentDrawer
+from latentry.contract.seeds import LatentDrawer
 from latentry.training.architectures import build
 
 CHECKED_SEEDS = range(32)

@@ -20,7 +20,7 @@ from peers.catalogue import Peer, Settings
 from peers.environments import HOME, bin_folder
 from peers.networks import Artefacts
 
-from latentry.serving.tritonserver import Installation, lay_out_backends, server_environment
+from latentry.serving.triton.tritonserver import Installation, lay_out_backends, server_environment
 
 _MARK = "LATENTRY_PEER"
 _PYTRITON_REGION = "pytrtion"  # sic, followed by the number of its process

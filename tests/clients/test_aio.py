@@ -13,7 +13,7 @@ from latentry.clients import (
     ServerGone,
     TimedOut,
 )
-from latentry.clients.adapter import answer_of
+from latentry.clients.transports.threaded import answer_of
 
 
 class AsyncFake:

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from latentry.export.onnx_export import onnx_from_module
-from latentry.serving.spec import GeneratorSpec
+from latentry.contract.spec import GeneratorSpec
+from latentry.export.graphs.onnx_export import onnx_from_module
 
 Z_DIM = 8
 HEIGHT, WIDTH = 48, 80

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper
 
-from latentry.export.graph_checks import check_graphs
-from latentry.serving.errors import ExportRefused
-from latentry.serving.spec import GeneratorSpec
+from latentry.contract.errors import ExportRefused
+from latentry.contract.spec import GeneratorSpec
+from latentry.export.graphs.graph_checks import check_graphs
 
 
 def respecced(spec, **image):

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from latentry.export.modules import check_stages, module_from_target
-from latentry.serving.errors import BadRequest, CheckpointError, ExportRefused, NotFound
+from latentry.contract.errors import BadRequest, CheckpointError, ExportRefused, NotFound
+from latentry.export.sources.modules import check_stages, module_from_target
 
 SOURCE = """
 from torch import nn

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from latentry.export.onnx_export import OPSET, onnx_from_module
-from latentry.serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
-from latentry.serving.errors import ExportRefused
-from latentry.serving.images import uint8_from_sample
-from latentry.serving.spec import GeneratorSpec
+from latentry.contract.errors import ExportRefused
+from latentry.contract.images import uint8_from_sample
+from latentry.contract.spec import GeneratorSpec
+from latentry.export.graphs.onnx_export import OPSET, onnx_from_module
+from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 
 
 def image_spec(height, width, channels, z_dim):
@@ -143,8 +143,8 @@ def test_the_callers_module_is_unchanged(plain):
 PROGRAM = """
 import hashlib, torch
 from torch import nn
-from latentry.export.onnx_export import onnx_from_module
-from latentry.serving.spec import GeneratorSpec
+from latentry.export.graphs.onnx_export import onnx_from_module
+from latentry.contract.spec import GeneratorSpec
 torch.manual_seed(0)
 module = nn.Sequential(nn.Linear(8, 24), nn.Unflatten(1, (1, 4, 6)), nn.Conv2d(1, 1, 3, padding=1))
 spec = GeneratorSpec.model_validate({

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from latentry.export.onnx_export import onnx_from_module
-from latentry.export.parity import TOLERANCE, Parity, prove
-from latentry.serving.engines.onnxruntime_cpu import engine_class
-from latentry.serving.errors import BadRequest, ExportRefused
-from latentry.serving.seeds import LatentDrawer
-from latentry.serving.spec import GeneratorSpec
+from latentry.contract.errors import BadRequest, ExportRefused
+from latentry.contract.seeds import LatentDrawer
+from latentry.contract.spec import GeneratorSpec
+from latentry.export.graphs.onnx_export import onnx_from_module
+from latentry.export.proofs.parity import TOLERANCE, Parity, prove
+from latentry.serving.entries.engine_class import engine_class
 
 
 def tampered(data, edit):

@@ -8,15 +8,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from latentry.contract.errors import CheckpointError, ExportRefused, SpecError
+from latentry.contract.spec import GeneratorSpec
 from latentry.export.publish import (
     PERF_INPUT_FILE,
     Source,
     export_generator,
     source_from_target,
 )
-from latentry.serving.errors import CheckpointError, ExportRefused, SpecError
-from latentry.serving.repository import list_strays, verify_entry
-from latentry.serving.spec import GeneratorSpec
+from latentry.serving.entries.repository import list_strays, verify_entry
 
 SPEC = {
     "inputs": [{"role": "z", "shape": [4]}],

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from latentry.export.quiet import captured_noise
+from latentry.export.graphs.quiet import captured_noise
 
 
 def test_everything_said_is_kept_and_nothing_gets_out(capfd):

@@ -11,7 +11,7 @@ from PIL import Image
 from running_server import RunningServer
 
 from latentry.clients import Client
-from latentry.serving.images import grid_from_images
+from latentry.contract.images import grid_from_images
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -21,7 +21,7 @@ from peers.networks import CHECKED_SEEDS, IMAGE_BYTES, NETWORKS
 from peers.tables import Measured, Round, Verdict
 from tritonclient.grpc import service_pb2
 
-from latentry.serving.spec import spec_from_json
+from latentry.contract.spec import spec_from_json
 
 BY_NAME = {peer.name: peer for peer in PEERS}
 

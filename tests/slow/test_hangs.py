@@ -16,7 +16,7 @@ from misbehaving_models import LONG_BATCH
 from running_server import RunningServer, run_server
 
 from latentry.clients import Client
-from latentry.serving.vitals import LONGEST_EXECUTE_S, SILENT_S
+from latentry.serving.server.vitals import LONGEST_EXECUTE_S, SILENT_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(3_600)]
 

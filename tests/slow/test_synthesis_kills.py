@@ -27,9 +27,9 @@ from synthesis_jobs import (
     write_job,
 )
 
-from latentry.clients.jobs import job_from_file
-from latentry.clients.shard_making import Origin
-from latentry.clients.synthesis import run_job
+from latentry.synthesis.job import job_from_file
+from latentry.synthesis.run import run_job
+from latentry.synthesis.shard_making import Origin
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")

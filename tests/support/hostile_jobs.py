@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from latentry.clients.cli import main
-from latentry.clients.job_records import ShardRecord, read_job, read_shard_record
-from latentry.clients.storage import LocalFolder
+from latentry.cli.main import main
+from latentry.synthesis.records import ShardRecord, read_job, read_shard_record
+from latentry.synthesis.storage.storage import LocalFolder
 
 FORMATS = ("webdataset", "parquet", "npz")
 JOB = """

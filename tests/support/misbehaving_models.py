@@ -28,7 +28,7 @@ TritonPythonModel = {function}()
 
 def front_model() -> type:
     """Return the front model, with ways to hang."""
-    from latentry.serving.front_model import FrontModel
+    from latentry.serving.triton.front_model import FrontModel
 
     class Misbehaving(FrontModel):
         def initialize(self, args: dict[str, str]) -> None:
@@ -48,7 +48,7 @@ def front_model() -> type:
 
 def stream_model() -> type:
     """Return the stream model, with a way to block its event loop."""
-    from latentry.serving.stream_model import StreamModel
+    from latentry.serving.triton.stream_model import StreamModel
 
     class Misbehaving(StreamModel):
         async def _stream(self, request: Any, sender: Any) -> None:
@@ -73,8 +73,10 @@ def _misbehave(seed: int) -> None:
 
 def main(silent_s: str, longest_execute_s: str, *arguments: str) -> int:
     """Run the command line with these models and limits in place of the usual ones."""
-    from latentry.clients.cli import main as run
-    from latentry.serving import server_folder, server_life, supervisor, vitals
+    from latentry.cli.main import main as run
+    from latentry.serving.server import folder as server_folder
+    from latentry.serving.server import life as server_life
+    from latentry.serving.server import supervisor, vitals
 
     def model_py(function: str) -> bytes:
         return MODEL_PY.format(support=str(Path(__file__).parent), function=function).encode()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from latentry.clients import load
+from latentry.profiling.load import load
 
 Done = Callable[[Exception | None], None]
 

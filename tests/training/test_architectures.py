@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from latentry.serving.errors import CheckpointError
+from latentry.contract.errors import CheckpointError
 from latentry.training.architectures import ARCHITECTURES, build
 from latentry.training.discriminators import ProjectionDiscriminator, batch_deviation
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from latentry.serving.errors import CheckpointError
-from latentry.serving.spec import ClassLabelInput, GeneratorSpec, ImageOutput, ZInput
+from latentry.contract.errors import CheckpointError
+from latentry.contract.spec import ClassLabelInput, GeneratorSpec, ImageOutput, ZInput
 from latentry.training.architectures import build
 from latentry.training.checkpoint import (
     Checkpoint,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentry.serving.errors import NotFound
+from latentry.contract.errors import NotFound
 from latentry.training.data import TEXTURE_NAMES, Digits, Textures, load_dataset
 
 

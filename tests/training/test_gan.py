@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from latentry.serving.errors import BadRequest, CheckpointError
+from latentry.contract.errors import BadRequest, CheckpointError
 from latentry.training.gan import Trainer, recompute_batch_norm, update_average
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from latentry.serving.seeds import LatentDrawer
+from latentry.contract.seeds import LatentDrawer
 from latentry.training.data import Digits, Textures
 from latentry.training.metrics import (
     SAMPLES,

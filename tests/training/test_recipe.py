@@ -3,7 +3,7 @@ import tomllib
 
 import pytest
 
-from latentry.serving.errors import BadRequest, NotFound
+from latentry.contract.errors import BadRequest, NotFound
 from latentry.training.recipe import find_recipe, recipe_from_toml
 
 TEXT = importlib.resources.files("latentry.training").joinpath("recipes/digits.toml").read_text()

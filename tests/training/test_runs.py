@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latentry.serving.errors import BadRequest
+from latentry.contract.errors import BadRequest
 from latentry.training.checkpoint import load_checkpoint
 from latentry.training.metrics import METRICS
 from latentry.training.runs import continue_run, finish_run, open_run

@@ -1,3 +1,3 @@
 """Streams chunks of any generator in this repository."""
 
-from latentry.serving.stream_model import StreamModel as TritonPythonModel  # noqa: F401
+from latentry.serving.triton.stream_model import StreamModel as TritonPythonModel  # noqa: F401

@@ -1,0 +1,80 @@
+"""What the commands that draw samples share: their options, and what is told of them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from latentry.clients.client import Client
+from latentry.clients.ranges import parse_classes, parse_seeds
+from latentry.clients.samples import MAX_SAMPLES
+from latentry.contract.errors import BadRequest, LatentryError
+from latentry.contract.images import format_from_text
+from latentry.contract.spec import Role
+from latentry.contract.transport import ModelInfo
+
+Model = Annotated[str, typer.Argument(help="Name of the model.")]
+SeedsOption = Annotated[str | None, typer.Option(help="Seeds and ranges of seeds: 0-63,100.")]
+CountOption = Annotated[int | None, typer.Option("--n", help="So many images, seeds at random.")]
+ClassOption = Annotated[
+    str | None,
+    typer.Option("--class", help="Class labels: 7, or 0-9, which are gone through in turn."),
+]
+PsiOption = Annotated[float | None, typer.Option("--psi", help="truncation_psi; 1 is off.")]
+FormatOption = Annotated[str, typer.Option(help="Format of the files: png, jpeg, webp.")]
+RetryOption = Annotated[
+    float | None, typer.Option(help="Wait so many seconds for a busy or lost server.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+def samples_from_options(seeds: str | None, n: int | None) -> dict[str, Any]:
+    """Return the arguments of ``Client.generate`` that the options for samples mean."""
+    if (seeds is None) == (n is None):
+        raise BadRequest("give either --seeds, such as --seeds 0-63,100, or --n")
+    return {"n": n} if seeds is None else {"seeds": parse_seeds(seeds)}
+
+
+def class_labels(
+    client: Client, model: str, text: str | None, samples: Mapping[str, Any]
+) -> NDArray[np.int64] | None:
+    """Return the classes in ``text``, gone through in turn: one for each of ``samples``."""
+    if text is None:
+        return None
+    try:
+        return np.resize(parse_classes(text), min(count_samples(samples), MAX_SAMPLES))
+    except BadRequest as error:
+        raise BadRequest(f"{error}{_classes_of(client, model)}") from None
+
+
+def count_samples(samples: Mapping[str, Any]) -> int:
+    """Return how many images ``samples`` are, at least one."""
+    return max(samples["n"], 1) if "n" in samples else len(samples["seeds"])
+
+
+def _classes_of(client: Client, model: str) -> str:
+    """Return the end of a message that says which classes ``model`` has, if it can be asked."""
+    try:
+        item = client.info(model).spec.find(Role.CLASS_LABEL)
+    except LatentryError:
+        return ""
+    return f"; {model} takes {item.allowed if item else 'no class'}"
+
+
+def file_format_from_text(text: str) -> str:
+    """Return ``text`` if it names a format of files; raises BadRequest."""
+    if not format_from_text(text).encoded:
+        raise BadRequest(f"--format {text} is no file format; use png, jpeg or webp")
+    return text
+
+
+def json_from_info(info: ModelInfo) -> dict[str, str]:
+    """Return what ``--json`` says of a served model."""
+    return {
+        "model": info.name,
+        "version": info.version,
+        "model_digest": info.model_digest,
+        "engine_class": info.engine_class,
+    }

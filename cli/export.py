@@ -1,0 +1,115 @@
+"""``latentry export``."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from latentry.contract.errors import BadRequest
+from latentry.contract.files import printable
+
+if TYPE_CHECKING:
+    from latentry.serving.entries.repository import Entry
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint folder, or your own package.module:build.")
+    ],
+    repository: Annotated[
+        Path, typer.Option(help="The model repository; made where it does not exist.")
+    ] = Path("model_repository"),
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of package.module:build (safetensors).")
+    ] = None,
+    spec: Annotated[Path | None, typer.Option(help="Spec of package.module:build (JSON).")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Model name; the checkpoint's or module's own if left out.")
+    ] = None,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=1024, help="Largest batch that will be served.")
+    ] = 32,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for scripts.")] = False,
+) -> None:
+    """Export a generator to ONNX, prove it against PyTorch and publish it.
+
+    What fails a proof is refused and leaves nothing behind. Publishing what is already the newest
+    version writes nothing.
+
+    latentry export training/checkpoints/digits --repository model_repository
+
+    latentry export my_package.my_module:build --weights w.safetensors --spec spec.json
+    """
+    console = Console(stderr=True, soft_wrap=True)
+    # What the generator's own code prints must not get into the JSON.
+    with contextlib.redirect_stdout(sys.stderr):
+        entry, is_new = _publish(source, repository, weights, spec, name, max_batch, console)
+    for warning in entry.manifest.record.parity.warnings:
+        console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"))
+    if as_json:
+        Console(soft_wrap=True).print_json(json.dumps(_facts(entry, is_new)))
+    elif is_new:
+        parity = entry.manifest.record.parity
+        worst, allowed = max(parity.differences.values()), parity.tolerance
+        console.print(f"[green]published[/] {entry.name} version {entry.version} in {entry.folder}")
+        console.print(
+            f"  largest difference from PyTorch {worst:.1e} (allowed {allowed:.0e}), "
+            f"digest {entry.manifest.digest[:12]}"
+        )
+        console.print(f"next: latentry serve --repository {repository}")
+    else:
+        console.print(
+            f"{entry.name} version {entry.version} is this very model "
+            f"({entry.manifest.digest[:12]}); nothing was written"
+        )
+
+
+def _publish(
+    source: str,
+    repository: Path,
+    weights: Path | None,
+    spec: Path | None,
+    name: str | None,
+    max_batch: int,
+    console: Console,
+) -> "tuple[Entry, bool]":
+    from latentry.export.publish import (
+        export_generator,
+        source_from_checkpoint,
+        source_from_target,
+    )
+
+    with console.status("loading") as status:
+        if ":" in source and not Path(source).exists():
+            if weights is None or spec is None:
+                raise BadRequest(f"{source} needs --weights W.safetensors and --spec SPEC.json")
+            generator = source_from_target(source, weights, spec, name)
+        elif weights is None and spec is None:
+            generator = source_from_checkpoint(Path(source), name)
+        else:
+            raise BadRequest(
+                f"--weights and --spec go with a function, package.module:build; {source} has no "
+                "colon, so it would be a checkpoint folder"
+            )
+        return export_generator(
+            generator,
+            repository,
+            max_batch_size=max_batch,
+            on_step=lambda step: status.update(f"{generator.name}: {step}"),
+        )
+
+
+def _facts(entry: "Entry", is_new: bool) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "new": is_new,
+        "folder": str(entry.folder),
+        "model_digest": entry.manifest.digest,
+        "parity": entry.manifest.record.parity.model_dump(mode="json"),
+    }

@@ -1,0 +1,112 @@
+"""``latentry generate``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from latentry.cli.common.console import echo_json
+from latentry.cli.common.samples import (
+    ClassOption,
+    CountOption,
+    FormatOption,
+    JsonOption,
+    Model,
+    PsiOption,
+    RetryOption,
+    SeedsOption,
+    class_labels,
+    file_format_from_text,
+    json_from_info,
+    samples_from_options,
+)
+from latentry.cli.common.server_options import talks_to_server
+from latentry.clients.results import GenerateResult
+from latentry.clients.server import DEFAULT_SERVER, Server
+from latentry.contract.errors import BadRequest
+
+_DEFAULT_SEEDS = "0-15"
+
+
+@talks_to_server
+def generate(
+    model: Model,
+    seeds: SeedsOption = None,
+    n: CountOption = None,
+    class_label: ClassOption = None,
+    psi: PsiOption = None,
+    format: FormatOption = "png",
+    out: Annotated[Path | None, typer.Option(help="Folder for one file an image.")] = None,
+    grid: Annotated[Path | None, typer.Option(help="PNG file for all images in one.")] = None,
+    server: Server = DEFAULT_SERVER,
+    retry_for_s: RetryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw images: as one picture, MODEL.png in this folder unless told otherwise, or as files.
+
+    Without --seeds and --n the seeds are 0-15.
+
+    For example:
+
+        latentry generate digits --class 7
+
+        latentry generate digits --seeds 0-99 --class 0-9 --grid hundred.png
+
+        latentry generate faces --n 4 --psi 0.7 --out faces/ --format webp
+    """
+    file_format = file_format_from_text(format)
+    if grid is None and out is None:
+        grid = Path(f"{model}.png")
+    if grid is not None and grid.suffix.lower() != ".png":
+        raise BadRequest(f"--grid {grid} is no PNG file; give a name that ends in .png")
+    if seeds is None and n is None:
+        seeds = _DEFAULT_SEEDS
+    samples = samples_from_options(seeds, n)
+    with server.open_client(retry_for_s=retry_for_s) as client:
+        result = client.generate(
+            model,
+            **samples,
+            class_label=class_labels(client, model, class_label, samples),
+            truncation_psi=psi,
+            format=file_format if out else "raw",
+        )
+    files = result.save(out) if out else []
+    if grid:
+        _write_grid(result, grid)
+    if as_json:
+        echo_json(_json_from_result(result, files, grid))
+        return
+    typer.echo(_summary(result))
+    for line in [f"{len(files)} files in {out}"] * bool(out) + [f"grid: {grid}"] * bool(grid):
+        typer.echo(line)
+
+
+def _write_grid(result: GenerateResult, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result.grid().save(path)
+
+
+def _summary(result: GenerateResult) -> str:
+    if result.seeds is None:
+        return str(result)
+    shown = ", ".join(map(str, result.seeds[:16].tolist())) + ", ..." * (len(result) > 16)
+    return f"{len(result)} images of {result.model} version {result.version}, seeds {shown}"
+
+
+def _json_from_result(
+    result: GenerateResult, files: list[Path], grid: Path | None
+) -> dict[str, Any]:
+    return {
+        **json_from_info(result.info),
+        "seeds": None if result.seeds is None else result.seeds.tolist(),
+        "controls": {name: _numbers(values) for name, values in result.controls.items()},
+        "files": [str(path) for path in files],
+        "grid": str(grid) if grid else None,
+    }
+
+
+def _numbers(values: NDArray[Any]) -> list[Any]:
+    # A float32 is written as short as it reads: 0.7, not 0.699999988079071.
+    return [float(str(v)) if isinstance(v, np.floating) else v.item() for v in values]

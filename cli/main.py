@@ -1,0 +1,246 @@
+"""The command ``latentry``: a table of commands, and the one place where their errors end.
+
+A room is imported when one of its commands runs, so that ``--help`` is quick and a client-only
+installation has no need of torch.
+"""
+
+import difflib
+import errno
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import version
+from types import FrameType
+from typing import Any, NamedTuple
+
+import typer
+
+from latentry.cli.common.exit_codes import (
+    EXIT_FAULT,
+    EXIT_INTERRUPTED,
+    EXIT_TRY_LATER,
+    EXIT_USAGE,
+)
+from latentry.contract.errors import LatentryError
+from latentry.contract.files import printable
+
+
+class Command(NamedTuple):
+    """``module:function`` (or ``module:app``, a ``typer.Typer``), help, and the extras it uses."""
+
+    target: str
+    help: str
+    extras: str = ""
+
+
+COMMANDS = {
+    "train": Command("latentry.cli.train:train", "Train a generator.", "train"),
+    "export": Command(
+        "latentry.cli.export:export",
+        "Export a checkpoint to a proved entry of the model repository.",
+        "export,cpu",
+    ),
+    "models": Command(
+        "latentry.cli.models:models", "List or remove the model repository's entries.", "cpu"
+    ),
+    "serve": Command(
+        "latentry.cli.serve:serve", "Serve the model repository with Triton.", "serve,cpu"
+    ),
+    "health": Command("latentry.cli.health:health", "Tell whether a server is ready."),
+    "generate": Command("latentry.cli.generate:generate", "Draw images into files."),
+    "stream": Command("latentry.cli.stream:stream", "Draw many images into files as they come."),
+    "synthesize": Command(
+        "latentry.cli.synthesize:app",
+        "Make a data set: a job that survives anything, and can be verified.",
+        "synthesis,cpu",
+    ),
+    "profile": Command(
+        "latentry.cli.profile:profile",
+        "Measure a served model with perf_analyzer; find the configuration that holds a target.",
+        "profile,cpu",
+    ),
+    "doctor": Command(
+        "latentry.cli.doctor:doctor", "Check this machine and say what is missing.", "serve,cpu"
+    ),
+}
+
+# The extras that bring a module; any other that is missing is a fault of ours.
+_EXTRAS = {
+    "fsspec": ("synthesis",),
+    "matplotlib": ("profile", "train"),
+    "onnx": ("export",),
+    "onnxruntime": ("cpu", "gpu"),
+    "onnxscript": ("export",),
+    "psutil": ("serve", "profile"),
+    "pyarrow": ("synthesis",),
+    "pytriton": ("serve",),
+    "ray": ("ray",),
+    "safetensors": ("export", "train"),
+    "skimage": ("train",),
+    "sklearn": ("train",),
+    "tensorrt": ("gpu",),
+    "torch": ("export", "train"),
+}
+# What only some systems have.
+_OF_SYSTEMS = ("fcntl", "grp", "pwd", "resource", "termios")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command in ``arguments``, the process's own by default; return the exit code.
+
+    0 done, 1 the input or the model is at fault, 2 usage, 75 try again later, 130 Ctrl-C.
+    """
+    # gRPC writes of every lost connection on standard error; the commands say it themselves.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    with redirect_stdout(_tolerant(sys.stdout)), redirect_stderr(_tolerant(sys.stderr)):
+        return _main([*(sys.argv[1:] if arguments is None else arguments)] or ["--help"])
+
+
+def _main(arguments: Sequence[str]) -> int:
+    name, *rest = arguments
+    if name in ("--help", "-h"):
+        typer.echo(help_text())
+        return 0
+    if name == "--version":
+        typer.echo(f"latentry {version('latentry')}")
+        return 0
+    if name not in COMMANDS:
+        return _fail(_unknown(name), EXIT_USAGE)
+    return _run(name, COMMANDS[name], rest)
+
+
+def help_text() -> str:
+    """Return what ``latentry --help`` shows."""
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "Usage: latentry COMMAND [OPTIONS]",
+            "",
+            "From a PyTorch generator to images over gRPC.",
+            "",
+            "Commands:",
+            *(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items()),
+            "",
+            "`latentry COMMAND --help` shows a command's options and examples.",
+        ]
+    )
+
+
+def load_command(name: str) -> Any:
+    """Return the command ``name`` with its room imported, ready to be called with arguments."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    target = getattr(importlib.import_module(module), attribute)
+    if not isinstance(target, typer.Typer):
+        app = typer.Typer(add_completion=False)
+        app.command()(target)
+        target = app
+    return typer.main.get_command(target)
+
+
+def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
+    """Run a command; whatever it raises ends here."""
+    before = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        loaded = load_command(name)
+        loaded.main(args=list(arguments), prog_name=f"latentry {name}")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except LatentryError as error:
+        return _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        return _fail(_missing(name, command, error), EXIT_FAULT)
+    except AttributeError as error:
+        if error.obj is not os:
+            raise
+        return _fail(_needs_linux(name, f"os.{error.name}"), EXIT_FAULT)
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except OSError as error:
+        return _fail(str(error), EXIT_TRY_LATER if error.errno == errno.ENOSPC else EXIT_FAULT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return 0
+
+
+def _missing(name: str, command: Command, error: ModuleNotFoundError) -> str:
+    """Return what to do about a missing module; raises ``error`` where it is a fault of ours."""
+    module = (error.name or "").partition(".")[0]
+    if module in _OF_SYSTEMS:
+        return _needs_linux(name, module)
+    if module not in _EXTRAS:
+        raise error
+    extras = command.extras.split(",") if command.extras else []
+    if not set(extras) & set(_EXTRAS[module]):
+        extras.append(_EXTRAS[module][0])
+    return f'latentry {name} needs {module}: pip install "latentry[{",".join(extras)}]"'
+
+
+def _needs_linux(name: str, what: str) -> str:
+    return (
+        f"latentry {name} needs Linux: this system has no {what}. health, generate and stream "
+        "run everywhere, with a server elsewhere"
+    )
+
+
+def _tolerant(stream: Any) -> Any:
+    """Return ``stream`` as an output whose reader may leave; None, which a closed one is, as is."""
+    return None if stream is None else _Output(stream)
+
+
+class _Output:
+    """An output whose reader may leave, as of a pipe: then nobody is told, and the work goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return int(self._stream.write(text))
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; but in the middle of an import, end at once.
+
+    There, an exception comes out in many disguises, or out of C++ that ends the process.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os._exit(EXIT_INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    what = "option" if name.startswith("-") else "command"
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+    return f"latentry has no {what} {name}; {hint}"
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(printable(f"error: {message}"), err=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

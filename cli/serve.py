@@ -1,0 +1,162 @@
+"""``latentry serve``."""
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from latentry.cli.common.repository_options import (
+    DEFAULT_REPOSITORY,
+    AsJson,
+    Repository,
+    print_json,
+)
+from latentry.contract.files import printable
+
+if TYPE_CHECKING:
+    from latentry.serving.entries.repository import Entry
+    from latentry.serving.triton.tritonserver import Endpoint
+
+
+class LogLevel(StrEnum):
+    """How much Triton logs."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+    DEBUG = "debug"
+
+
+class _Printable(logging.Formatter):
+    """Escapes what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def serve(
+    repository: Repository = DEFAULT_REPOSITORY,
+    models: Annotated[
+        str, typer.Option(help="Names, such as digits,textures; all if left out.")
+    ] = "",
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")
+    ] = 8001,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Metrics port on loopback; 0 takes a free one.")
+    ] = 8002,
+    instances: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes of each model; the entry's own if left out."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=0, help="Engine threads of each; 0 means one for each core.")
+    ] = None,
+    max_batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest batch, up to what the export proved."),
+    ] = None,
+    queue_delay_us: Annotated[
+        int | None,
+        typer.Option(min=0, help="Microseconds that a batch waits for more requests."),
+    ] = None,
+    max_queue_size: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Requests that may wait, others are refused as busy; 0 for any number."
+        ),
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="How much Triton logs.")] = LogLevel.WARNING,
+    log_file: Annotated[Path | None, typer.Option(help="Triton's output, appended.")] = None,
+    drain_s: Annotated[
+        float,
+        typer.Option(min=0, max=86_400, help="Seconds that running requests get when stopping."),
+    ] = 10.0,
+    most_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 4GiB: above it the server is drained and started again; if left out, "
+            "2 GiB more than it takes when it is ready."
+        ),
+    ] = None,
+    expose_old_server: Annotated[
+        bool,
+        typer.Option(
+            "--expose-old-server",
+            help="Let the wheel's Triton 2.51, which has known holes, listen beyond loopback.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the newest version of every model in the repository until Ctrl-C.
+
+    Every file is verified first, and the server must draw the goldens of every entry before it
+    counts as ready. When Triton or a model's process dies, it is started again.
+
+    latentry serve --repository model_repository --models digits --port 8001
+    """
+    from latentry.serving.server.life import Limits
+    from latentry.serving.server.memory import parse_size
+    from latentry.serving.server.serve import ServeOptions
+    from latentry.serving.server.serve import serve as run
+
+    console = Console(stderr=True, soft_wrap=True)
+    _log_to(console)
+    options = ServeOptions(
+        repository=repository,
+        models=tuple(name for name in models.split(",") if name),
+        address=address,
+        port=port,
+        metrics_port=metrics_port,
+        instances=instances,
+        threads=threads,
+        max_batch_size=max_batch_size,
+        max_queue_delay_microseconds=queue_delay_us,
+        max_queue_size=max_queue_size,
+        log_level=log_level.value,
+        log_file=log_file,
+        limits=Limits(drain_s=drain_s),
+        most_memory=None if most_memory is None else parse_size(most_memory),
+        expose_old_server=expose_old_server,
+    )
+
+    def say_ready(endpoint: "Endpoint", entries: "list[Entry]") -> None:
+        if as_json:
+            print_json(
+                {
+                    "ready": True,
+                    "url": endpoint.url,
+                    "metrics_url": f"http://127.0.0.1:{endpoint.metrics_port}/metrics",
+                    "models": {entry.name: str(entry.version) for entry in entries},
+                },
+                one_line=True,
+            )
+            return
+        names = ", ".join(f"{entry.name} (version {entry.version})" for entry in entries)
+        console.print(f"[green]ready[/] on {endpoint.url}: {names}")
+        console.print(f"metrics: http://127.0.0.1:{endpoint.metrics_port}/metrics")
+        first = entries[0]
+        label = " --class 0" if first.manifest.model.spec.classes else ""
+        url = "" if endpoint.url == "127.0.0.1:8001" else f" --url {endpoint.url}"
+        console.print(
+            f"try: latentry generate {first.name} --seeds 0-15{label} --grid {first.name}.png{url}"
+        )
+        console.print("Ctrl-C stops it")
+
+    run(options, say_ready)
+
+
+def _log_to(console: Console) -> None:
+    """Show what happens to a server: for people on a terminal, one line each in a file."""
+    handler: logging.Handler = RichHandler(console=console, show_path=False)
+    handler.setFormatter(_Printable("%(message)s"))
+    if not console.is_terminal:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("latentry").setLevel(logging.INFO)

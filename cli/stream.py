@@ -1,0 +1,81 @@
+"""``latentry stream``."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentry.cli.common.console import echo_json, progress_bar
+from latentry.cli.common.exit_codes import EXIT_INTERRUPTED
+from latentry.cli.common.samples import (
+    ClassOption,
+    CountOption,
+    FormatOption,
+    JsonOption,
+    Model,
+    PsiOption,
+    RetryOption,
+    SeedsOption,
+    class_labels,
+    count_samples,
+    file_format_from_text,
+    json_from_info,
+    samples_from_options,
+)
+from latentry.cli.common.server_options import talks_to_server
+from latentry.clients.server import DEFAULT_SERVER, Server
+
+
+@talks_to_server
+def stream(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for one file an image.")],
+    seeds: SeedsOption = None,
+    n: CountOption = None,
+    class_label: ClassOption = None,
+    psi: PsiOption = None,
+    format: FormatOption = "png",
+    chunk_size: Annotated[int | None, typer.Option(help="Images in a chunk.")] = None,
+    server: Server = DEFAULT_SERVER,
+    retry_for_s: RetryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw many images and write each as it comes; a broken stream goes on by itself.
+
+    Ctrl-C stops it; what has come stays.
+
+    For example:
+
+        latentry stream digits --seeds 0-9999 --class 0-9 --out digits/
+
+        latentry stream faces --n 500 --psi 0.7 --out faces/ --retry-for-s 60
+    """
+    file_format = file_format_from_text(format)
+    samples = samples_from_options(seeds, n)
+    total = count_samples(samples)
+    delivered = 0
+    with server.open_client(retry_for_s=retry_for_s) as client:
+        chunks = client.stream(
+            model,
+            **samples,
+            class_label=class_labels(client, model, class_label, samples),
+            truncation_psi=psi,
+            format=file_format,
+            chunk_size=chunk_size,
+            resume=True,
+        )
+        try:
+            with closing(chunks), progress_bar(model, total, quiet=as_json) as advance:
+                for chunk in chunks:
+                    chunk.save(out)
+                    delivered += len(chunk)
+                    advance(len(chunk))
+        except KeyboardInterrupt:
+            typer.echo(f"stopped: {delivered} of {total} images are in {out}", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        info = client.info(model)
+    if as_json:
+        echo_json({**json_from_info(info), "delivered": delivered, "out": str(out)})
+    else:
+        typer.echo(f"{delivered} images of {model} in {out}")

@@ -1,0 +1,1 @@
+"""How requests reach a server: gRPC, its channel, its errors."""

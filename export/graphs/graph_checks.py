@@ -1,0 +1,194 @@
+"""What an exported graph must not hold, found by reading it, before anything runs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from latentry.contract.errors import ExportRefused
+from latentry.contract.spec import GeneratorSpec, Role
+from latentry.export.graphs.onnx_export import FROZEN_BATCH_CAUSES, OPSET, output_rows
+
+_RANDOM = frozenset(
+    (
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+    )
+)
+_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml"))
+_AXES = {
+    "w": " (num_ws, w_dim)",
+    "image": " (height, width, channels)",
+    "sample": " (channels, height, width)",
+    "peak": "",
+}
+
+Row = tuple[int, Sequence[int], str]
+"""Element type, row shape and what its axes are called."""
+
+
+def check_graphs(spec: GeneratorSpec, artefacts: Mapping[str, bytes]) -> None:
+    """Check the graphs of a generator (file name to ONNX bytes) against its spec.
+
+    Refused are random operators and others that behave as in training; operators that are not
+    plain ONNX, local functions and data outside the file; inputs and outputs with other names,
+    types or shapes than the spec's; and a batch that is not free.
+
+    Raises:
+        ExportRefused: With everything that was found, one finding a line, and what to do about it.
+    """
+    findings = []
+    for stage in spec.stages:
+        file = f"{stage}.onnx"
+        if file not in artefacts:
+            there = ", ".join(sorted(artefacts)) or "nothing"
+            raise ExportRefused(f"the spec needs {file}; what is there: {there}")
+        model = onnx.load_model_from_string(artefacts[file])
+        findings += [f"{file}: {finding}" for finding in _find_faults(model, spec, stage)]
+    if findings:
+        raise ExportRefused("\n".join(findings))
+
+
+def _find_faults(model: ModelProto, spec: GeneratorSpec, stage: str) -> Iterator[str]:
+    versions = {item.domain: item.version for item in model.opset_import}
+    if versions.get("", versions.get("ai.onnx")) != OPSET:
+        yield f"its operator sets are {versions}; it must have {OPSET}; export it again"
+    for function in model.functions:
+        yield (
+            f"it has the local function {function.domain}::{function.name}; "
+            "export with plain ONNX operators only"
+        )
+    known = _false_constants(model.graph)
+    for node in _all_nodes(model.graph):
+        yield from _find_node_faults(node, known)
+    for tensor in _all_tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            yield f"the weights {tensor.name} lie in another file; export with external_data=False"
+    inputs, outputs = _expected(spec, stage)
+    yield from _find_interface_faults("input", model.graph.input, inputs)
+    yield from _find_interface_faults("output", model.graph.output, outputs)
+    yield from _find_frozen_batch([*model.graph.input, *model.graph.output])
+
+
+def _find_node_faults(node: NodeProto, false_constants: frozenset[str]) -> Iterator[str]:
+    named = f"{node.op_type} ({node.name or ', '.join(node.output)})"
+    if node.domain not in _DOMAINS:
+        yield (
+            f"the operator {named} is of the domain {node.domain!r}, which only some engines have; "
+            "write it with plain tensor operations"
+        )
+    elif node.op_type in _RANDOM:
+        yield (
+            f"the operator {named} draws random numbers, so a seed would not fix its image; make "
+            "the noise an input or a constant: a buffer drawn once, or computed from z"
+        )
+    elif node.op_type == "Dropout" and _is_training(node, false_constants):
+        yield (
+            f"the operator {named} drops at random, as in training; use nn.Dropout, which eval() "
+            "turns off, or pass training=self.training"
+        )
+    elif node.op_type == "BatchNormalization" and any(
+        attribute.name == "training_mode" and attribute.i for attribute in node.attribute
+    ):
+        yield (
+            f"the operator {named} takes its statistics from the batch, as in training, so an "
+            "image would depend on its neighbours; use running statistics, which eval() turns on"
+        )
+
+
+def _is_training(dropout: NodeProto, false_constants: frozenset[str]) -> bool:
+    return len(dropout.input) > 2 and dropout.input[2] not in {"", *false_constants}
+
+
+def _find_interface_faults(
+    kind: str, found: Sequence[ValueInfoProto], expected: Mapping[str, Row]
+) -> Iterator[str]:
+    names = [value.name for value in found]
+    if set(names) != set(expected):
+        yield f"its {kind}s are {', '.join(names)}; the spec asks for {', '.join(expected)}"
+        return
+    for value in found:
+        element_type, row_shape, axes = expected[value.name]
+        tensor = value.type.tensor_type
+        if tensor.elem_type != element_type:
+            yield (
+                f"the {kind} {value.name} is {TensorProto.DataType.Name(tensor.elem_type)}; "
+                f"it must be {TensorProto.DataType.Name(element_type)}"
+            )
+        sizes = [dim.dim_value or None for dim in tensor.shape.dim][1:]
+        if not _may_be(row_shape, sizes):
+            yield (
+                f"the {kind} {value.name} has rows of shape {sizes}; the spec says "
+                f"{[*row_shape]}{axes}; correct the spec or the module"
+            )
+
+
+def _find_frozen_batch(values: Sequence[ValueInfoProto]) -> Iterator[str]:
+    sizes = {
+        value.name: dims[0].dim_value
+        for value in values
+        if (dims := value.type.tensor_type.shape.dim) and dims[0].dim_value
+    }
+    if sizes:
+        size = ", ".join(map(str, sorted(set(sizes.values()))))
+        yield f"{', '.join(sizes)} can only be batches of {size}: {FROZEN_BATCH_CAUSES}"
+
+
+def _may_be(expected: Sequence[int], found: Sequence[int | None]) -> bool:
+    """Whether a shape agrees where its sizes are known; parity sees the others."""
+    return len(expected) == len(found) and all(
+        size is None or size == wanted for wanted, size in zip(expected, found, strict=True)
+    )
+
+
+def _expected(spec: GeneratorSpec, stage: str) -> tuple[dict[str, Row], dict[str, Row]]:
+    """Return what the graph of ``stage`` takes and gives."""
+    inputs: dict[str, Row] = {}
+    for role in spec.stages[stage]:
+        if item := spec.find(role):
+            kind = TensorProto.INT64 if role is Role.CLASS_LABEL else TensorProto.FLOAT
+            inputs[role] = (kind, item.row_shape, "")
+    outputs: dict[str, Row] = {
+        name: (TensorProto.UINT8 if name == "image" else TensorProto.FLOAT, row, _AXES[name])
+        for name, row in output_rows(spec, stage).items()
+    }
+    return inputs, outputs
+
+
+def _all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield ``graph`` and the bodies of its loops and branches."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _all_graphs(attribute.g)
+            for inner in attribute.graphs:
+                yield from _all_graphs(inner)
+
+
+def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    for inner in _all_graphs(graph):
+        yield from inner.node
+
+
+def _all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    for inner in _all_graphs(graph):
+        yield from inner.initializer
+        for node in inner.node:
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.TENSOR:
+                    yield attribute.t
+
+
+def _false_constants(graph: GraphProto) -> frozenset[str]:
+    """Return the names of the constants that say False, as a Dropout in evaluation mode has."""
+    return frozenset(
+        tensor.name
+        for inner in _all_graphs(graph)
+        for tensor in inner.initializer
+        if tensor.data_type == TensorProto.BOOL and not onnx.numpy_helper.to_array(tensor).any()
+    )

@@ -1,0 +1,1 @@
+"""What an export has to prove before it is published."""

@@ -1,0 +1,1 @@
+"""Where a generator to be exported comes from."""

@@ -1,0 +1,73 @@
+"""A ``latentry serve`` of our own on free ports, for as long as a block runs."""
+
+import ctypes
+import json
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from latentry.contract.errors import ServeError
+
+_PR_SET_PDEATHSIG = 1
+_STOP_S = 30.0
+_OPTIONS = {
+    "instances": "--instances",
+    "threads": "--threads",
+    "max_batch_size": "--max-batch-size",
+    "max_queue_delay_microseconds": "--queue-delay-us",
+    "max_queue_size": "--max-queue-size",
+}
+
+
+@contextmanager
+def private_server(
+    command: Sequence[str], repository: Path, model: str, serving: Mapping[str, int]
+) -> Iterator[str]:
+    """Serve the newest version of ``model``; give the address.
+
+    Ctrl-C does not reach it, so that it is stopped in order; when this process dies, it ends too.
+    To be entered in the main thread: Linux ties the death signal to the thread that forks.
+
+    Args:
+        command: Starts ``latentry``, such as ``["latentry"]``.
+        repository: The model repository.
+        model: Name of the model.
+        serving: Fields of the manifest's ``serving`` part.
+
+    Raises:
+        ServeError: It did not become ready; the message has its last words.
+    """
+    arguments = [*command, "serve", "--repository", str(repository), "--models", model, "--json"]
+    arguments += ["--port", "0", "--metrics-port", "0", "--drain-s", "2"]
+    for name, option in _OPTIONS.items():
+        if name in serving:
+            arguments += [option, str(serving[name])]
+    libc = ctypes.CDLL(None)
+    with (
+        tempfile.TemporaryFile("w+") as words,
+        subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+        ) as process,
+    ):
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            if not line:
+                process.wait()
+                words.seek(0)
+                raise ServeError(f"a server for the search did not start: {words.read().strip()}")
+            yield json.loads(line)["url"]
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -1,0 +1,1 @@
+"""The report of a profile: JSON, CSV, HTML with pictures."""

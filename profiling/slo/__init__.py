@@ -1,0 +1,1 @@
+"""How many requests a second a latency target allows."""

@@ -1,0 +1,1 @@
+"""A served generator in this process: checked requests in, images out."""

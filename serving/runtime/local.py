@@ -1,0 +1,164 @@
+"""Draw in this process, without a server: the same checks, latents, engine and encoders.
+
+For tests of code that uses a client, for notebooks, and for comparing with a server::
+
+    with Client(transport=LocalTransport("model_repository")) as client:
+        client.generate("digits", seeds=range(8), class_label=7)
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentry.contract.errors import BadRequest, LatentryError, NotFound
+from latentry.contract.transport import ModelInfo, Reply
+from latentry.contract.wire import Arrays
+from latentry.serving.entries.engine_class import engine_class
+from latentry.serving.entries.repository import Entry, list_entries, newest_entries, verify_entry
+from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.runtime.generator import Generator, load_generator
+from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
+
+
+class LocalTransport:
+    """Answers a client with the entries of a model repository, in one thread of this process.
+
+    A :class:`latentry.contract.transport.Transport` for ``Client`` and ``AsyncClient``.
+    """
+
+    def __init__(
+        self,
+        repository: str | Path,
+        models: tuple[str, ...] = (),
+        *,
+        threads: int = 0,
+        model_digest: str | None = None,
+    ) -> None:
+        """Verify the newest entries (of ``models`` only, where given).
+
+        Args:
+            repository: The model repository.
+            models: Names; empty means all.
+            threads: Engine threads; 0 means one for each core.
+            model_digest: Take the versions with this digest, whether or not they are the newest.
+
+        Raises:
+            NotFound: There is no such repository, model or version.
+            EntryError: An entry is damaged.
+        """
+        self._made_anew = partial(
+            type(self), repository, models, threads=threads, model_digest=model_digest
+        )
+        self._entries = {
+            entry.name: entry for entry in _entries(Path(repository), models, model_digest)
+        }
+        for entry in self._entries.values():
+            verify_entry(entry)
+        self._load_engine = partial(OnnxRuntimeEngine, threads=threads)
+        self._generators: dict[str, Generator] = {}
+        self._closed = False
+        self._process = os.getpid()
+        self._thread = _one_thread()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._made_anew, ()
+
+    def ready(self) -> bool:
+        """Return True."""
+        return True
+
+    def model_names(self) -> list[str]:
+        """Names of the entries."""
+        return sorted(self._entries)
+
+    def model_info(self, model: str) -> ModelInfo:
+        """What the entry says of itself; raises NotFound."""
+        entry = self._entry(model)
+        return ModelInfo(
+            name=model,
+            version=str(entry.version),
+            model_digest=entry.manifest.digest,
+            engine_class=engine_class(),
+            spec=entry.manifest.model.spec,
+            max_batch_size=entry.manifest.serving.max_batch_size,
+        )
+
+    def infer(self, model: str, inputs: Arrays) -> Future[Reply]:
+        """Draw one batch."""
+        if self._closed:
+            raise BadRequest("this transport is closed; make a new one")
+        if self._process != os.getpid():
+            # Neither the thread nor those of the engines came through the fork.
+            self._process = os.getpid()
+            self._thread = _one_thread()
+            self._generators = {}
+        return self._thread.submit(self._draw, model, inputs)
+
+    def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
+        """Draw chunk after chunk, each when it is asked for."""
+        for request in requests:
+            model = text_from_tensor("model", request["model"])
+            manifest = self._entry(model).manifest
+            most = manifest.serving.max_batch_size
+            stream = stream_from_request(manifest.model.spec, request, max_batch_size=most)
+            for index, tensors in stream.chunks(most):
+                reply = self.infer(model, tensors).result()
+                outputs = {**reply.outputs, "index": np.array([index], np.int64)}
+                if "encoded" in outputs:
+                    outputs["encoded"] = outputs["encoded"].reshape(-1)
+                yield Reply(reply.version, outputs)
+
+    def close(self) -> None:
+        """Let the engines go."""
+        self._closed = True
+        if self._process == os.getpid():
+            self._thread.shutdown()
+        self._generators.clear()
+
+    def _entry(self, model: str) -> Entry:
+        try:
+            return self._entries[model]
+        except KeyError:
+            known = ", ".join(self.model_names())
+            raise NotFound(f"model {model!r} is not being served; these are: {known}") from None
+
+    def _generator(self, model: str) -> Generator:
+        if model not in self._generators:
+            entry = self._entry(model)
+            self._generators[model] = load_generator(entry.folder, self._load_engine)
+        return self._generators[model]
+
+    def _draw(self, model: str, inputs: Arrays) -> Reply:
+        version = str(self._entry(model).version)
+        answer = self._generator(model).answer([inputs])[0]
+        if isinstance(answer, LatentryError):
+            raise answer
+        return Reply(version, answer)
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="latentry-local")
+
+
+def _entries(repository: Path, models: tuple[str, ...], model_digest: str | None) -> list[Entry]:
+    newest = newest_entries(repository, models)
+    if model_digest is None:
+        return newest
+    names = {entry.name for entry in newest}
+    found = [
+        entry
+        for entry in list_entries(repository)[0]
+        if entry.name in names and entry.manifest.digest == model_digest
+    ]
+    if not found:
+        there = ", ".join(f"{entry.name} {entry.manifest.digest}" for entry in newest)
+        raise NotFound(
+            f"{repository} holds no version of {', '.join(sorted(names))} with the model digest "
+            f"{model_digest}; the newest: {there}"
+        )
+    return found

@@ -1,0 +1,255 @@
+"""The private folder of one running server, and the sweeping of those that were left behind.
+
+Triton never sees the model repository itself: one stray folder in it would keep the server from
+starting. It gets links to verified files, in a folder that only this user can read. The folder
+holds all that is needed to clean up after a supervisor that was killed.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from latentry.contract.errors import EntryError, ServeError
+from latentry.contract.wire import ENGINE_CLASS, STREAM_MODEL
+from latentry.serving.entries.engine_class import engine_class
+from latentry.serving.entries.manifest import MANIFEST_FILE, manifest_bytes
+from latentry.serving.entries.repository import CONFIG_FILE, MODEL_FILE, MODEL_PY, Entry
+from latentry.serving.entries.triton_config import config_pbtxt
+from latentry.serving.triton.heartbeats import DRAIN_MARK, HEARTBEATS
+from latentry.serving.triton.tritonserver import SERVER_ID
+
+_SHM = Path("/dev/shm")
+# When, after its start, the Python backend has made its folder in /tmp at the latest.
+_FOLDER_MADE_S = 60.0
+
+
+@dataclass(eq=False)
+class ServerFolder:
+    """A private folder.
+
+    Attributes:
+        path: The folder, mode 0700.
+        server_id: Marks every process of this server, in its environment.
+    """
+
+    path: Path
+    server_id: str
+    _lock: IO[str] | None = field(default=None, repr=False)
+
+    @property
+    def repository(self) -> Path:
+        """What Triton gets as its model repository."""
+        return self.path / "repository"
+
+    @property
+    def backends(self) -> Path:
+        """What Triton gets as its backend folder, where it needs one."""
+        return self.path / "backends"
+
+    @property
+    def lock_file(self) -> Path:
+        """What the supervisor keeps locked."""
+        return self.path / "lock"
+
+    @property
+    def log_file(self) -> Path:
+        """Where the server's output goes unless the user names a file."""
+        return self.path / "tritonserver.log"
+
+    @property
+    def signs(self) -> Path:
+        """Where its processes give signs of life and find the mark to take nothing new."""
+        return _SHM / f"{self.shm_prefix}signs"
+
+    @property
+    def shm_prefix(self) -> str:
+        """How the names of this server's shared-memory regions begin."""
+        return f"latentry_{self.server_id}_"
+
+    def fill(self, entries: Sequence[Entry]) -> None:
+        """Make anew what Triton is to find: links to ``entries`` (verified) and the stream model.
+
+        The folder itself is made where it is missing, and kept locked from then on.
+        """
+        self._hold_lock()
+        for part in (self.repository, self.backends, self.signs):
+            shutil.rmtree(part, ignore_errors=True)
+        self.signs.mkdir(mode=0o700)
+        (self.signs / HEARTBEATS).mkdir()
+        for entry in entries:
+            _link_entry(entry, self.repository)
+        _copy_stream_model(self.repository)
+
+    def mark_draining(self) -> bool:
+        """Tell the models to take nothing new; False where that cannot be told."""
+        try:
+            (self.signs / DRAIN_MARK).touch()
+        except OSError:
+            return False
+        return True
+
+    def close_shared_memory(self) -> None:
+        """Take the shared memory of this server away from other users.
+
+        Triton makes it readable by everybody, whatever the umask says. Who opened it at once keeps
+        it; so this is no boundary on a machine that is shared with strangers.
+        """
+        for region in _SHM.glob(f"{self.shm_prefix}*"):
+            with suppress(OSError):
+                region.chmod(0o700 if region == self.signs else 0o600)
+
+    def kill_leftovers(self) -> None:
+        """Kill every process of this server and remove its shared memory."""
+        marked = [process for process in psutil.process_iter() if self._owns(process)]
+        for process in marked:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(marked, timeout=5)
+        shutil.rmtree(self.signs, ignore_errors=True)
+        for region in _SHM.glob(f"{self.shm_prefix}*"):
+            region.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Kill and remove everything."""
+        self.kill_leftovers()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _hold_lock(self) -> None:
+        """Make the folder where it is missing, wherever there is one now, and lock it."""
+        while self._lock is None or not self._is_locked(self._lock):
+            self.path = _home() / self.server_id
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            self._lock = self.lock_file.open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def _is_locked(self, lock: IO[str]) -> bool:
+        """Whether ``lock`` still is the file there; a sweep may have been quicker."""
+        try:
+            return os.path.samestat(os.fstat(lock.fileno()), self.lock_file.stat())
+        except OSError:
+            return False
+
+    def _owns(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get(SERVER_ID) == self.server_id
+        except (psutil.Error, OSError):
+            return False
+
+
+@contextmanager
+def create_server_folder() -> Iterator[ServerFolder]:
+    """Give a new private folder; it and all that belongs to it is removed afterwards."""
+    server_id = secrets.token_hex(4)
+    folder = ServerFolder(_home() / server_id, server_id)
+    try:
+        yield folder
+    finally:
+        folder.remove()
+
+
+def sweep_server_folders() -> list[str]:
+    """Clean up after servers whose supervisor is gone; return their ids."""
+    swept = []
+    for path in _home().iterdir():
+        folder = ServerFolder(path, path.name)
+        try:
+            with folder.lock_file.open() as lock:
+                # Locks end with their process, however it ended, and with the machine.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                folder.remove()
+        except OSError:
+            continue  # its supervisor lives, or is just making it
+        swept.append(folder.server_id)
+    return swept
+
+
+def remove_stub_folders(since: float) -> None:
+    """Remove the empty folders that a killed Triton's Python backend left in /tmp.
+
+    It makes them as it starts; one that another server may have made as it started stays, because
+    Triton aborts at its end where its folder is gone.
+
+    Args:
+        since: Time of the server's start, seconds since the epoch.
+    """
+    others = [
+        process.info["create_time"]
+        for process in psutil.process_iter(["name", "create_time"])
+        if process.info["name"] == "tritonserver"
+    ]
+    for folder in Path("/tmp").glob("python_env_??????"):
+        with suppress(OSError):  # in use, gone, or somebody else's
+            status = folder.stat()
+            made = status.st_mtime
+            theirs = any(start - 1 <= made <= start + _FOLDER_MADE_S for start in others)
+            ours = status.st_uid == os.getuid() and since - 1 <= made <= since + _FOLDER_MADE_S
+            if ours and not theirs:
+                folder.rmdir()
+
+
+def check_starts_programs() -> Path:
+    """Return the folder of all server folders, from which the wheel's model processes are started.
+
+    Raises:
+        ServeError: Others can look into it, or its file system starts no programs.
+    """
+    home = _home()
+    if os.statvfs(home).f_flag & os.ST_NOEXEC:
+        raise ServeError(
+            f"{home} is on a file system that starts no programs (mounted noexec), and Triton's "
+            "model processes are started from there; set XDG_RUNTIME_DIR to a folder that does"
+        )
+    return home
+
+
+def _home() -> Path:
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    # That of a session goes with the session, which a server under nohup outlives.
+    base = base if base.is_dir() else Path(tempfile.gettempdir())
+    home = base / f"latentry-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    status = home.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077 or home.is_symlink():
+        raise ServeError(
+            f"{home} belongs to or can be read by somebody else; remove it, or set XDG_RUNTIME_DIR"
+        )
+    return home
+
+
+def _link_entry(entry: Entry, repository: Path) -> None:
+    folder = repository / entry.name / str(entry.version)
+    folder.mkdir(parents=True)
+    if not entry.folder.is_dir():
+        raise EntryError(
+            f"{entry.folder} was removed while it was being served; publish {entry.name} again, or "
+            "serve without it"
+        )
+    for path in entry.folder.iterdir():
+        if path.name not in (MODEL_FILE, MANIFEST_FILE):
+            (folder / path.name).symlink_to(path.resolve())
+    (folder / MODEL_FILE).write_bytes(MODEL_PY)
+    # As it is served: with the options of this server, and whatever is tuned meanwhile.
+    (folder / MANIFEST_FILE).write_bytes(manifest_bytes(entry.manifest))
+    config = config_pbtxt(entry.name, entry.manifest, {ENGINE_CLASS: engine_class()})
+    (folder.parent / CONFIG_FILE).write_text(config)
+
+
+def _copy_stream_model(repository: Path) -> None:
+    # A namespace package: importlib.resources cannot read those of an editable install.
+    spec = find_spec("latentry.model_repository")
+    places = (spec.submodule_search_locations if spec else None) or []
+    source = next(p for place in places if (p := Path(place) / STREAM_MODEL).is_dir())
+    for name in (CONFIG_FILE, f"1/{MODEL_FILE}"):
+        target = repository / STREAM_MODEL / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((source / name).read_bytes())

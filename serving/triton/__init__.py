@@ -1,0 +1,1 @@
+"""What runs inside Triton, and Triton itself: found, laid out, started."""

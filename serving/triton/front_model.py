@@ -1,0 +1,156 @@
+"""The Triton Python-backend model in front of every generator.
+
+``triton_python_backend_utils`` exists only inside Triton's stub process.
+"""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from latentry.contract.errors import Draining, LatentryError, wire_code, wire_text
+from latentry.contract.wire import FROM_STREAM, THREADS, Arrays
+from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.runtime.generator import Answer, Generator, load_generator
+from latentry.serving.triton.heartbeats import Heart
+
+_PARENT_CHECK_S = 0.5
+_REPORT_EVERY_S = 0.25
+# What waited in Triton's queue when the server was told to stop is still drawn.
+_QUEUED_S = 1.0
+
+
+class FrontModel:
+    """Triton calls ``initialize`` once and ``execute`` with every batch."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the networks, and run them once so that the first caller does not wait."""
+        exit_with_parent()
+        self._heart = Heart(args["model_name"], args["model_instance_name"])
+        config = json.loads(args["model_config"])
+        threads = int(config["parameters"][THREADS]["string_value"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._generator = load_generator(
+            folder, lambda model: OnnxRuntimeEngine(model, threads=threads)
+        )
+        with self._heart.execute(0):
+            self._generator.warm_up()
+        self._metrics = _Metrics(self._generator, args["model_name"], args["model_version"])
+        self._heart.say_ready()
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer Triton's ``requests``, one response each, in their order."""
+        with self._heart.execute(len(requests)):
+            if self._heart.draining_for_s > _QUEUED_S:
+                return self._finish_streams(requests)
+            return self._answer(requests)
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
+        answers = self._generator.answer([arrays_from_request(request) for request in requests])
+        return [_response_from_answer(answer) for answer in answers]
+
+    def _finish_streams(self, requests: list[Any]) -> list[Any]:
+        """Draw what a begun stream asks for and refuse everything else."""
+        begun = [has_parameter(request, FROM_STREAM) for request in requests]
+        kept = [request for request, goes_on in zip(requests, begun, strict=True) if goes_on]
+        drawn = iter(self._answer(kept) if kept else ())
+        return [
+            next(drawn) if goes_on else _response_from_answer(shutting_down()) for goes_on in begun
+        ]
+
+
+def arrays_from_request(request: Any) -> Arrays:
+    """Return the input tensors of a Triton request by name."""
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def has_parameter(request: Any, name: str) -> bool:
+    """Whether a Triton request carries this parameter as true."""
+    return json.loads(request.parameters() or "{}").get(name) is True
+
+
+def triton_error(error: LatentryError) -> Any:
+    """Return the Triton error that clients map back to the same error."""
+    names = {"INVALID_ARGUMENT": "INVALID_ARG"}
+    code = wire_code(error)
+    return pb_utils.TritonError(
+        wire_text(error), getattr(pb_utils.TritonError, names.get(code, code))
+    )
+
+
+def shutting_down() -> Draining:
+    """Return the error for what comes after the server was told to stop."""
+    return Draining("the server is shutting down and takes no new requests")
+
+
+def exit_with_parent() -> None:
+    """End this stub when its Triton dies, also in the middle of a batch.
+
+    Triton 2.51 leaves busy stubs behind when it is killed (python_backend issue 7481).
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _response_from_answer(answer: Answer) -> Any:
+    if isinstance(answer, LatentryError):
+        return pb_utils.InferenceResponse(error=triton_error(answer))
+    # Tensors are sent as the memory lies; a slice of a batch is contiguous already.
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in answer.items()]
+    )
+
+
+class _Metrics:
+    """What the generator counts, in Triton's metrics, four times a second.
+
+    Not at every batch: each increment is a message to Triton and back, which would make an idle
+    caller wait for three of them.
+    """
+
+    def __init__(self, generator: Generator, model: str, version: str) -> None:
+        self._generator = generator
+        self._labels = {"model": model, "version": version}
+        # A family that is let go takes its metrics with it.
+        self._families: list[Any] = []
+        self._metrics = {
+            "samples": self._counter("latentry_samples_total", "Samples drawn"),
+            "invalid": self._counter(
+                "latentry_invalid_outputs_total", "Samples refused for NaN or infinity"
+            ),
+        }
+        seconds = self._family("latentry_seconds_total", "Seconds spent, by phase")
+        for phase in generator.tally.seconds:
+            self._metrics[phase] = seconds.Metric(labels={**self._labels, "phase": phase})
+        self._reported = dict.fromkeys(self._metrics, 0.0)
+        threading.Thread(target=self._report_forever, daemon=True).start()
+
+    def _counter(self, name: str, description: str) -> Any:
+        return self._family(name, description).Metric(labels=self._labels)
+
+    def _family(self, name: str, description: str) -> Any:
+        kind = pb_utils.MetricFamily.COUNTER
+        family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
+        self._families.append(family)
+        return family
+
+    def _report_forever(self) -> None:
+        while True:
+            time.sleep(_REPORT_EVERY_S)
+            tally = self._generator.tally
+            counts = {"samples": tally.samples, "invalid": tally.invalid_outputs, **tally.seconds}
+            for name, value in counts.items():
+                if value > self._reported[name]:
+                    self._metrics[name].increment(value - self._reported[name])
+                    self._reported[name] = value

@@ -1,0 +1,1 @@
+"""Who makes a job's shards: processes of this machine, or Ray."""

@@ -1,0 +1,1 @@
+"""What makes a sample be replaced by one of the shard's reserve."""

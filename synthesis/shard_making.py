@@ -1,0 +1,379 @@
+"""Making one shard of a job: draw, judge, replace, write, record; or find it there and sound."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentry.clients.client import Client
+from latentry.clients.retry import Deadline, Retries, policy_from_retry_for_s
+from latentry.clients.server import DEFAULT_SERVER, Server
+from latentry.contract.errors import BadRequest, InvalidOutput, JobError, TimedOut
+from latentry.contract.images import Uint8
+from latentry.contract.transport import ModelInfo
+from latentry.synthesis.filters.filters import (
+    Batch,
+    FilterOptions,
+    NetworkOptions,
+    file_hashes,
+    load_network,
+)
+from latentry.synthesis.job import Controls, Job, ShardPlan, split
+from latentry.synthesis.records import (
+    INDEX_FILE,
+    JobRecord,
+    Rejection,
+    ShardRecord,
+    by_label,
+    check_shard,
+    most_record_bytes,
+)
+from latentry.synthesis.sinks.shards import (
+    MOST_FEATURES,
+    Sample,
+    data_from_image,
+    pixel_sha256,
+    shard_bytes,
+)
+from latentry.synthesis.storage.storage import storage_from_url
+
+DEFAULT_RETRY_FOR_S = 300.0
+
+# Samples that are asked for together: enough requests in flight to keep a server busy.
+_DRAWN_TOGETHER, _BYTES_TOGETHER = 256, 64 * 2**20
+
+Progress = Callable[[int], None]
+"""Told how many more samples are accepted; a negative number when work was lost."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where samples are drawn.
+
+    Attributes:
+        repository: The model repository, to draw without a server; None asks the server.
+        server: The server.
+        retry_for_s: Seconds to wait for a server that is busy or gone.
+    """
+
+    repository: Path | None = None
+    server: Server = DEFAULT_SERVER
+    retry_for_s: float = DEFAULT_RETRY_FOR_S
+
+    def open_client(
+        self, model: str, model_digest: str | None = None, *, patient: bool = False
+    ) -> Client:
+        """Return a client that draws with one thread here, or asks the server.
+
+        A ``patient`` one waits for a server that is busy or gone.
+
+        Raises:
+            NotFound: The repository lacks the model, or the version with this digest.
+            EntryError: The entry is damaged.
+        """
+        if self.repository is None:
+            retry_for_s = self.retry_for_s if patient else None
+            return self.server.open_client(timeout_s=None, retry_for_s=retry_for_s)
+        from latentry.serving.runtime.local import LocalTransport
+
+        transport = LocalTransport(self.repository, (model,), threads=1, model_digest=model_digest)
+        return Client(transport=transport, timeout_s=None)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker has to know to make any shard of a job."""
+
+    record: JobRecord
+    origin: Origin
+    out: str
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A shard that is there now.
+
+    Attributes:
+        record: What it holds.
+        is_new: Whether it was made just now; else it was there and sound.
+        fault: What was wrong with the one that was there before; empty for nothing.
+    """
+
+    record: ShardRecord
+    is_new: bool
+    fault: str = ""
+
+
+class ShardMaker:
+    """Settles shards of one job, one after the other; each worker has one."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._storage = storage_from_url(work.out)
+        self._drawer: SampleDrawer | None = None  # networks and a client: only where one is made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._drawer:
+            self._drawer.close()
+
+    def settle(self, number: int, progress: Progress) -> Settled:
+        """Return a shard that is there and sound as it is, and make any other.
+
+        Raises:
+            OutOfSpace: There is no room for it.
+            JobError: The source draws with another model or engine than the job's.
+            LatentryError: The source failed for longer than it may.
+        """
+        fault = ""
+        if self._storage.holds(self._work.record.record_file(number)):
+            try:
+                return Settled(check_shard(self._storage, self._work.record, number), is_new=False)
+            except JobError as error:
+                fault = str(error)
+                self._storage.remove(INDEX_FILE)  # of when the job was whole
+        return Settled(self._make(number, progress), is_new=True, fault=fault)
+
+    def _make(self, number: int, progress: Progress) -> ShardRecord:
+        """Draw, write and record one shard; its bytes depend on the job and ``number`` alone."""
+        job = self._work.record
+        self._drawer = self._drawer or SampleDrawer(job, self._work.origin)
+        drawn = self._drawer.draw(job.plan.shard(number), progress)
+        labels = (str(sample.controls.get("class_label", "")) for sample in drawn.samples)
+        data = shard_bytes(drawn.samples, job.job.output, job.spec.image, job.model_digest)
+        record = ShardRecord(
+            shard=number,
+            file=job.shard_file(number),
+            size=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            engine_class=drawn.engine_class,
+            indices=tuple(sample.index for sample in drawn.samples),
+            seeds=tuple(sample.seed for sample in drawn.samples),
+            sample_sha256=tuple(sample.sha256 for sample in drawn.samples),
+            by_class=by_label(Counter(labels)),
+            missing=by_label(drawn.missing),
+            rejected=tuple(drawn.rejected),
+            md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
+        ).sealed()
+        recorded = record.as_bytes()
+        if len(recorded) > (most := most_record_bytes(job, number)):
+            raise JobError(
+                f"the record of shard {number} takes {len(recorded):,} bytes, over {most:,}: "
+                f"{len(drawn.rejected):,} seeds were rejected; give a smaller shard_size, or "
+                "lower [samples] reserve"
+            )
+        self._storage.write(record.file, data)
+        self._storage.write(job.record_file(number), recorded)
+        return record
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The samples of a shard.
+
+    Attributes:
+        samples: Those accepted, in order.
+        missing: How many of each class label are not there, the reserve being used up.
+        rejected: Seeds that were replaced.
+        engine_class: What drew them.
+    """
+
+    samples: list[Sample]
+    missing: Counter[str]
+    rejected: list[Rejection]
+    engine_class: str
+
+
+class SampleDrawer:
+    """Draws the samples of shards from a job's source, and asks its filters."""
+
+    def __init__(self, record: JobRecord, origin: Origin) -> None:
+        self._record = record
+        self._job = record.job
+        if file_hashes(judges(self._job)) != record.files:
+            raise JobError(
+                "a file of the job's filters was changed while the job ran; put it back "
+                f"({', '.join(record.files)}), or give another --out"
+            )
+        self._filters = [options.load() for options in self._job.filters]
+        features = self._job.output.features
+        self._features = load_network(features) if features else None
+        self._client = origin.open_client(self._job.model, record.model_digest, patient=True)
+        self._retry_for_s = origin.retry_for_s
+        self._together = max(
+            1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // record.spec.image.row_bytes)
+        )
+        self._engine_class = ""
+
+    def close(self) -> None:
+        """Let the source go."""
+        self._client.close()
+
+    def draw_samples(self, plan: ShardPlan, count: int) -> list[Sample]:
+        """Return the first ``count`` samples of a shard as they are before any is replaced."""
+        places = np.arange(min(count, len(plan)))
+        judged = self._judged(plan, places, plan.seeds[places], None)
+        return [sample for sample, _ in judged if sample]
+
+    def draw(self, plan: ShardPlan, progress: Progress) -> Drawn:
+        """Draw until every place of the shard has a sample or the reserve is used up.
+
+        Round by round: all places with their own seeds, then those rejected, in order, with the
+        next seeds of the reserve; so the outcome does not depend on who answers when.
+        """
+        self._engine_class = ""
+        accepted: dict[int, Sample] = {}
+        rejected: list[Rejection] = []
+        seen: set[str] = set()
+        reserve = iter(plan.reserve)
+        places, seeds = np.arange(len(plan)), plan.seeds
+        while len(places):
+            again: list[int] = []
+            for part in split(len(places), self._together):
+                judged = self._judged(plan, places[part], seeds[part], seen)
+                progress(sum(sample is not None for sample, _ in judged))
+                for place, seed, (sample, reason) in zip(
+                    places[part].tolist(), seeds[part].tolist(), judged, strict=True
+                ):
+                    if sample:
+                        accepted[place] = sample
+                    else:
+                        again.append(place)
+                        index = plan.first_index + place
+                        rejected.append(Rejection(index=index, seed=seed, reason=reason))
+            replacements = [seed for _, seed in zip(again, reserve, strict=False)]
+            places = np.array(again[: len(replacements)], np.int64)
+            seeds = np.array(replacements, np.int64)
+        lost = sorted(set(range(len(plan))) - set(accepted))
+        labels = plan.labels[lost].tolist() if plan.labels is not None else [""] * len(lost)
+        samples = [accepted[place] for place in sorted(accepted)]
+        return Drawn(samples, Counter(map(str, labels)), rejected, self._engine_class)
+
+    def _judged(
+        self,
+        plan: ShardPlan,
+        places: NDArray[np.int64],
+        seeds: NDArray[np.int64],
+        seen: set[str] | None,
+    ) -> list[tuple[Sample | None, str]]:
+        """Draw ``seeds`` for ``places``; return for each the sample, or why there is none.
+
+        ``seen`` None asks no filter.
+        """
+        labels = None if plan.labels is None else plan.labels[places]
+        controls = self._job.controls_of(self._record.spec, seeds, labels)
+        images, finite = self._images(seeds, controls)
+        hashes = [pixel_sha256(image) for image in images]
+        reasons: list[str | None] = [None if fine else "NaN or infinity" for fine in finite]
+        if seen is not None:
+            self._ask_filters(Batch(images, seeds, controls, hashes, seen), reasons)
+        kept = [place for place, reason in enumerate(reasons) if reason is None]
+        vectors = dict(zip(kept, self._vectors(images[kept]), strict=True))
+        judged: list[tuple[Sample | None, str]] = []
+        for place, reason in enumerate(reasons):
+            if reason is not None:
+                judged.append((None, reason))
+                continue
+            sample = Sample(
+                index=plan.first_index + int(places[place]),
+                seed=int(seeds[place]),
+                controls={role: values[place] for role, values in controls.items()},
+                sha256=hashes[place],
+                data=data_from_image(images[place], self._job.output.image),
+                features=vectors[place],
+            )
+            judged.append((sample, ""))
+        return judged
+
+    def _ask_filters(self, batch: Batch, reasons: list[str | None]) -> None:
+        """Put the reasons of the filters in; each is asked of what those before it let pass."""
+        for judge in self._filters:
+            kept = [place for place, reason in enumerate(reasons) if reason is None]
+            if not kept:
+                return
+            part = Batch(
+                images=batch.images[kept],
+                seeds=batch.seeds[kept],
+                controls={role: values[kept] for role, values in batch.controls.items()},
+                sha256=[batch.sha256[place] for place in kept],
+                seen=batch.seen,
+            )
+            for place, reason in zip(kept, judge.judge(part), strict=True):
+                reasons[place] = reason
+
+    def _vectors(self, images: Uint8) -> NDArray[np.float32]:
+        if self._features is None or not len(images):
+            return np.empty((len(images), 0), np.float32)
+        vectors = self._features.run(images)
+        vectors = vectors.reshape(len(vectors), -1).astype(np.float32)
+        if vectors.shape[1] > MOST_FEATURES:
+            raise BadRequest(
+                f"[output.features] gives {vectors.shape[1]:,} numbers for an image; a vector has "
+                f"at most {MOST_FEATURES:,}"
+            )
+        return vectors
+
+    def _images(
+        self, seeds: NDArray[np.int64], controls: Controls
+    ) -> tuple[Uint8, NDArray[np.bool_]]:
+        """Return uint8 [N, H, W, C] and where the images are finite; the others are black."""
+        images = np.zeros((len(seeds), *self._record.spec.image.row_shape), np.uint8)
+        finite = np.ones(len(seeds), np.bool_)
+        retries = Retries(policy_from_retry_for_s(self._retry_for_s), Deadline(None))
+        while finite.any():
+            try:
+                result = self._client.generate(
+                    self._job.model,
+                    seeds=seeds[finite],
+                    class_label=_chosen(controls, "class_label", finite),
+                    truncation_psi=_chosen(controls, "truncation_psi", finite),
+                )
+            except InvalidOutput as error:
+                if not error.seeds:
+                    raise
+                finite &= ~np.isin(seeds, error.seeds)
+                continue
+            except TimedOut as error:  # a server that hangs may come to itself, or be restarted
+                time.sleep(retries.delay_s(error))
+                continue
+            self._check_source(result.info)
+            images[finite] = result.images
+            break
+        return images, finite
+
+    def _check_source(self, info: ModelInfo) -> None:
+        record = self._record
+        if info.model_digest != record.model_digest:
+            raise JobError(
+                f"{info.name} has the model digest {info.model_digest} now; this job draws from "
+                f"{record.model_digest}. Serve that version again, or give another --out"
+            )
+        if record.engine_class not in ("any", info.engine_class):
+            raise JobError(
+                f"{info.name} is drawn by {info.engine_class} now; this job's images come from "
+                f"{record.engine_class} and would differ in single bits"
+            )
+        self._engine_class = info.engine_class
+
+
+def _chosen(controls: Controls, role: str, where: NDArray[np.bool_]) -> NDArray[Any] | None:
+    return controls[role][where] if role in controls else None
+
+
+def judges(job: Job) -> list[FilterOptions | NetworkOptions]:
+    """Return what works on images beside the generator, in the job's own processes."""
+    return [*job.filters, *([job.output.features] if job.output.features else [])]

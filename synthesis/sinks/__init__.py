@@ -1,0 +1,1 @@
+"""Files of samples: the same bytes for the same samples."""

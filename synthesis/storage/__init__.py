@@ -1,0 +1,1 @@
+"""Where a job's files go, and who holds its lock."""

@@ -1,0 +1,388 @@
+"""Verify a job's output: every hash, every sample's place, and some samples drawn again."""
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from latentry.clients.client import Client
+from latentry.contract.errors import JobError
+from latentry.contract.images import Uint8, decode_image
+from latentry.synthesis.crews.processes import start_worker
+from latentry.synthesis.job import Controls, ShardPlan
+from latentry.synthesis.records import (
+    CONTACT_SHEET_FILE,
+    INDEX_FILE,
+    JOB_FILE,
+    JobRecord,
+    ShardRecord,
+    made_shards,
+    most_index_bytes,
+    most_record_bytes,
+    read_index,
+    read_job,
+    read_shard_record,
+)
+from latentry.synthesis.run import (
+    contact_sheet,
+    index_bytes,
+    most_sheet_bytes,
+    read_sheet,
+    samples_of_shard,
+)
+from latentry.synthesis.shard_making import Origin, Progress
+from latentry.synthesis.sinks.shards import (
+    Sample,
+    image_from_data,
+    number_from_scalar,
+    pixel_sha256,
+)
+from latentry.synthesis.storage.storage import MOST_BYTES, Storage, storage_from_url
+
+_HASHES_AT_ONCE = 8_000_000
+_SHOWN = 20
+
+
+@dataclass
+class Verdict:
+    """What was found.
+
+    Attributes:
+        shards: Shards that were read.
+        samples: Samples in them, decoded and hashed.
+        problems: What is wrong, a line each; none means that all is well.
+        duplicates: Indices of samples that are equal to another, grouped.
+        drawn_again: Samples that were drawn again and are equal.
+        notes: What is worth knowing and no fault.
+    """
+
+    shards: int = 0
+    samples: int = 0
+    problems: list[str] = field(default_factory=list)
+    duplicates: list[list[int]] = field(default_factory=list)
+    drawn_again: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything for scripts."""
+        return {"verified": not self.problems, **self.__dict__}
+
+    def lines(self) -> Iterator[str]:
+        """Yield what people read."""
+        for problem in self.problems[:_SHOWN]:
+            yield f"fault: {problem}"
+        if len(self.problems) > _SHOWN:
+            yield f"and {len(self.problems) - _SHOWN} more"
+        for group in self.duplicates[:_SHOWN]:
+            more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
+            yield f"the same image: samples {', '.join(map(str, group[:_SHOWN]))}{more}"
+        if len(self.duplicates) > _SHOWN:
+            yield f"and {len(self.duplicates) - _SHOWN} more groups of equal images"
+        yield from self.notes
+        outcome = "faults" if self.problems else "verified"
+        yield (
+            f"{outcome}: {self.samples:,} samples in {self.shards:,} shards, "
+            f"{self.drawn_again} drawn again and equal"
+        )
+
+
+def verify_job(
+    out: str,
+    origin: Origin | None,
+    *,
+    samples: int = 64,
+    workers: int = 1,
+    progress: Progress = lambda _: None,
+) -> Verdict:
+    """Verify the output of a job.
+
+    Args:
+        out: A folder, or a URL that fsspec knows.
+        origin: Where samples are drawn again; None for no such check.
+        samples: How many are drawn again, chosen at random.
+        workers: Processes that read and hash.
+        progress: Told of every sample that was read.
+
+    Raises:
+        JobError: There is no job in ``out``, or ``origin`` offers another model.
+    """
+    storage = storage_from_url(out)
+    record = read_job(storage)
+    sizes = storage.sizes()
+    index = read_index(storage, record) if INDEX_FILE in sizes else {}
+    # By another job than the index's nothing can be judged.
+    verdict = Verdict(problems=list(_misfits(storage, index, {JOB_FILE: MOST_BYTES})))
+    if verdict.problems:
+        return verdict
+    numbers = [n for n in range(record.shards) if record.record_file(n) in sizes]
+    for count, problems in _verify_shards(out, record, numbers, workers):
+        verdict.shards += 1
+        verdict.samples += count
+        verdict.problems += problems
+        progress(count)
+    others = {record.record_file(n): most_record_bytes(record, n) for n in numbers}
+    if CONTACT_SHEET_FILE in sizes:
+        others[CONTACT_SHEET_FILE] = most_sheet_bytes(record)
+    verdict.problems += _misfits(storage, index, others)
+    verdict.problems += _verify_names(storage, record, sizes, verdict.samples)
+    if not verdict.problems:
+        verdict.problems += _verify_whole(storage, record)
+    if not verdict.problems:
+        verdict.duplicates = find_duplicates(storage, record)
+        if origin is not None and verdict.samples:
+            _draw_again(storage, record, origin, samples, verdict)
+    return verdict
+
+
+def find_duplicates(storage: Storage, record: JobRecord) -> list[list[int]]:
+    """Return the indices of samples with equal pixels, grouped; in flat memory.
+
+    The hashes are looked through in several passes, each over a part of their range.
+    """
+    passes = -(-record.samples // _HASHES_AT_ONCE)
+    groups: list[list[int]] = []
+    for turn in range(passes):
+        heads, indices = [], []
+        for made in made_shards(storage, record):
+            head = np.array([int(text[:16], 16) for text in made.sample_sha256], np.uint64)
+            chosen = head % np.uint64(passes) == turn
+            heads.append(head[chosen])
+            indices.append(np.array(made.indices, np.int64)[chosen])
+        groups += _groups(np.concatenate(heads), np.concatenate(indices))
+    return sorted(groups)
+
+
+def _groups(heads: Any, indices: Any) -> list[list[int]]:
+    """Return the ``indices`` whose ``heads`` (64 bits of SHA-256) are equal, where several are."""
+    order = np.lexsort((indices, heads))
+    heads, indices = heads[order], indices[order]
+    cuts = np.flatnonzero(np.diff(heads)) + 1
+    return [part.tolist() for part in np.split(indices, cuts) if len(part) > 1]
+
+
+def _verify_shards(
+    out: str, record: JobRecord, numbers: Sequence[int], workers: int
+) -> Iterator[tuple[int, list[str]]]:
+    check = partial(verify_shard, out, record)
+    if workers == 1 or len(numbers) < 2 * workers:
+        yield from map(check, numbers)
+        return
+    crew = [
+        start_worker(_verify_some, out, record, numbers[place::workers]) for place in range(workers)
+    ]
+    try:
+        for turn in range(len(numbers)):
+            result = crew[turn % workers][1].recv()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    except (EOFError, ConnectionError) as error:
+        raise JobError(
+            "a process that verified was killed; when memory is short, use fewer --workers"
+        ) from error
+    finally:
+        for process, connection in crew:
+            process.kill()
+            process.join()
+            connection.close()
+
+
+def _verify_some(
+    connection: "Connection[Any, Any]", out: str, record: JobRecord, numbers: Sequence[int]
+) -> None:
+    """Run in a worker: tell of each shard; a full pipe keeps it from going far ahead."""
+    for number in numbers:
+        connection.send(verify_shard(out, record, number))
+
+
+def verify_shard(out: str, record: JobRecord, number: int) -> tuple[int, list[str]]:
+    """Return the number of samples in a shard, and what is wrong with it."""
+    storage = storage_from_url(out)
+    name = f"{storage.url}/{record.shard_file(number)}"
+    try:
+        made = read_shard_record(storage, record, number)
+        size, _ = storage.told(made.file)
+        if size != made.size:
+            return 0, [f"{name} was changed: it has {size:,} bytes, its record says {made.size:,}"]
+        found = storage.sha256(made.file, most=made.size)
+        if found != made.sha256:
+            return 0, [f"{name} was changed: its SHA-256 is {found}, its record says {made.sha256}"]
+        samples = list(samples_of_shard(storage, record, made))
+    except JobError as error:
+        return 0, [str(error)]
+    return len(samples), [f"{name}: {text}" for text in _sample_problems(record, made, samples)]
+
+
+def _sample_problems(
+    record: JobRecord, made: ShardRecord, samples: Sequence[Sample]
+) -> Iterator[str]:
+    plan = record.plan.shard(made.shard)
+    if len(samples) != len(made.seeds):
+        yield f"holds {len(samples)} samples, its record says {len(made.seeds)}"
+        return
+    controls = _planned_controls(record, plan, made)
+    recorded = zip(made.indices, made.seeds, made.sample_sha256, strict=True)
+    for place, (sample, (index, seed, sha256)) in enumerate(zip(samples, recorded, strict=True)):
+        if (sample.index, sample.seed, sample.sha256) != (index, seed, sha256):
+            yield f"sample {index} is not what its record says"
+        for role, values in controls.items():
+            planned = number_from_scalar(values[place])
+            if sample.controls.get(role) not in (planned, values[place]):
+                yield f"sample {index} has {role} {sample.controls.get(role)}, not {planned}"
+
+
+def _planned_controls(record: JobRecord, plan: ShardPlan, made: ShardRecord) -> Controls:
+    """Return every control of a shard's samples, [N] each, as the job says them."""
+    places = np.array(made.indices, np.int64) - plan.first_index
+    labels = None if plan.labels is None else plan.labels[places]
+    return record.job.controls_of(record.spec, np.array(made.seeds, np.int64), labels)
+
+
+def _misfits(storage: Storage, index: dict[str, str], files: Mapping[str, int]) -> Iterator[str]:
+    """Yield which of the files, given with their largest sizes, are not those of the index."""
+    for name in sorted(index.keys() & files):
+        try:
+            found = storage.sha256(name, most=files[name])
+        except JobError as error:
+            yield str(error)
+            continue
+        if found != index[name]:
+            yield (
+                f"{storage.url}/{name} was changed, or {INDEX_FILE} was: its SHA-256 is {found}, "
+                f"{INDEX_FILE} says {index[name]}"
+            )
+
+
+def _verify_names(
+    storage: Storage, record: JobRecord, sizes: dict[str, int], there: int
+) -> Iterator[str]:
+    """Yield what is missing beside the samples that are ``there``, and what does not belong."""
+    numbers = range(record.shards)
+    expected = {JOB_FILE, INDEX_FILE, CONTACT_SHEET_FILE}
+    expected |= {record.shard_file(n) for n in numbers} | {record.record_file(n) for n in numbers}
+    for name in sorted(set(sizes) - expected):
+        yield f"{storage.url}/{name} does not belong to the job"
+    missing = [n for n in numbers if record.record_file(n) not in sizes]
+    if missing:
+        first = record.record_file(missing[0])
+        yield f"{len(missing)} of {record.shards} shards are missing, the first is {first}"
+    if INDEX_FILE not in sizes:
+        lost = record.samples - there
+        yield f"{storage.url} has no {INDEX_FILE}" + (f"; {lost} samples are missing" * (lost > 0))
+    elif record.job.output.image != "none" and CONTACT_SHEET_FILE not in sizes:
+        yield f"{storage.url}/{CONTACT_SHEET_FILE} is missing"
+
+
+def _verify_whole(storage: Storage, record: JobRecord) -> Iterator[str]:
+    """Yield which of the files that follow from sound shards do not."""
+    found = storage.sha256(INDEX_FILE, most=most_index_bytes(record))
+    wanted = hashlib.sha256(index_bytes(storage, record)).hexdigest()
+    if found != wanted:
+        yield (
+            f"{storage.url}/{INDEX_FILE} was changed: its SHA-256 is {found}, the shards make it "
+            f"{wanted}"
+        )
+    if record.job.output.image != "none" and not _is_same_picture(
+        read_sheet(storage, record), contact_sheet(storage, record), record.spec.image.channels
+    ):
+        yield f"{storage.url}/{CONTACT_SHEET_FILE} does not show the samples"
+
+
+def _is_same_picture(found: bytes, wanted: bytes, channels: int) -> bool:
+    """Whether two files show the same pixels; the zlib of who wrote one may be another."""
+    if found == wanted:
+        return True
+    sheet = decode_image(wanted, channels)
+    try:
+        return np.array_equal(decode_image(found, channels, (len(sheet), len(sheet[0]))), sheet)
+    except Exception:  # whatever Pillow says of what is no such picture
+        return False
+
+
+def _draw_again(
+    storage: Storage, record: JobRecord, origin: Origin, count: int, verdict: Verdict
+) -> None:
+    """Draw ``count`` samples again, chosen at random, and compare their pixels."""
+    chosen = sorted(random.SystemRandom().sample(range(record.samples), min(count, record.samples)))
+    different = 0
+    with origin.open_client(record.job.model, record.model_digest) as client:
+        info = client.info(record.job.model)
+        if info.model_digest != record.model_digest:
+            raise JobError(
+                f"{info.name} has the model digest {info.model_digest} here; the job's samples "
+                f"were drawn by {record.model_digest}"
+            )
+        for number, indices in itertools.groupby(chosen, key=record.plan.shard_of):
+            made = read_shard_record(storage, record, number)
+            recorded = dict(
+                zip(made.indices, zip(made.seeds, made.sample_sha256, strict=True), strict=True)
+            )
+            there = [index for index in indices if index in recorded]
+            stored = (
+                _stored(storage, record, made, there)
+                if made.engine_class != info.engine_class
+                else {}
+            )
+            images = _drawn(record, client, number, there, [recorded[index][0] for index in there])
+            for index, image in zip(there, images, strict=True):
+                seed, sha256 = recorded[index]
+                if pixel_sha256(image) == sha256:
+                    verdict.drawn_again += 1
+                elif index in stored and _is_same_but_for_rounding(image, stored[index]):
+                    different += 1
+                else:
+                    verdict.problems.append(
+                        f"sample {index} (seed {seed}) comes out different when it is drawn again"
+                    )
+    if different:
+        verdict.notes.append(
+            f"{different} samples, drawn by {info.engine_class}, another engine class than the "
+            "job's, differ by one level in single pixels, as they may"
+        )
+
+
+def _stored(
+    storage: Storage, record: JobRecord, made: ShardRecord, indices: list[int]
+) -> dict[int, Uint8]:
+    """Return the images of these samples as the shard's file holds them; none without images."""
+    output = record.job.output
+    if output.image == "none":
+        return {}
+    samples = samples_of_shard(storage, record, made)
+    return {
+        sample.index: image_from_data(sample.data, output.image, record.spec.image)
+        for sample in samples
+        if sample.index in indices
+    }
+
+
+def _is_same_but_for_rounding(one: Uint8, other: Uint8) -> bool:
+    """Whether images of two engine classes are as near as they must be (docs/contract.md)."""
+    apart = np.abs(one.astype(np.int16) - other)
+    return bool(apart.max() <= 1 and np.count_nonzero(apart) <= max(1, apart.size // 1000))
+
+
+def _drawn(
+    record: JobRecord, client: Client, number: int, indices: list[int], seeds: list[int]
+) -> Sequence[Uint8]:
+    """Draw samples of shard ``number`` as it was made."""
+    if not indices:
+        return []
+    plan = record.plan.shard(number)
+    labels = None
+    if plan.labels is not None:
+        labels = plan.labels[[index - plan.first_index for index in indices]]
+    controls = record.job.controls_of(record.spec, np.array(seeds, np.int64), labels)
+    result = client.generate(
+        record.job.model,
+        seeds=seeds,
+        class_label=controls.get("class_label"),
+        truncation_psi=controls.get("truncation_psi"),
+    )
+    return list(result.images)

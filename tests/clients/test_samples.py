@@ -1,0 +1,357 @@
+import array
+import itertools
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentry.clients import BadRequest
+from latentry.clients.samples import (
+    MAX_SAMPLES,
+    Arguments,
+    check_chunk_size,
+    samples_from_arguments,
+    stream_requests,
+    unary_requests,
+)
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.wire import rows_from_request
+from latentry.serving.runtime.streaming import stream_from_request
+
+Z = np.zeros((3, 4), np.float32)
+IMAGE = {"height": 6, "width": 5, "channels": 3}
+
+
+class Failing:
+    """Raises an error wherever it is asked for a number, its length or its text."""
+
+    def __index__(self):
+        raise ValueError("no number today")
+
+    __float__ = __repr__ = __index__
+
+
+class FailingLength(list):
+    def __len__(self):
+        raise RuntimeError("no length today")
+
+
+class FailingArray:
+    @property
+    def __array__(self):
+        raise OSError("no array today")
+
+
+def failing_iterator():
+    yield 1
+    raise KeyError("no more today")
+
+
+def itself():
+    value = []
+    value.append(value)
+    return value
+
+
+REFUSED = [
+    ("plain", {"seeds": itself()}, "seeds cannot be read .RecursionError: .*; it takes an integer"),
+    ("plain", {"z": [itself()]}, "z cannot be read .RecursionError"),
+    ("digits", {"seeds": 1, "class_label": itself()}, "class_label cannot be read .RecursionError"),
+    ("plain", {"seeds": Failing()}, "seeds cannot be read .ValueError: no number today"),
+    ("plain", {"seeds": [Failing()]}, "seeds cannot be read .ValueError: no number today"),
+    ("plain", {"n": Failing()}, "n=<Failing>; it takes the number of samples"),
+    ("plain", {"n": 10**5000}, "n=<int>; it takes the number of samples"),
+    ("plain", {"z": [[Failing()]]}, "z cannot be read .ValueError: no number today"),
+    ("plain", {"seeds": FailingLength()}, "seeds cannot be read .RuntimeError: no length today"),
+    ("plain", {"seeds": FailingArray()}, "seeds cannot be read .OSError: no array today"),
+    ("plain", {"seeds": failing_iterator()}, "seeds cannot be read .KeyError: 'no more today'"),
+    ("plain", {"seeds": range(2**100)}, "seeds cannot be read .OverflowError"),
+    ("mapped", {"seeds": 1, "truncation_psi": Failing()}, "truncation_psi cannot be read"),
+    ("plain", {"seeds": memoryview(b"ab")}, "seeds holds <memory at .*>, a memoryview"),
+    ("plain", {"seeds": memoryview(bytearray(b"ab"))}, "a memoryview"),
+    ("plain", {"z": [memoryview(b"abcd")]}, "z holds <memory at .*>, a memoryview"),
+    ("plain", {"seeds": np.ma.array([1, 2], mask=[0, 1])}, "seeds is a masked array, which may"),
+    ("plain", {"seeds": [np.ma.masked]}, "seeds is a masked array"),
+    ("plain", {"z": np.ma.array(Z, mask=Z == 0)}, r"z is a masked array.* give \.filled"),
+    ("digits", {"seeds": 1, "class_label": np.ma.array([1])}, "class_label is a masked array"),
+    ("plain", {"seeds": -1}, "seed -1 is out of range"),
+    ("plain", {"seeds": 2**32}, "seed 4294967296 is out of range"),
+    ("plain", {"seeds": range(2**32 - 1, 2**32 + 1)}, "seed 4294967296 is out of range"),
+    ("plain", {"seeds": 1.0}, "seeds holds 1.0, a float"),
+    ("plain", {"seeds": True}, "seeds holds True, a bool"),
+    ("plain", {"seeds": [1, True]}, "seeds holds True, a bool"),
+    ("plain", {"seeds": "12"}, "seeds holds '12', a str"),
+    ("plain", {"seeds": {1: 2}}, "seeds holds {1: 2}, a dict"),
+    ("plain", {"seeds": {7}}, r"seeds holds \{7\}, a set"),
+    ("plain", {"seeds": b"12"}, "seeds holds b'12', a bytes"),
+    ("plain", {"seeds": ["1"]}, "seeds holds '1', a str"),
+    ("plain", {"seeds": [None]}, "seeds holds None, a NoneType"),
+    ("plain", {"seeds": [[1], [2, 3]]}, r"rows of different shapes, \[1\] and \[2\]"),
+    ("plain", {"seeds": np.array([[1]])}, r"seeds has shape \[1, 1\]; give one seed, or a flat"),
+    ("plain", {"seeds": np.array([True])}, "seeds holds True, a bool"),
+    ("plain", {"seeds": np.array([1.0])}, "seeds holds 1.0, a float"),
+    ("plain", {"seeds": np.array([2**64 - 1], np.uint64)}, "18446744073709551615 does not fit"),
+    ("plain", {"seeds": np.array(["1"])}, "seeds holds '1', a str"),
+    ("plain", {"seeds": 2**70}, "does not fit in 64 bits"),
+    ("plain", {"n": np.array([3])}, r"n=array\(\[3\]\); it takes the number of samples"),
+    ("plain", {"n": np.True_}, "it takes the number of samples"),
+    ("plain", {"n": "3"}, "n='3'; it takes the number of samples"),
+    ("digits", {"seeds": 1, "class_label": {0: 1}}, "class_label holds {0: 1}, a dict"),
+    ("digits", {"seeds": 1, "class_label": itertools.count()}, r"shape \[2\] for 1 samples"),
+    ("plain", {"z": {0: 1}}, "z holds {0: 1}, a dict"),
+    ("plain", {"z": np.array([[1j]])}, "z holds 1j, a complex"),
+    ("plain", {"seeds": []}, "no seeds were given"),
+    ("plain", {"seeds": range(0)}, "no seeds were given"),
+    ("plain", {"n": 0}, "n=0"),
+    ("plain", {"n": 2.0}, "n=2.0"),
+    ("plain", {"n": True}, "n=True"),
+    ("plain", {}, "exactly one of seeds, n, z, w must be given; none was"),
+    ("plain", {"seeds": 1, "z": Z}, "seeds and z were"),
+    ("plain", {"seeds": 1, "n": 1}, "seeds and n were"),
+    ("plain", {"seeds": 1, "class_label": 0}, "this model takes no class_label"),
+    ("plain", {"seeds": 1, "truncation_psi": 0.5}, "this model takes no truncation_psi"),
+    ("plain", {"w": np.zeros((1, 2, 3), np.float32)}, "this model takes no w"),
+    ("plain", {"z": np.zeros((3, 5), np.float32)}, r"rows of shape \[5\]"),
+    ("plain", {"z": np.zeros(4, np.float32)}, r"rows of shape \[\]"),
+    ("plain", {"z": [[1, 2, 3, float("nan")]]}, "z in row 0 is nan"),
+    ("plain", {"z": [[1, 2, 3, 1e300]]}, "z in row 0 is inf"),
+    ("plain", {"z": [[1, 2], [3]]}, "z holds rows of different shapes"),
+    ("plain", {"z": [["1", "2", "3", "4"]]}, "z holds '1', a str"),
+    ("plain", {"seeds": 1, "format": "gif"}, "format 'gif' is unknown; use one of raw"),
+    ("digits", {"seeds": 1}, "class_label is required by this model"),
+    ("digits", {"seeds": 1, "class_label": 3}, "class_label in row 0 is 3"),
+    ("digits", {"seeds": 1, "class_label": -1}, "class_label in row 0 is -1"),
+    ("digits", {"seeds": 1, "class_label": 2**70}, "does not fit in 64 bits"),
+    ("digits", {"seeds": 1, "class_label": True}, "class_label holds True, a bool"),
+    ("digits", {"seeds": 1, "class_label": 1.0}, "class_label holds 1.0, a float"),
+    ("digits", {"seeds": 1, "class_label": np.array([1.0])}, "class_label holds 1.0, a float"),
+    ("digits", {"seeds": 1, "class_label": "one"}, "class_label holds 'one', a str"),
+    ("digits", {"seeds": [1, 2], "class_label": [0, 1, 2]}, r"shape \[3\] for 2 samples"),
+    ("mapped", {"seeds": 1, "truncation_psi": float("nan")}, "truncation_psi in row 0 is nan"),
+    ("mapped", {"seeds": 1, "truncation_psi": 2.5}, "truncation_psi in row 0 is 2.5"),
+    ("mapped", {"seeds": 1, "truncation_psi": True}, "truncation_psi holds True, a bool"),
+    ("mapped", {"w": np.zeros((1, 2, 4), np.float32)}, r"rows of shape \[2, 4\]"),
+]
+
+
+@pytest.mark.parametrize(("model", "arguments", "words"), REFUSED)
+def test_what_a_server_would_refuse_does_not_travel(info, model, arguments, words):
+    with pytest.raises(BadRequest, match=words):
+        samples_from_arguments(info(model), Arguments(**arguments))
+
+
+def test_defaults_are_filled_in(info):
+    (request,) = unary_requests(samples_from_arguments(info("mapped"), Arguments(seeds=[3, 4])))
+    assert list(request) == ["seed", "truncation_psi"]
+    assert request["seed"].tolist() == [[3], [4]]
+    assert request["truncation_psi"].dtype == np.float32
+    assert request["truncation_psi"].tolist() == [[1.0], [1.0]]
+
+
+@pytest.mark.parametrize("label", [2, np.int32(2), [2, 2], np.array([[2], [2]]), (2, 2)])
+def test_one_class_for_all_or_one_for_each(info, label):
+    arguments = Arguments(seeds=[0, 2**32 - 1], class_label=label)
+    (request,) = unary_requests(samples_from_arguments(info("digits"), arguments))
+    assert request["class_label"].dtype == np.int64
+    assert request["class_label"].tolist() == [[2], [2]]
+
+
+@pytest.mark.parametrize(
+    "seeds", [7, np.int64(7), [7], (7,), {7: 8}.keys(), iter([7]), np.array([7])]
+)
+def test_seeds_come_in_many_shapes(info, seeds):
+    samples = samples_from_arguments(info("plain"), Arguments(seeds=seeds))
+    assert samples.seeds is not None
+    assert samples.seeds.tolist() == [7]
+
+
+class Exchanged:
+    """An array that speaks DLPack and nothing else."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, **kwargs):
+        return self._array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+class Index:
+    """An integer of another library."""
+
+    def __index__(self):
+        return 7
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        *(np.array([7], dtype) for dtype in ("u1", "i2", "u4", "i4", "u8", ">i8", object)),
+        np.array(7),
+        Exchanged(np.array([7])),
+        Index(),
+        [Index()],
+        [np.array(7)],
+        [np.uint64(7)],
+        array.array("q", [7]),
+        memoryview(np.array([7])),
+    ],
+)
+def test_seeds_of_any_library(info, seeds):
+    samples = samples_from_arguments(info("plain"), Arguments(seeds=seeds))
+    assert samples.seeds is not None
+    assert samples.seeds.tolist() == [7]
+
+
+def test_tensors_of_torch(info):
+    torch = pytest.importorskip("torch")
+
+    def rows(model, **arguments):
+        return samples_from_arguments(info(model), Arguments(**arguments)).rows
+
+    assert rows("plain", seeds=torch.tensor([1, 2])).values.tolist() == [[1], [2]]
+    assert rows("plain", seeds=torch.tensor(5)).values.tolist() == [[5]]
+    assert rows("plain", seeds=[torch.tensor(5), 6]).values.tolist() == [[5], [6]]
+    assert rows("plain", seeds=torch.tensor([1, 2], dtype=torch.uint8)).count == 2
+    assert rows("plain", n=torch.tensor(3)).count == 3
+    labels = rows("digits", seeds=[3, 4], class_label=torch.tensor([1, 2])).controls["class_label"]
+    assert labels.tolist() == [[1], [2]]
+    z = torch.arange(12.0).reshape(3, 4)
+    for kind in (z, z.bfloat16(), z.half(), z.double(), z.clone().requires_grad_(), z.t().t()):
+        for given_z in (kind, list(kind), iter(kind)):
+            assert rows("plain", z=given_z).values.tolist() == z.tolist()
+    psi = rows("mapped", seeds=1, truncation_psi=torch.tensor(0.5, requires_grad=True))
+    assert psi.controls["truncation_psi"].tolist() == [[0.5]]
+    for bad in (torch.tensor([True]), torch.tensor([1.0]), torch.tensor([[1]])):
+        with pytest.raises(BadRequest, match="^seeds h"):
+            rows("plain", seeds=bad)
+
+
+def test_controls_are_read_once(info):
+    labels = (label for label in (1, 2))
+    samples = samples_from_arguments(info("digits"), Arguments(seeds=[3, 4], class_label=labels))
+    assert samples.rows.controls["class_label"].tolist() == [[1], [2]]
+    half = samples_from_arguments(info("mapped"), Arguments(seeds=1, truncation_psi=Fraction(1, 2)))
+    assert half.rows.controls["truncation_psi"].tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize("n", [np.int64(3), np.array(3), Index(), 3])
+def test_n_of_any_library(info, n):
+    count = samples_from_arguments(info("plain"), Arguments(n=n)).rows.count
+    assert count == (7 if isinstance(n, Index) else 3)
+
+
+def test_n_draws_seeds_once(info):
+    samples = samples_from_arguments(info("plain"), Arguments(n=20))
+    assert samples.seeds is not None
+    assert len(set(samples.seeds.tolist())) == 20
+    sent = [request["seed"] for request in unary_requests(samples)]
+    assert np.concatenate(sent)[:, 0].tolist() == samples.seeds.tolist()
+
+
+def test_latents_of_another_type_are_brought_to_float32(info):
+    samples = samples_from_arguments(info("plain"), Arguments(z=[[1, 2, 3, 4.5]]))
+    (request,) = unary_requests(samples)
+    assert request["z"].dtype == np.float32
+    assert samples.seeds is None
+
+
+def test_format_is_sent_only_when_it_is_not_raw(info):
+    (raw,) = unary_requests(samples_from_arguments(info("plain"), Arguments(seeds=1)))
+    assert "format" not in raw
+    (png,) = unary_requests(samples_from_arguments(info("plain"), Arguments(seeds=1, format="png")))
+    assert png["format"].tolist() == [[b"png"]]
+
+
+def test_a_result_over_the_limit_is_refused_before_seeds_are_drawn(info):
+    with pytest.raises(BadRequest, match=r"10000000 images of 6 x 5 x 3 .* Use stream"):
+        samples_from_arguments(info("plain"), Arguments(n=10_000_000), max_bytes=1000)
+    with pytest.raises(BadRequest, match="more than one call takes"):
+        samples_from_arguments(info("plain"), Arguments(n=10**12))
+    with pytest.raises(BadRequest, match=f"it takes {MAX_SAMPLES}"):
+        samples_from_arguments(info("plain"), Arguments(seeds=itertools.count()))
+
+
+@pytest.mark.parametrize(
+    ("model", "argument", "row", "max_bytes", "words"),
+    [
+        ("plain", "z", Z[0], 90 * 100, r"101 images of .* Use stream"),
+        ("plain", "z", itertools.count(), 90 * 100, r"101 images of .* Use stream"),
+        ("mapped", "w", np.zeros((2, 3)), 30 * 100, r"101 images of .* Use stream"),
+        ("plain", "seeds", 1, 90 * 100, r"101 images of .* Use stream"),
+        ("wide", "z", Z[0], None, "z gives more than 4096 rows; give an array, or fewer a call"),
+        ("plain", "w", Z[0], None, "this model takes no w"),
+    ],
+)
+def test_no_more_is_read_than_can_be_used(info, model, argument, row, max_bytes, words):
+    taken = 0
+
+    def rows():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield row
+
+    wide = GeneratorSpec(inputs=({"role": "z", "shape": (2**16,)},), image=IMAGE)
+    asked = replace(info("plain"), spec=wide) if model == "wide" else info(model)
+    with pytest.raises(BadRequest, match=words):
+        samples_from_arguments(asked, Arguments(**{argument: rows()}), max_bytes=max_bytes)
+    assert taken <= (4097 if model == "wide" else 101)
+
+
+@given(count=st.integers(1, 60), size=st.integers(1, 17))
+def test_parts_cover_the_samples_in_order(info, count, size):
+    model = info("digits", max_batch_size=size)
+    labels = [seed % 3 for seed in range(count)]
+    samples = samples_from_arguments(model, Arguments(seeds=range(count), class_label=labels))
+    requests = unary_requests(samples)
+    for request in requests:
+        rows_from_request(model.spec, request, most=size)
+    assert np.concatenate([r["seed"] for r in requests])[:, 0].tolist() == list(range(count))
+    assert np.concatenate([r["class_label"] for r in requests])[:, 0].tolist() == labels
+
+
+@given(
+    seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40),
+    start=st.integers(0, 39),
+    one_class=st.booleans(),
+)
+def test_stream_requests_mean_the_samples_in_order(info, seeds, start, one_class):
+    labels = 1 if one_class else [seed % 3 for seed in seeds]
+    model = info("digits")
+    samples = samples_from_arguments(model, Arguments(seeds=seeds, class_label=labels))
+    asked = [
+        stream_from_request(model.spec, request, max_batch_size=model.max_batch_size)
+        for request in stream_requests(samples, start)
+    ]
+    got = [row for stream in asked for row in stream.tensors["seed"][:, 0].tolist()]
+    assert got == seeds[start:]
+    classes = [row for stream in asked for row in stream.tensors["class_label"][:, 0].tolist()]
+    assert classes == np.broadcast_to(labels, len(seeds)).tolist()[start:]
+
+
+def test_a_range_travels_as_its_first_seed_and_a_count(info):
+    samples = samples_from_arguments(info("plain"), Arguments(seeds=range(5, 10_000)))
+    requests = list(stream_requests(samples, 0, chunk_size=16))
+    assert [r["count"].tolist() for r in requests] == [[4096], [4096], [1803]]
+    assert [r["seed"].tolist() for r in requests] == [[5], [4101], [8197]]
+    assert requests[0]["model"].tolist() == [b"plain"]
+    assert requests[0]["chunk_size"].tolist() == [16]
+
+
+def test_latents_and_formats_of_a_stream(info):
+    samples = samples_from_arguments(info("plain"), Arguments(z=Z, format="webp"))
+    (request,) = stream_requests(samples)
+    assert request["z"].shape == (3, 4)
+    assert request["format"].tolist() == [b"webp"]
+
+
+@pytest.mark.parametrize("size", [0, -1, 4097, True, 1.5, "8"])
+def test_chunk_sizes_that_are_refused(size):
+    with pytest.raises(BadRequest, match="it takes an integer from 1 to 4096"):
+        check_chunk_size(size)

@@ -1,0 +1,103 @@
+import grpc
+import pytest
+
+from latentry.clients import AsyncClient, BadRequest, Client
+from latentry.clients.transports.channel import address_from_arguments, is_connected, open_channel
+
+
+def test_the_address_comes_from_the_argument_the_environment_or_the_default(monkeypatch):
+    monkeypatch.delenv("LATENTRY_URL", raising=False)
+    assert address_from_arguments(None).url == "127.0.0.1:8001"
+    monkeypatch.setenv("LATENTRY_URL", "render-3:9000")
+    assert address_from_arguments(None).url == "render-3:9000"
+    assert address_from_arguments("[::1]:8001").url == "[::1]:8001"
+
+
+@pytest.mark.parametrize(
+    "url", ["", "host", "host:", ":8001", "http://host:1", "host:0", "host:65536", "a b:1", "h:1/x"]
+)
+def test_addresses_that_are_refused(url):
+    with pytest.raises(BadRequest, match="is not allowed; give HOST:PORT"):
+        address_from_arguments(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("::1:8001", r"into brackets: \[::1\]:8001"),
+        ("::1", r"into brackets: \[::1\]:8001"),
+        ("2001:db8::1:9", r"into brackets: \[2001:db8::1:9\]:8001"),
+        ("http://render-3:8001", "without http://, a path, or anything else around it$"),
+        ("grpcs://render-3:8001/", r"without grpcs://, .* with tls=True \(--tls\)"),
+        (8001, "address 8001 is not allowed"),
+    ],
+)
+def test_addresses_that_are_refused_with_advice(url, hint):
+    with pytest.raises(BadRequest, match=hint):
+        address_from_arguments(url)
+
+
+def test_a_wrong_variable_is_named_and_an_empty_one_is_none(monkeypatch):
+    monkeypatch.setenv("LATENTRY_URL", "render-3")
+    with pytest.raises(BadRequest, match="in the environment's LATENTRY_URL 'render-3' is not"):
+        address_from_arguments(None)
+    monkeypatch.setenv("LATENTRY_URL", "")
+    assert address_from_arguments(None).url == "127.0.0.1:8001"
+
+
+def test_headers_become_metadata():
+    address = address_from_arguments("h:1", tls=True, headers={"Authorization": "Bearer x"})
+    assert address.metadata == (("authorization", "Bearer x"),)
+
+
+@pytest.mark.parametrize("make", [Client, AsyncClient])
+def test_headers_go_to_another_machine_through_tls_only(make):
+    headers = {"authorization": "Bearer secret"}
+    for url in ("render-3:8001", "10.0.0.1:8001", "[::2]:8001", "localhost.example:8001"):
+        with pytest.raises(BadRequest, match=r"is not sent to .* without TLS.* tls=True") as error:
+            make(url, headers=headers)
+        assert "secret" not in str(error.value)
+        make(url, headers=headers, tls=True)
+    for url in ("127.0.0.1:8001", "localhost:8001", "[::1]:8001"):
+        make(url, headers=headers)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "grpc-timeout", "key-bin", "ü"])
+def test_header_names_that_are_refused(name):
+    with pytest.raises(BadRequest, match="use a-z, 0-9"):
+        address_from_arguments("h:1", headers={name: "x"})
+
+
+@pytest.mark.parametrize("value", [7, None, b"secret"])
+def test_header_values_are_texts(value):
+    with pytest.raises(BadRequest, match="'token' holds something other") as error:
+        address_from_arguments("h:1", headers={"token": value})
+    assert "secret" not in str(error.value)
+
+
+def test_a_bad_header_value_is_not_shown():
+    with pytest.raises(BadRequest, match="'token' holds something other") as error:
+        address_from_arguments("h:1", headers={"token": "secret\n"})
+    assert "secret" not in str(error.value)
+
+
+def test_tls_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(BadRequest, match="roots.pem cannot be read: No such file"):
+        address_from_arguments("h:1", tls=tmp_path / "roots.pem")
+    with pytest.raises(BadRequest, match="private key, certificate chain"):
+        address_from_arguments("h:1", tls=("a", "b"))  # type: ignore[arg-type]
+
+
+def test_tls_makes_credentials(tmp_path):
+    for name in ("roots", "key", "chain"):
+        (tmp_path / name).write_bytes(b"pem")
+    files = tuple(str(tmp_path / name) for name in ("roots", "key", "chain"))
+    assert address_from_arguments("h:1").credentials is None
+    for tls in (True, files[0], files, (None, *files[1:])):
+        assert address_from_arguments("h:1", tls=tls).credentials is not None
+    open_channel(grpc, address_from_arguments("h:1", tls=True)).close()
+
+
+def test_a_new_channel_is_not_connected():
+    with open_channel(grpc, address_from_arguments("127.0.0.1:1")) as channel:
+        assert not is_connected(channel)

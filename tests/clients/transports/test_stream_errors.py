@@ -1,0 +1,207 @@
+"""What Triton itself says inside a stream, and that each of its texts is mapped to the right error.
+
+Requests are made by hand here: the client sends none of these.
+"""
+
+import queue
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from running_server import RunningServer, run_server
+from tritonclient.grpc import service_pb2
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from latentry.clients import (
+    BadRequest,
+    Busy,
+    Draining,
+    InvalidOutput,
+    LatentryError,
+    NotFound,
+    ServerGone,
+)
+from latentry.clients.transports.codec import ASK_FINAL_RESPONSE, is_final
+from latentry.clients.transports.rpc_errors import error_from_status
+
+pytestmark = pytest.mark.server
+
+Tensor = tuple[str, str, list[int], bytes]
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<I", len(value)) + value
+
+
+def integers(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}q", *values)
+
+
+MODEL: Tensor = ("model", "BYTES", [1], text(b"wide"))
+SEED: Tensor = ("seed", "INT64", [1], integers(1))
+
+
+def request_of(model: str, *tensors: Tensor, **fields: Any) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=model, **fields)
+    for name, datatype, shape, raw in tensors:
+        request.inputs.add(name=name, datatype=datatype, shape=shape)
+        request.raw_input_contents.append(raw)
+    request.parameters[ASK_FINAL_RESPONSE].bool_param = True
+    return request
+
+
+def stream_of(*tensors: Tensor, **fields: Any) -> Any:
+    return request_of("generate_stream", *tensors, **fields)
+
+
+def model(name: bytes) -> Tensor:
+    return ("model", "BYTES", [1], text(name))
+
+
+def without_contents(request: Any) -> Any:
+    del request.raw_input_contents[-1]
+    return request
+
+
+def with_parameter(request: Any, name: str, **value: Any) -> Any:
+    request.parameters[name].CopyFrom(service_pb2.InferParameter(**value))
+    return request
+
+
+def with_contents_twice(request: Any) -> Any:
+    request.inputs[-1].contents.int64_contents.append(1)
+    return request
+
+
+def in_shared_memory(request: Any) -> Any:
+    request.inputs[-1].parameters["shared_memory_region"].string_param = "nobody's"
+    return request
+
+
+BAD_REQUESTS = {
+    "our own refusal": stream_of(MODEL, ("seed", "INT64", [1], integers(-1))),
+    "another of ours": stream_of(model(b"digits"), SEED),
+    "no model named": stream_of(SEED),
+    "version of letters": stream_of(MODEL, SEED, model_version="new"),
+    "dtype": stream_of(MODEL, ("seed", "FP32", [1], b"1234")),
+    "dtype of the same size": stream_of(MODEL, ("seed", "UINT64", [1], integers(1))),
+    "unknown dtype": stream_of(MODEL, ("seed", "COMPLEX", [1], integers(1))),
+    "rank": stream_of(MODEL, ("seed", "INT64", [1, 1], integers(1))),
+    "negative shape": stream_of(MODEL, ("seed", "INT64", [-1], integers(1))),
+    "no inputs": stream_of(),
+    "unknown input": stream_of(MODEL, SEED, ("soul", "INT64", [1], integers(1))),
+    "an input twice": stream_of(MODEL, SEED, SEED),
+    "too few bytes": stream_of(MODEL, ("seed", "INT64", [4], integers(1))),
+    "too many bytes": stream_of(MODEL, ("seed", "INT64", [1], integers(1, 2))),
+    "more texts": stream_of(("model", "BYTES", [1], text(b"a") + text(b"b")), SEED),
+    "shape of texts": stream_of(("model", "BYTES", [2], text(b"a")), SEED),
+    "a text cut short": stream_of(("model", "BYTES", [1], struct.pack("<I", 10) + b"abc"), SEED),
+    "a length cut short": stream_of(("model", "BYTES", [1], b"ab"), SEED),
+    "no contents": without_contents(stream_of(MODEL, SEED)),
+    "contents twice": with_contents_twice(stream_of(MODEL, SEED)),
+    "unknown output": stream_of(
+        MODEL, SEED, outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name="x")]
+    ),
+    "priority": with_parameter(stream_of(MODEL, SEED), "priority", string_param="high"),
+    "reserved parameter": with_parameter(stream_of(MODEL, SEED), "triton_x", bool_param=True),
+    "rank of a batch": request_of("wide", SEED),
+    "too large a batch": request_of("wide", ("seed", "INT64", [99, 1], integers(*range(99)))),
+    "rows that differ": request_of(
+        "mapped",
+        ("seed", "INT64", [2, 1], integers(1, 2)),
+        ("class_label", "INT64", [1, 1], integers(1)),
+    ),
+}
+OTHERS = {
+    "unknown model": (request_of("cats", SEED), NotFound),
+    "model without a name": (request_of("", SEED), NotFound),
+    "unknown version": (stream_of(MODEL, SEED, model_version="7"), NotFound),
+    "unknown generator": (stream_of(model(b"cats"), SEED), NotFound),
+    "invalid output": (
+        stream_of(model(b"breaking"), SEED, ("count", "INT64", [1], integers(500))),
+        InvalidOutput,
+    ),
+}
+
+
+@contextmanager
+def open_stream(url: str, request: Any) -> Iterator[Any]:
+    """Send one request on a stream of its own; give its messages as they come."""
+    outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    outbox.put(request)
+    with grpc.insecure_channel(url) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        call = stub.ModelStreamInfer(iter(outbox.get, None), timeout=60)
+        try:
+            yield call
+        finally:
+            outbox.put(None)
+            call.cancel()
+
+
+def error_in(messages: Any, url: str) -> LatentryError | None:
+    """Return the error that a stream brings before its end mark; gRPC's own are none."""
+    for message in messages:
+        if message.error_message:
+            return error_from_status(None, message.error_message, url)
+        if is_final(message.infer_response):
+            break
+    return None
+
+
+def answer(url: str, request: Any) -> LatentryError | None:
+    with open_stream(url, request) as messages:
+        return error_in(messages, url)
+
+
+@pytest.mark.parametrize("case", BAD_REQUESTS)
+def test_a_bad_request_is_one_inside_a_stream(case: str, triton: RunningServer) -> None:
+    error = answer(triton.url, BAD_REQUESTS[case])
+    assert type(error) is BadRequest, error
+    assert not str(error).startswith("[")
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_is_not_there_or_no_number(case: str, triton: RunningServer) -> None:
+    request, expected = OTHERS[case]
+    assert type(answer(triton.url, request)) is expected
+
+
+def test_a_full_queue_a_dead_model_and_a_server_that_stops(repository: Path) -> None:
+    many = (("count", "INT64", [1], integers(40)), ("chunk_size", "INT64", [1], integers(1)))
+    large, dead = (stream_of(model(name), SEED, *many) for name in (b"large", b"wide"))
+    options = ("--models", "large,wide", "--instances", "1", "--max-queue-size", "3")
+    with run_server(repository, *options) as running:
+        errors = answers_side_by_side(running.url, large)
+        assert {type(error) for error in errors if error} == {Busy}
+        tritonserver = psutil.Process(running.triton_pid())
+        supervisor = psutil.Process(running.process.pid)
+        supervisor.suspend()  # it would start the server again
+        try:
+            stubs = tritonserver.children(recursive=True)
+            next(stub for stub in stubs if "wide_0_0" in stub.cmdline()).kill()
+            assert type(answer(running.url, dead)) is ServerGone
+            with open_stream(running.url, large) as messages:
+                next(messages)
+                tritonserver.terminate()
+                assert type(error_in(messages, running.url)) is Draining
+        finally:
+            supervisor.resume()
+
+
+def answers_side_by_side(url: str, request: Any) -> list[LatentryError | None]:
+    errors: list[LatentryError | None] = []
+    threads = [
+        threading.Thread(target=lambda: errors.append(answer(url, request))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors

@@ -1,0 +1,123 @@
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from latentry.contract.files import (
+    is_plain_name,
+    last_lines,
+    open_append,
+    open_regular,
+    parse_json,
+    parse_toml,
+    printable,
+    read_regular,
+)
+
+
+def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    (tmp_path / "link").symlink_to(path)
+    assert read_regular(path, most=5) == read_regular(tmp_path / "link", most=5) == b"12345"
+    with pytest.raises(OSError, match="it is larger than 4 bytes"):
+        read_regular(path, most=4)
+
+
+def test_no_more_room_is_made_than_a_file_takes(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1")
+    assert read_regular(tmp_path / "file", most=2**50) == b"1"
+    assert read_regular("/proc/self/cmdline", most=2**50)  # of no size
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "endless", "folder", "loop", "socket"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/null")
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path)
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    caught: list[OSError] = []
+
+    def read() -> None:
+        try:
+            open_regular(path).close()
+        except OSError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert caught
+
+
+def test_deep_texts_are_value_errors() -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_toml("a = " + "[" * 100_000)
+    for dotted in ("a" + ".a" * 500_000 + "=1", "[a" + ' . "b"' * 150_000 + "]", "a.b." * 250_000):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            parse_toml(dotted)
+    with pytest.raises(ValueError, match="it is not UTF-8 text"):
+        parse_toml(b"a = '\xff'")
+    with pytest.raises(ValueError, match="line 1"):
+        parse_json(b"{")
+    with pytest.raises(ValueError, match="end of document"):
+        parse_toml("a")
+    assert parse_json("[1]") == [1]
+    assert parse_toml(b"a = 1") == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/etc/passwd", "a/b", "../a", "a/", "a\0b"])
+def test_a_path_is_no_plain_name(name: str) -> None:
+    assert not is_plain_name(name)
+    assert is_plain_name("generator.onnx")
+
+
+def test_nothing_a_terminal_obeys_is_left() -> None:
+    assert printable("a\x1b[2Jb\x07\x9b\u202ec\n\td") == "a\\x1b[2Jb\\x07\\x9b\\u202ec\n\td"
+    assert printable("a\u2028b\ud800") == r"a\u2028b\ud800"
+    assert printable("grün, 図") == "grün, 図"
+
+
+def test_the_last_lines_of_a_log_however_long_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\none\n\xfftwo\nthree\n")
+    assert last_lines(path, 2) == "\ufffdtwo\nthree"
+    os.mkfifo(tmp_path / "fifo")
+    for nothing in (tmp_path / "gone", tmp_path / "fifo", Path("/dev/zero")):
+        assert last_lines(nothing, 2) == ""
+
+
+def test_a_log_may_be_a_file_a_device_or_a_fifo_that_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for text in (b"one", b"two"):
+        with open_append(path) as log:
+            log.write(text)
+    assert path.read_bytes() == b"onetwo"
+    with open_append("/dev/null") as log:
+        log.write(b"x")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="nobody reads it; start its reader first"):
+        open_append(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    with open_append(tmp_path / "fifo") as log:
+        assert os.get_blocking(log.fileno())
+        log.write(b"x")
+    assert os.read(reader, 10) == b"x"
+    os.close(reader)

@@ -1,0 +1,357 @@
+"""Entries that somebody made to do harm: their manifests' seals are right, what they say is not."""
+
+import hashlib
+import io
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentry.cli.main import main
+from latentry.contract.errors import EntryError, LatentryError
+from latentry.serving.entries.goldens import GOLDEN_FILE, golden_bytes
+from latentry.serving.entries.manifest import MANIFEST_FILE, read_manifest
+from latentry.serving.entries.repository import list_entries, newest_entries, verify_entry
+from latentry.serving.runtime.generator import load_generator
+from latentry.serving.runtime.local import LocalTransport
+
+SEAL = b',\n  "sha256": "'
+EVIL = "\x1b]0;owned\x07\x9b31m\u202e"
+
+
+@pytest.fixture
+def own(repository: Path, tmp_path: Path) -> Path:
+    """Return a repository of one entry, which may be damaged."""
+    shutil.copytree(repository / "digits", tmp_path / "models" / "digits")
+    return tmp_path / "models"
+
+
+def seal(folder: Path, facts: Any) -> None:
+    """Write a manifest of any content whose seal is right."""
+    text = facts if isinstance(facts, str) else json.dumps(facts, indent=2)
+    head = text.removesuffix("\n}").encode()
+    (folder / MANIFEST_FILE).write_bytes(
+        head + SEAL + hashlib.sha256(head).hexdigest().encode() + b'"\n}\n'
+    )
+
+
+def reseal(own: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest, and seal it again."""
+    folder = own / "digits" / "1"
+    facts = json.loads((folder / MANIFEST_FILE).read_bytes())
+    del facts["sha256"]
+    change(facts)
+    seal(folder, facts)
+
+
+def put(own: Path, name: str, data: bytes) -> None:
+    """Put another file in, with a manifest that is right about it."""
+    (own / "digits" / "1" / name).write_bytes(data)
+    record = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    reseal(own, lambda facts: facts["record"]["files"].update({name: record}))
+
+
+def refusal(own: Path) -> str:
+    """Return why the entry is refused, by all who read it; each before anything is drawn."""
+    texts = set()
+    for read in (
+        lambda: [verify_entry(entry) for entry in newest_entries(own)],
+        lambda: LocalTransport(own),
+    ):
+        with pytest.raises(LatentryError) as caught:
+            read()
+        texts.add(str(caught.value))
+    (text,) = texts
+    assert len(text) < 4000
+    return text
+
+
+# --- goldens ------------------------------------------------------------------------------------
+
+
+def npz(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return buffer.getvalue()
+
+
+def npy(header: str, data: bytes = b"") -> bytes:
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+def images(*shape: int, dtype: str = "|u1") -> str:
+    return repr({"descr": dtype, "fortran_order": False, "shape": shape})
+
+
+GOLDENS = {
+    "empty": golden_bytes(np.zeros((0, 32, 32, 1), np.uint8)),
+    "too few": golden_bytes(np.zeros((7, 32, 32, 1), np.uint8)),
+    "another shape": golden_bytes(np.zeros((8, 32, 32, 3), np.uint8)),
+    "another dtype": golden_bytes(np.zeros((8, 32, 32, 1), np.float32)),  # type: ignore[arg-type]
+    "objects": npz(images=npy(images(8, 32, 32, 1, dtype="|O"), b"cos\nsystem\n(S'true'\ntR.")),
+    "no zip": b"no zip at all",
+    "no bytes": b"",
+    "another member": npz(pictures=b""),
+    "no npy": npz(images=b"PK"),
+    "less than it says": npz(images=npy(images(8, 32, 32, 1), b"12")),
+    "more than it says": npz(images=npy(images(8, 32, 32, 1), bytes(8 * 32 * 32 + 1))),
+    "an absurd shape": npz(images=npy(images(2**40, 2**40, 2**40, 2**40))),
+    "a negative shape": npz(images=npy(images(-1, 32, 32, 1))),
+    "brackets": npz(images=npy("(" * 5000)),
+    "minus signs": npz(images=npy("-" * 9000 + "1")),
+    "no header": npz(images=b"\x93NUMPY\x01\x00\xff\xff"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_goldens_of_another_kind_are_refused_before_anything_starts(own: Path, name: str) -> None:
+    put(own, GOLDEN_FILE, GOLDENS[name])
+    assert "goldens.npz holds no golden images (" in refusal(own)
+    assert main(["models", "--repository", str(own)]) == 1
+
+
+@pytest.mark.parametrize("header", [images(8, 32, 32, 1), images(4 * 2**30)])
+def test_goldens_that_open_to_gigabytes_are_not_opened(own: Path, header: str) -> None:
+    buffer = io.BytesIO()
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("images.npy", "w", force_zip64=True) as member,
+    ):
+        member.write(npy(header))
+        block = bytes(2**24)
+        for _ in range(16):
+            member.write(block)
+    put(own, GOLDEN_FILE, buffer.getvalue())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "goldens.npz holds no golden images (" in refusal(own)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_goldens_of_other_seeds_are_refused(own: Path) -> None:
+    reseal(own, lambda facts: facts["record"]["goldens"].update(seeds=list(range(1, 9))))
+    assert "is recorded with other seeds or controls" in refusal(own)
+
+
+# --- manifests ----------------------------------------------------------------------------------
+
+FILE = {"sha256": "0" * 64, "size": 1}
+MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no goldens": lambda m: m["record"]["goldens"].update(seeds=[], sha256=[], controls={}),
+    "fewer goldens": lambda m: m["record"]["goldens"].update(sha256=[]),
+    "no parity": lambda m: m["record"].update(parity={}),
+    "parity of another kind": lambda m: m["record"].update(parity=[1]),
+    "no differences": lambda m: m["record"]["parity"].update(differences={}),
+    "differences of another kind": lambda m: m["record"]["parity"].update(differences=[1]),
+    "NaN for a difference": lambda m: m["record"]["parity"].update(
+        differences={"sample": float("nan")}
+    ),
+    "text for a difference": lambda m: m["record"]["parity"].update(differences={"sample": "x"}),
+    "no tolerance": lambda m: m["record"]["parity"].pop("tolerance"),
+    "no batch sizes": lambda m: m["record"]["parity"].update(batch_sizes=[]),
+    "batch sizes of texts": lambda m: m["record"]["parity"].update(batch_sizes=["many"]),
+    "a huge batch": lambda m: m["record"]["parity"].update(batch_sizes=[10**30]),
+    "an absolute path": lambda m: m["record"]["files"].update({"/etc/passwd": FILE}),
+    "a way up": lambda m: m["record"]["files"].update({"../../secret": FILE}),
+    "a way down": lambda m: m["record"]["files"].update({"folder/file": FILE}),
+    "the folder": lambda m: m["record"]["files"].update({".": FILE}),
+    "no name": lambda m: m["record"]["files"].update({"": FILE}),
+    "a NUL": lambda m: m["record"]["files"].update({"a\0b": FILE}),
+    "a network twice": lambda m: m["record"]["files"].update({"generator.onnx": FILE}),
+    "the manifest itself": lambda m: m["record"]["files"].update({MANIFEST_FILE: FILE}),
+    "no network": lambda m: m["model"]["artefacts"].clear(),
+    "another network": lambda m: m["model"]["artefacts"].update({"/etc/passwd": FILE}),
+    "a list for a table": lambda m: m.update(model=[]),
+    "deep": lambda m: m["record"].update(tools={"x": json.loads("[" * 400 + "]" * 400)}),
+    "many findings": lambda m: m["record"].update(goldens={str(n): n for n in range(20_000)}),
+    "a long key": lambda m: m.update({"x" * 1_000_000: 1}),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_sealed_manifest_of_another_kind_is_one_line(
+    own: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reseal(own, MANIFESTS[name])
+    text = refusal(own)
+    assert text.startswith(f"{own}/digits/1/latentry.json is not understood: ")
+    assert "\n" not in text
+    # The hash of no file outside is told.
+    assert hashlib.sha256(Path("/etc/passwd").read_bytes()).hexdigest() not in text
+    assert main(["models", "--repository", str(own)]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_manifest_that_is_too_deep_or_too_large_is_refused(own: Path) -> None:
+    seal(own / "digits" / "1", "[" * 100_000)
+    assert "is not understood" in refusal(own)
+    with (own / "digits" / "1" / MANIFEST_FILE).open("r+b") as file:
+        file.truncate(2**40)
+    assert "latentry.json cannot be read (it is larger than " in refusal(own)
+
+
+def test_texts_of_a_manifest_are_escaped_wherever_they_are_printed(
+    own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def change(facts: dict[str, Any]) -> None:
+        facts["record"].update(architecture=EVIL, host=EVIL, created=EVIL + "[red]x[/]")
+        facts["record"]["tools"] = {EVIL: EVIL}
+        classes = facts["model"]["spec"]["inputs"][1]["classes"]
+        classes[:2] = [EVIL, "[bold]two[/]\nlines"]
+
+    reseal(own, change)
+    assert main(["models", "--repository", str(own)]) == 0
+    shown = capsys.readouterr().out
+    assert r"0=\x1b]0;owned\x07\x9b31m\u202e" in shown
+    assert "1=[bold]two[/] lines" in shown  # shown as it is, not obeyed
+    assert main(["models", "--repository", str(own), "--json"]) == 0
+    listed = capsys.readouterr().out
+    assert json.loads(listed)["entries"][0]["created"] == EVIL + "[red]x[/]"
+    (own / "digits" / "1" / f"x{EVIL}").write_bytes(b"")
+    assert main(["models", "--repository", str(own)]) == 1
+    damaged = capsys.readouterr().out
+    reseal(own, lambda facts: facts.update({EVIL: 1}))
+    assert main(["serve", "--repository", str(own)]) == 1
+    refused = capsys.readouterr().err
+    for text in (shown, listed, damaged, refused):
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
+
+
+# --- files that are none ------------------------------------------------------------------------
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def huge(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(2**40)
+
+
+@pytest.mark.parametrize("make", [fifo, endless, loop, folder])
+@pytest.mark.parametrize("name", [MANIFEST_FILE, "generator.onnx", GOLDEN_FILE, "perf_input.json"])
+def test_what_is_no_regular_file_is_refused_and_nothing_waits(
+    own: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    entry = newest_entries(own)[0]
+    make(own / "digits" / "1" / name)
+    if name == MANIFEST_FILE and make in (loop,):  # as if there were none
+        assert list_entries(own)[0] == []
+        return
+    assert f"{own}/digits/1/{name} cannot be read" in refusal(own)
+    if name == "generator.onnx":
+        with pytest.raises(EntryError, match="cannot be read"):
+            load_generator(entry.folder, lambda _: pytest.fail("loaded"), manifest=entry.manifest)
+
+
+@pytest.mark.parametrize("name", ["generator.onnx", GOLDEN_FILE, "perf_input.json"])
+def test_a_file_of_another_size_is_not_read(own: Path, name: str) -> None:
+    entry = newest_entries(own)[0]
+    huge(own / "digits" / "1" / name)
+    assert f"{own}/digits/1/{name} was changed: it has 1,099,511,627,776 bytes" in refusal(own)
+    if name == "generator.onnx":
+        with pytest.raises(EntryError, match="larger than"):
+            load_generator(entry.folder, lambda _: pytest.fail("loaded"), manifest=entry.manifest)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        (".DS_Store", "delete it"),
+        ("Thumbs.db", "delete it"),
+        (".latentry.json.swp", "delete it"),
+        ("generator.onnx~", "delete it"),
+        (".nfs000000000a1b2c3d00000001", "some process has it open; it goes when that ends"),
+    ],
+)
+def test_litter_is_named_with_what_to_do_and_no_new_export_is_advised(
+    own: Path, name: str, advice: str
+) -> None:
+    (own / "digits" / "1" / name).write_bytes(b"litter")
+    expected = f"{own / 'digits' / '1' / name} does not belong to the entry; {advice}"
+    assert refusal(own) == expected
+    (own / "digits" / "1" / name).unlink()
+    verify_entry(newest_entries(own)[0])
+
+
+# --- other files that commands are given ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "deep", "list", "numbers"])
+def test_a_report_of_another_kind_is_one_line(
+    own: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(kind) if kind.startswith("/") else tmp_path / "report.json"
+    digest = read_manifest(own / "digits" / "1").digest
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif not kind.startswith("/"):
+        values = {"deep": None, "list": [1], "numbers": 7}
+        slo = {"slo": {"recommended": values[kind]}, "model": "digits", "model_digest": digest}
+        path.write_text("[" * 100_000 if kind == "deep" else json.dumps(slo))
+    command = ["models", "tune", "digits", "--from", str(path), "--repository", str(own)]
+    assert main(command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path} ")
+
+
+def test_a_network_reads_no_file_but_itself(tmp_path: Path) -> None:
+    """Not even in the current folder, where ONNX Runtime looks for those of a network in memory."""
+    program = """
+import sys, onnx
+from onnx import TensorProto, helper
+from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4])
+weights.data_location = TensorProto.EXTERNAL
+weights.external_data.add(key="location", value=sys.argv[1])
+ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "xy"]
+node = helper.make_node("Add", ["x", "w"], ["y"])
+graph = helper.make_graph([node], "g", ends[:1], ends[1:], [weights])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+try:
+    OnnxRuntimeEngine(model.SerializeToString())
+except Exception as error:
+    sys.exit("xternal data path" not in str(error))
+sys.exit(2)
+"""
+    pytest.importorskip("onnx", reason="writing networks needs the extra [export]")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "weights").write_bytes(bytes(16))
+    (tmp_path / "secret").write_bytes(bytes(16))
+    os.mkfifo(tmp_path / "here" / "fifo")
+    for location in ("weights", "fifo", "../secret", str(tmp_path / "secret")):
+        done = subprocess.run(
+            [sys.executable, "-c", program, location],
+            cwd=tmp_path / "here", check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, location

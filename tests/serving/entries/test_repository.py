@@ -1,0 +1,325 @@
+import hashlib
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from latentry.contract.errors import BadRequest, EntryError, NotFound
+from latentry.contract.spec import GeneratorSpec
+from latentry.serving.entries.goldens import golden_bytes, golden_inputs, golden_record
+from latentry.serving.entries.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    ModelPart,
+    Parity,
+    RecordPart,
+    ServingPart,
+    canonical_json,
+    file_record,
+    manifest_bytes,
+    read_manifest,
+)
+from latentry.serving.entries.repository import (
+    TEMPORARY_FOLDER,
+    Entry,
+    list_entries,
+    list_strays,
+    newest_entries,
+    publish,
+    remove_entry,
+    tune_entry,
+    verify_entry,
+    with_serving,
+    write_config,
+)
+
+SPEC = GeneratorSpec.model_validate(
+    {
+        "inputs": [{"role": "z", "shape": [4]}],
+        "image": {"height": 2, "width": 2, "channels": 1},
+    }
+)
+PARITY = Parity(
+    engine_class="none",
+    seeds=8,
+    batch_sizes=(1, 3, 7, 32),
+    tolerance=1e-4,
+    differences={"sample": 1e-6},
+    image_levels=0,
+    image_fraction=0.0,
+    peak=1.0,
+    warnings=(),
+)
+
+
+def make(
+    content: bytes = b"weights", spec: GeneratorSpec = SPEC
+) -> tuple[Manifest, dict[str, Any]]:
+    images = np.zeros((8, *spec.image.row_shape), np.uint8)
+    files = {"goldens.npz": golden_bytes(images), "model.py": b"pass", "perf_input.json": b"{}"}
+    manifest = Manifest(
+        model=ModelPart(spec=spec, artefacts={"generator.onnx": file_record(content)}),
+        record=RecordPart(
+            checkpoint_digest="0",
+            architecture="none",
+            opset=18,
+            precision="fp32",
+            parity=PARITY,
+            goldens=golden_record(golden_inputs(spec), images, "none"),
+            files={name: file_record(data) for name, data in files.items()},
+            tools={},
+            host="none",
+            created="2026-01-01T00:00:00+00:00",
+        ),
+        serving=ServingPart(),
+    )
+    return manifest, {"generator.onnx": content, **files}
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return tmp_path / "model_repository"
+
+
+@pytest.fixture
+def entry(repository: Path) -> Entry:
+    return publish(repository, "model", *make())[0]
+
+
+def test_publishing_writes_one_whole_version(repository: Path, entry: Entry) -> None:
+    assert entry.folder == repository / "model" / "1"
+    verify_entry(entry)
+    assert newest_entries(repository) == [entry]
+    assert not (repository.parent / TEMPORARY_FOLDER).exists()
+    assert 'name: "model"' in (repository / "model" / "config.pbtxt").read_text()
+
+
+def test_the_same_digest_again_writes_nothing(repository: Path, entry: Entry) -> None:
+    before = {path: path.stat().st_mtime_ns for path in repository.rglob("*")}
+    again, is_new = publish(repository, "model", *make())
+    assert (again, is_new) == (entry, False)
+    assert {path: path.stat().st_mtime_ns for path in repository.rglob("*")} == before
+
+
+def test_another_digest_becomes_the_next_version(repository: Path, entry: Entry) -> None:
+    newer, is_new = publish(repository, "model", *make(b"other"))
+    assert (newer.version, is_new) == (2, True)
+    assert newest_entries(repository) == [newer]
+    assert newer.manifest.digest in (repository / "model" / "config.pbtxt").read_text()
+
+
+def test_tuning_the_serving_part_changes_no_digest() -> None:
+    manifest, _ = make()
+    tuned = manifest.model_copy(update={"serving": ServingPart(instances=7)})
+    assert tuned.digest == manifest.digest
+    canonical = canonical_json(manifest.model.model_dump(mode="json"))
+    assert manifest.digest == hashlib.sha256(canonical).hexdigest()
+
+
+def test_other_tensors_need_another_name(repository: Path, entry: Entry) -> None:
+    other = GeneratorSpec.model_validate(
+        {**SPEC.model_dump(), "inputs": [{"role": "z", "shape": [5]}]}
+    )
+    with pytest.raises(EntryError, match="all versions of a name have the same tensors; model has"):
+        publish(repository, "model", *make(b"other", other))
+    assert [folder.name for folder in (repository / "model").iterdir() if folder.is_dir()] == ["1"]
+
+
+def test_a_failed_write_leaves_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, files = make()
+    with pytest.raises(TypeError, match="bytes-like"):
+        publish(repository, "model", manifest, {**files, "z": 7})
+    assert list(repository.parent.rglob("*")) == [repository]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.data())
+def test_one_flipped_bit_anywhere_is_found(entry: Entry, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(sorted(entry.folder.iterdir())))
+    good = path.read_bytes()
+    place = data.draw(st.integers(0, len(good) - 1))
+    bad = bytearray(good)
+    bad[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(bad)
+    try:
+        with pytest.raises(EntryError) as caught:
+            verify_entry(Entry("model", 1, entry.folder, read_manifest(entry.folder)))
+        assert str(path) in str(caught.value)
+        if path.name != MANIFEST_FILE:
+            assert hashlib.sha256(bad).hexdigest() in str(caught.value)
+            assert hashlib.sha256(good).hexdigest() in str(caught.value)
+        else:
+            assert "its SHA-256 is" in str(caught.value)
+    finally:
+        path.write_bytes(good)
+
+
+def test_missing_and_extra_files_are_named(entry: Entry) -> None:
+    (entry.folder / "generator.onnx").unlink()
+    (entry.folder / "evil.so").write_bytes(b"")
+    with pytest.raises(EntryError, match=r"generator\.onnx is missing\n.*evil\.so does not belong"):
+        verify_entry(entry)
+
+
+def test_a_half_written_entry_is_named_and_the_others_are_listed(
+    repository: Path, entry: Entry
+) -> None:
+    publish(repository, "other", *make())
+    half = repository / "other" / "2"
+    half.mkdir()
+    (half / "generator.onnx").write_bytes(b"")
+    entries, errors = list_entries(repository)
+    assert [(e.name, e.version) for e in entries] == [("model", 1), ("other", 1)]
+    assert list(errors) == [half]
+    with pytest.raises(EntryError, match=r"other/2/latentry\.json cannot be read .*half-written"):
+        newest_entries(repository)
+    assert newest_entries(repository, ("model",)) == [entry]
+
+
+def test_models_of_somebody_else_are_left_alone(repository: Path, entry: Entry) -> None:
+    native = repository / "native" / "1"
+    native.mkdir(parents=True)
+    (native / "model.plan").write_bytes(b"")
+    assert list_strays(repository) == [native.parent]
+    assert newest_entries(repository) == [entry]
+
+
+def test_concurrent_publishers_take_turns(repository: Path) -> None:
+    contents = [bytes([65 + i]) for i in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(publish, repository, "model", *make(data)) for data in contents]
+        versions = sorted(future.result()[0].version for future in asked)
+    assert versions == [1, 2, 3, 4, 5, 6]
+    assert [entry.version for entry in list_entries(repository)[0]] == versions
+
+
+def test_a_damaged_version_is_mended_by_publishing_again(repository: Path, entry: Entry) -> None:
+    (entry.folder / "generator.onnx").write_bytes(b"damaged")
+    mended, is_new = publish(repository, "model", *make())
+    assert (mended.version, is_new) == (2, True)
+    assert newest_entries(repository) == [mended]
+    (mended.folder / MANIFEST_FILE).unlink()
+    again, is_new = publish(repository, "model", *make())
+    assert (again.version, is_new) == (3, True)
+    assert newest_entries(repository) == [again]
+
+
+def test_strays_are_seen_and_not_taken_for_entries(repository: Path, entry: Entry) -> None:
+    stray = repository / "notes"
+    stray.mkdir()
+    (repository / "generate_stream").mkdir()
+    assert list_strays(repository) == [stray]
+    assert newest_entries(repository) == [entry]
+
+
+def test_names_that_are_not_there(repository: Path, entry: Entry) -> None:
+    with pytest.raises(NotFound, match="cat is not in .*; there: model"):
+        newest_entries(repository, ("cat",))
+    with pytest.raises(NotFound, match="is no folder; give the model repository"):
+        newest_entries(repository / "nowhere")
+
+
+def test_an_empty_repository_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="holds no entry; run `latentry export CHECKPOINT` first"):
+        newest_entries(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["generate_stream", "../model", "Model", ""])
+def test_names_that_are_not_allowed(repository: Path, name: str) -> None:
+    with pytest.raises(BadRequest, match=r"own name|is not allowed"):
+        publish(repository, name, *make())
+    assert not repository.exists() or not list(repository.iterdir())
+
+
+def test_removing_a_version_brings_the_one_before_back(repository: Path, entry: Entry) -> None:
+    publish(repository, "model", *make(b"other"))
+    remove_entry(repository, "model", 2)
+    assert newest_entries(repository) == [entry]
+    assert entry.manifest.digest in (repository / "model" / "config.pbtxt").read_text()
+    remove_entry(repository, "model")
+    assert not (repository / "model").exists()
+    with pytest.raises(NotFound, match="model is not in .*`latentry models` lists what is"):
+        remove_entry(repository, "model")
+
+
+def test_config_pbtxt_may_be_written_again(repository: Path, entry: Entry) -> None:
+    path = repository / "model" / "config.pbtxt"
+    before = path.read_text()
+    path.unlink()
+    write_config(repository, "model")
+    assert path.read_text() == before
+
+
+def test_a_manifest_of_another_format_is_refused(entry: Entry) -> None:
+    path = entry.folder / MANIFEST_FILE
+    head = path.read_bytes().rpartition(b',\n  "sha256"')[0].replace(b'"format": 1', b'"format": 2')
+    seal = b',\n  "sha256": "' + hashlib.sha256(head).hexdigest().encode() + b'"\n}\n'
+    path.write_bytes(head + seal)
+    with pytest.raises(EntryError, match="is not understood: format: Input should be 1"):
+        read_manifest(entry.folder)
+
+
+def test_a_manifest_survives_its_file(tmp_path: Path) -> None:
+    manifest, _ = make()
+    (tmp_path / MANIFEST_FILE).write_bytes(manifest_bytes(manifest))
+    assert read_manifest(tmp_path) == manifest
+
+
+def test_an_entry_may_be_copied_to_another_repository(entry: Entry, tmp_path: Path) -> None:
+    shutil.copytree(entry.folder.parent, tmp_path / "elsewhere" / "model")
+    (copied,) = newest_entries(tmp_path / "elsewhere")
+    verify_entry(copied)
+    assert copied.manifest.digest == entry.manifest.digest
+
+
+def test_tuning_changes_the_serving_part_and_nothing_else(repository: Path, entry: Entry) -> None:
+    before = {path: path.read_bytes() for path in entry.folder.iterdir()}
+    changes = {"instances": 3, "threads": 1, "max_batch_size": 8}
+    tuned = tune_entry(repository, "model", changes, model_digest=entry.manifest.digest)
+    (found,) = newest_entries(repository, ("model",))
+    assert found == tuned
+    assert found.manifest.digest == entry.manifest.digest
+    assert found.manifest.serving.instances == 3
+    assert found.manifest.serving.max_queue_size == entry.manifest.serving.max_queue_size
+    assert found.manifest.record == entry.manifest.record
+    verify_entry(found)
+    changed = [path.name for path, data in before.items() if path.read_bytes() != data]
+    assert changed == [MANIFEST_FILE]
+    config = (repository / "model" / "config.pbtxt").read_text()
+    assert "count: 3" in config
+    assert "max_batch_size: 8" in config
+    assert not (repository.parent / TEMPORARY_FOLDER).exists()
+
+
+def test_tuning_refuses_another_digest_and_what_is_not_allowed(
+    repository: Path, entry: Entry
+) -> None:
+    digest = entry.manifest.digest
+    with pytest.raises(BadRequest, match="the values were measured with 000000000000; profile"):
+        tune_entry(repository, "model", {"instances": 3}, model_digest="0" * 64)
+    with pytest.raises(BadRequest, match="instances"):
+        tune_entry(repository, "model", {"instances": 0}, model_digest=digest)
+    with pytest.raises(BadRequest, match="cannot be served so"):
+        tune_entry(repository, "model", {"speed": 9}, model_digest=digest)
+    with pytest.raises(NotFound, match="other is not in"):
+        tune_entry(repository, "other", {}, model_digest=digest)
+    assert newest_entries(repository, ("model",)) == [entry]
+
+
+def test_no_batch_goes_beyond_what_was_proved(repository: Path) -> None:
+    manifest, files = make()
+    parity = PARITY.model_copy(update={"batch_sizes": (1, 3, 7, 16)})
+    record = manifest.record.model_copy(update={"parity": parity})
+    serving = ServingPart(max_batch_size=8)
+    manifest = manifest.model_copy(update={"record": record, "serving": serving})
+    entry, _ = publish(repository, "proved", manifest, files)
+    assert with_serving(entry, {"max_batch_size": 16}).manifest.serving.max_batch_size == 16
+    with pytest.raises(BadRequest, match=r"17 is more than the export of proved proved \(16\)"):
+        with_serving(entry, {"max_batch_size": 17})
+    with pytest.raises(BadRequest, match="export it again with --max-batch 64"):
+        tune_entry(repository, "proved", {"max_batch_size": 64}, model_digest=manifest.digest)

@@ -1,0 +1,67 @@
+"""The transport that draws in this process: which version it takes."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentry.clients import Client, NotFound
+from latentry.serving.entries.repository import list_entries
+from latentry.serving.runtime.local import LocalTransport
+
+
+@pytest.fixture
+def versions(repository: Path, tmp_path: Path) -> tuple[Path, dict[int, str]]:
+    """Return a repository with two versions of one model, and their digests."""
+    folder = tmp_path / "model_repository"
+    for version, name in ((1, "wide"), (2, "large")):
+        shutil.copytree(repository / name / "1", folder / "model" / str(version))
+    shutil.copytree(repository / "breaking", folder / "breaking")
+    entries = [entry for entry in list_entries(folder)[0] if entry.name == "model"]
+    return folder, {entry.version: entry.manifest.digest for entry in entries}
+
+
+def test_the_newest_version_is_drawn_unless_told_otherwise(
+    versions: tuple[Path, dict[int, str]],
+) -> None:
+    folder, digests = versions
+    with Client(transport=LocalTransport(folder, ("model",), threads=1)) as client:
+        assert client.info("model").model_digest == digests[2]
+        assert client.generate("model", seeds=[1]).images.shape == (1, 256, 256, 3)
+
+
+@pytest.mark.parametrize(("version", "shape"), [(1, (48, 80, 3)), (2, (256, 256, 3))])
+def test_the_version_with_a_digest_is_drawn_wherever_it_stands(
+    repository: Path,
+    versions: tuple[Path, dict[int, str]],
+    version: int,
+    shape: tuple[int, int, int],
+) -> None:
+    folder, digests = versions
+    transport = LocalTransport(folder, ("model",), threads=1, model_digest=digests[version])
+    name = {1: "wide", 2: "large"}[version]
+    alone = LocalTransport(repository, (name,), threads=1)
+    with Client(transport=transport) as client, Client(transport=alone) as other:
+        info = client.info("model")
+        assert (info.version, info.model_digest) == (str(version), digests[version])
+        images = client.generate("model", seeds=range(5)).images
+        assert images.shape == (5, *shape)
+        np.testing.assert_array_equal(images, other.generate(name, seeds=range(5)).images)
+
+
+def test_a_digest_that_no_version_has_is_refused_with_what_there_is(
+    versions: tuple[Path, dict[int, str]],
+) -> None:
+    folder, digests = versions
+    expected = f"holds no version of model with the model digest {'0' * 64}; the newest: model "
+    with pytest.raises(NotFound, match=expected + digests[2]):
+        LocalTransport(folder, ("model",), model_digest="0" * 64)
+
+
+def test_a_digest_of_another_model_is_not_taken(versions: tuple[Path, dict[int, str]]) -> None:
+    folder, digests = versions
+    with pytest.raises(NotFound, match="holds no version of breaking with the model digest"):
+        LocalTransport(folder, ("breaking",), model_digest=digests[1])
+    with pytest.raises(NotFound, match="nosuch"):
+        LocalTransport(folder, ("nosuch",), model_digest=digests[1])

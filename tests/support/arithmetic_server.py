@@ -1,0 +1,296 @@
+"""A generator made of arithmetic, behind a transport in this process and behind a gRPC server."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+from concurrent.futures import Future
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from latentry.clients import ModelInfo, NotFound, Reply
+from latentry.contract.errors import LatentryError
+from latentry.contract.images import Format, encode_image
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.wire import rows_from_request
+from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
+
+Z_DIM = 4
+IMAGE = {"height": 6, "width": 5, "channels": 3}
+SPECS = {
+    "plain": GeneratorSpec(inputs=({"role": "z", "shape": (Z_DIM,)},), image=IMAGE),
+    "digits": GeneratorSpec(
+        inputs=(
+            {"role": "z", "shape": (Z_DIM,)},
+            {"role": "class_label", "classes": ("zero", "one", "two")},
+        ),
+        image=IMAGE,
+    ),
+    "mapped": GeneratorSpec(
+        inputs=(
+            {"role": "z", "shape": (Z_DIM,)},
+            {"role": "w", "shape": (2, 3), "w_avg": (0.0, 0.0, 0.0)},
+            {"role": "truncation_psi"},
+        ),
+        image={**IMAGE, "channels": 1},
+    ),
+}
+
+
+def info_of(name: str, version: str = "1", max_batch_size: int = 8) -> ModelInfo:
+    return ModelInfo(name, version, f"digest-{version}", "numpy-1", SPECS[name], max_batch_size)
+
+
+def draw(info: ModelInfo, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Draw as a server does: an image is a function of its row alone."""
+    rows = rows_from_request(info.spec, request, most=info.max_batch_size)
+    numbers = rows.values.reshape(rows.count, -1).sum(axis=1) * 7
+    for values in rows.controls.values():
+        numbers = numbers + values[:, 0] * 50
+    shape = info.spec.image.row_shape
+    pixels = numbers[:, None] + np.arange(np.prod(shape))
+    images = (pixels % 256).astype(np.uint8).reshape(rows.count, *shape)
+    if rows.image_format.encoded:
+        files = [encode_image(image, rows.image_format) for image in images]
+        return {"encoded": np.array(files, np.object_)[:, None]}
+    if rows.image_format is Format.FLOAT:
+        return {"image": images, "sample": images.transpose(0, 3, 1, 2).astype(np.float32)}
+    return {"image": images}
+
+
+class FakeTransport:
+    """Implements the transport protocol; what goes wrong, and how slowly, is said beforehand."""
+
+    def __init__(self) -> None:
+        self.infos = {name: info_of(name) for name in SPECS}
+        self.faults: list[LatentryError | None] = []  # of the next unary requests
+        self.question_faults: list[LatentryError] = []
+        self.stream_faults: list[tuple[int, LatentryError]] = []  # (after so many chunks, error)
+        self.requests: list[dict[str, np.ndarray]] = []
+        self.stream_log: list[str] = []
+        self.delays_s: list[float] = []
+        self.held: list[Callable[[], None]] | None = None  # answers, where none is to be given yet
+        self.is_ready = True
+        self.closed = False
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    def model_names(self) -> list[str]:
+        self._fail()
+        return sorted(self.infos)
+
+    def model_info(self, model: str) -> ModelInfo:
+        self._fail()
+        if model not in self.infos:
+            raise NotFound(f"model {model!r} is not being served")
+        return self.infos[model]
+
+    def infer(self, model: str, inputs: Mapping[str, np.ndarray]) -> "Future[Reply]":
+        self.requests.append(dict(inputs))
+        future: Future[Reply] = Future()
+        fault = self.faults.pop(0) if self.faults else None
+        delay_s = self.delays_s.pop(0) if self.delays_s else 0.0
+
+        def answer() -> None:
+            if fault is not None:
+                future.set_exception(fault)
+                return
+            try:
+                outputs = draw(self.infos[model], inputs)
+            except LatentryError as error:
+                future.set_exception(error)
+            else:
+                future.set_result(Reply(self.infos[model].version, outputs))
+
+        if self.held is not None:
+            self.held.append(answer)
+        elif delay_s:
+            threading.Timer(delay_s, answer).start()
+        else:
+            answer()
+        return future
+
+    def stream(self, requests: Iterator[Mapping[str, np.ndarray]]) -> Iterator[Reply]:
+        sent = 0
+        try:
+            for request in requests:
+                self.stream_log.append("request")
+                info = self.infos[text_from_tensor("model", request["model"])]
+                most = info.max_batch_size
+                stream = stream_from_request(info.spec, request, max_batch_size=most)
+                chunks = stream.chunks(most)
+                for index, tensors in chunks:
+                    if self.stream_faults and sent == self.stream_faults[0][0]:
+                        raise self.stream_faults.pop(0)[1]
+                    outputs = draw(info, tensors)
+                    if "encoded" in outputs:
+                        outputs["encoded"] = outputs["encoded"].reshape(-1)
+                    sent += 1
+                    yield Reply("1", {**outputs, "index": np.array([index], np.int64)})
+        finally:
+            self.stream_log.append("closed")
+
+    def let_go(self) -> None:
+        """Give the answers that are held, and all that follow."""
+        answers, self.held = self.held or [], None
+        for answer in answers:
+            answer()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _fail(self) -> None:
+        if self.question_faults:
+            raise self.question_faults.pop(0)
+
+
+_DTYPES = {"INT64": np.int64, "FP32": np.float32}
+_NAMES = {np.dtype(np.int64): "INT64", np.dtype(np.float32): "FP32", np.dtype(np.uint8): "UINT8"}
+
+
+class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers Triton's gRPC calls with the fake generators."""
+
+    def __init__(self) -> None:
+        self.transport = FakeTransport()
+        self.metadata: list[dict[str, str]] = []
+        self.deadlines: list[float | None] = []
+        self.calls: list[str] = []
+        self.still_wanted: list[bool] = []  # for each unary request, when it is answered
+        self.abort: tuple[grpc.StatusCode, str] | None = None
+        self.stream_error: str | None = None  # instead of the answer to a stream's request
+        self.continues: list[bool] = []  # of each request on a stream
+        self.hold = threading.Event()
+        self.hold.set()
+        self.hold_questions = threading.Event()
+        self.hold_questions.set()
+        self.stream_ended = threading.Event()
+
+    def _enter(self, name: str, context: grpc.ServicerContext) -> None:
+        self.calls.append(name)
+        self.metadata.append(dict(context.invocation_metadata()))
+        self.deadlines.append(context.time_remaining())
+        if name != "infer":
+            self.hold_questions.wait()
+        if self.abort is not None:
+            context.abort(*self.abort)
+
+    def ServerReady(self, request: Any, context: Any) -> Any:
+        self._enter("ready", context)
+        return service_pb2.ServerReadyResponse(ready=self.transport.is_ready)
+
+    def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        self._enter("index", context)
+        response = service_pb2.RepositoryIndexResponse()
+        for name in (*self.transport.infos, "generate_stream"):
+            response.models.add(name=name, version="1", state="READY")
+        response.models.add(name="broken", version="1", state="UNAVAILABLE")
+        return response
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
+        self._enter("metadata", context)
+        versions = [self.transport.infos[request.name].version] if self._known(request) else ["1"]
+        return service_pb2.ModelMetadataResponse(name=request.name, versions=versions)
+
+    def ModelConfig(self, request: Any, context: Any) -> Any:
+        self._enter("config", context)
+        response = service_pb2.ModelConfigResponse()
+        response.config.name = request.name
+        if request.name == "resnet":
+            return response
+        if not self._known(request):
+            text = f"Request for unknown model: '{request.name}' is not found"
+            context.abort(grpc.StatusCode.NOT_FOUND, text)
+        info = self.transport.infos[request.name]
+        response.config.max_batch_size = info.max_batch_size
+        parameters = {
+            "latentry.model_digest": info.model_digest,
+            "latentry.spec": info.spec.model_dump_json(),
+            "latentry.engine_class": info.engine_class,
+        }
+        for key, value in parameters.items():
+            response.config.parameters[key].string_value = value
+        return response
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        self._enter("infer", context)
+        self.hold.wait()
+        self.still_wanted.append(context.is_active())
+        try:
+            info = self.transport.infos[request.model_name]
+            return _response(request, info.version, draw(info, _arrays(request)))
+        except LatentryError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"[request id: x] {error}")
+
+    def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Any:
+        self._enter("stream", context)
+        context.add_callback(self.stream_ended.set)
+        for request in request_iterator:
+            wants_mark = request.parameters["triton_enable_empty_final_response"].bool_param
+            self.continues.append(request.parameters["continues"].bool_param)
+            if self.stream_error is not None:
+                yield service_pb2.ModelStreamInferResponse(error_message=self.stream_error)
+                continue
+            for reply in self.transport.stream(iter([_arrays(request)])):
+                self.hold.wait()
+                response = _response(request, "1", reply.outputs)
+                response.parameters["triton_final_response"].bool_param = False
+                yield service_pb2.ModelStreamInferResponse(infer_response=response)
+            final = _response(request, "1", {})
+            final.parameters["triton_final_response"].bool_param = True
+            if wants_mark:
+                yield service_pb2.ModelStreamInferResponse(infer_response=final)
+
+    def _known(self, request: Any) -> bool:
+        return request.name in self.transport.infos
+
+
+def _arrays(request: Any) -> dict[str, np.ndarray]:
+    arrays = {}
+    for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+        if tensor.datatype == "BYTES":
+            texts, rest = [], raw
+            while rest:
+                length = int.from_bytes(rest[:4], "little")
+                texts.append(rest[4 : 4 + length])
+                rest = rest[4 + length :]
+            array = np.array(texts, np.object_)
+        else:
+            array = np.frombuffer(raw, _DTYPES[tensor.datatype])
+        arrays[tensor.name] = array.reshape(tensor.shape)
+    return arrays
+
+
+def _response(request: Any, version: str, outputs: Mapping[str, np.ndarray]) -> Any:
+    response = service_pb2.ModelInferResponse(model_name=request.model_name, model_version=version)
+    for name, array in outputs.items():
+        datatype = _NAMES.get(array.dtype, "BYTES")
+        response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+        if datatype == "BYTES":
+            parts = [len(text).to_bytes(4, "little") + text for text in array.flat]
+            response.raw_output_contents.append(b"".join(parts))
+        else:
+            response.raw_output_contents.append(array.tobytes())
+    return response
+
+
+class ArithmeticServer:
+    """A gRPC server on loopback; ``stop`` is as sudden as a kill."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.double = TritonDouble()
+        self._pool = futures.ThreadPoolExecutor(8)
+        self._server = grpc.server(self._pool, options=(("grpc.so_reuseport", 0),))
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self.double, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self.url = f"127.0.0.1:{self.port}"
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop(grace=None).wait(timeout=10)
+        self.double.hold.set()
+        self.double.hold_questions.set()
+        self._pool.shutdown()
