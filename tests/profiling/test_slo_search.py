@@ -1,5 +1,6 @@
 import json
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from latentry.profiling.slo.search import (
     Probe,
     Search,
     SearchState,
+    Serving,
     answer,
     coordinates,
     find_held_rate,
@@ -153,9 +155,13 @@ class Simulated(Search):
         return holding(rate if rate > floor else 0)
 
 
-def search(folder: Path, budget_s: float = 1e6) -> Simulated:
+def serve_nothing(_: Serving) -> AbstractContextManager[str]:
+    raise AssertionError("what is simulated is not served")
+
+
+def search(folder: Path, budget_s: float = 1e6, kind: type[Simulated] = Simulated) -> Simulated:
     state = SearchState.open(folder, {"model": "digits"})
-    made = Simulated(Path("nowhere"), "digits", OBJECTIVE, DEFAULT, 32, budget_s, state)
+    made = kind(serve_nothing, "digits", OBJECTIVE, DEFAULT, 32, budget_s, state)
     made.measured = []
     return made
 
@@ -180,12 +186,7 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             return super().measure(serving, floor)
 
-    broken = Interrupted(
-        Path("nowhere"),
-        *("digits", OBJECTIVE, DEFAULT, 32, 1e6),
-        SearchState.open(tmp_path / "broken", {"model": "digits"}),
-    )
-    broken.measured = []
+    broken = search(tmp_path / "broken", kind=Interrupted)
     with pytest.raises(KeyboardInterrupt):
         broken.run()
     again = search(tmp_path / "broken")
