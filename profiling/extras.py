@@ -19,7 +19,8 @@ from latentry.profiling.estimates import (
     median_estimate,
     percentile_estimate,
 )
-from latentry.profiling.load.load import TritonTarget, run_closed, run_open
+from latentry.profiling.load.schedules import run_closed, run_open
+from latentry.profiling.load.target import TritonTarget
 
 _STREAM_SAMPLES = 128
 _WARM_UP_S = 0.5

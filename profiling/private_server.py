@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from latentry.contract.errors import ServeError
+from latentry.profiling.load.target import TritonTarget
 
 _PR_SET_PDEATHSIG = 1
 _STOP_S = 30.0
@@ -71,3 +72,15 @@ def private_server(
                 process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@contextmanager
+def private_target(
+    command: Sequence[str], repository: Path, model: str, serving: Mapping[str, int]
+) -> Iterator[TritonTarget]:
+    """Serve likewise; give what load can be put on."""
+    with (
+        private_server(command, repository, model, serving) as url,
+        TritonTarget(url, model) as target,
+    ):
+        yield target
