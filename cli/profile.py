@@ -23,8 +23,9 @@ from latentry.cli.common.exit_codes import EXIT_FAULT, EXIT_INTERRUPTED
 from latentry.cli.common.server_options import talks_to_server
 from latentry.clients.client import Client
 from latentry.clients.server import DEFAULT_SERVER, Server
-from latentry.clients.transports.channel import address_from_arguments, is_loopback
+from latentry.clients.transports.channel import address_from_arguments
 from latentry.contract.errors import BadRequest, LatentryError
+from latentry.contract.system import is_loopback
 from latentry.contract.transport import ModelInfo
 from latentry.profiling.cross_check import (
     CROSS_CHECK_MOST_S,
@@ -298,7 +299,7 @@ def _hold(
     state = SearchState.open(out, key)
     console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
     no_search = ""
-    if budget_s and not is_loopback(url):
+    if budget_s and not is_loopback(url.rpartition(":")[0]):
         no_search = (
             f"Only the running server was asked: {url} may be another machine, and what is tried "
             "here would say nothing of it. Search there, with a loopback address."

@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from latentry.contract.errors import ServerFault
+from latentry.contract.strict import Strict
 from latentry.profiling.estimates import Estimate, median_estimate
 from latentry.profiling.load.schedules import run_open
 from latentry.profiling.load.target import TritonTarget
@@ -19,11 +19,7 @@ _TOLERANCE = 0.05
 _LEAST_COMPARED = 20  # requests in each window
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CrossCheck(_Part):
+class CrossCheck(Strict):
     """Our load generator against perf_analyzer, in alternating windows at one constant rate.
 
     Attributes:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+
+from latentry.contract.strict import Strict
 
 LEAST_BEYOND = 10
 """So many samples must lie above a percentile before it is printed: p99 needs 1,000 samples.
@@ -29,7 +30,7 @@ _T = (
 _MOST_PERMUTATIONS = 20_000
 
 
-class Estimate(BaseModel):
+class Estimate(Strict):
     """A figure with its 95 % interval, or the reason why there is none.
 
     Attributes:
@@ -39,8 +40,6 @@ class Estimate(BaseModel):
         windows: The same figure of each window alone.
         why: Why there is no value, and what would help.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float | None = None
     low: float | None = None

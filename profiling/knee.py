@@ -3,18 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from latentry.contract.strict import Strict
 from latentry.profiling.points import Point
 
 _LEAST_HEIGHT = 0.1  # of a knee; below it throughput grows all along
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Knee(_Part):
+class Knee(Strict):
     """Where more callers stop paying.
 
     As in Kneedle (Satopaa et al., "Finding a 'Kneedle' in a Haystack", ICDCSW 2011): callers and

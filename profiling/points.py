@@ -2,18 +2,13 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from latentry.contract.strict import Strict
 from latentry.profiling.estimates import Estimate
 
 Kind = Literal["concurrency", "request_rate", "batch"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Point(_Part):
+class Point(Strict):
     """One setting of a sweep.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from latentry.clients.transports.channel import is_loopback
+from latentry.contract.system import is_loopback
 
 _EVERY_S = 0.2
 
@@ -110,9 +110,9 @@ def served_configuration(url: str, model: str) -> dict[str, int]:
 def _listening_process(url: str) -> Any:
     import psutil
 
-    if not is_loopback(url):
+    host, _, port = url.rpartition(":")
+    if not is_loopback(host):
         return None
-    port = url.rpartition(":")[2]
     try:
         for connection in psutil.net_connections(kind="tcp"):
             if connection.status == psutil.CONN_LISTEN and getattr(

@@ -2,8 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from latentry.contract.strict import Strict
 from latentry.profiling.cross_check import CrossCheck
 from latentry.profiling.estimates import LEAST_BEYOND
 from latentry.profiling.extras import ClientOverhead, FormatFigures, StreamFigures
@@ -27,11 +26,7 @@ METHOD = (
 )
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Change(_Part):
+class Change(Strict):
     """One figure of two reports.
 
     Attributes:
@@ -61,7 +56,7 @@ class Change(_Part):
         return "better" if more == (self.metric == "throughput") else "worse"
 
 
-class Comparison(_Part):
+class Comparison(Strict):
     """This report against a baseline.
 
     Attributes:
@@ -75,7 +70,7 @@ class Comparison(_Part):
     changes: tuple[Change, ...]
 
 
-class Profile(_Part):
+class Profile(Strict):
     """Everything that one ``latentry profile`` found.
 
     Attributes:

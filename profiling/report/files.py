@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from latentry.contract.errors import BadRequest, NotFound
-from latentry.contract.files import read_regular
+from latentry.contract.files import read_regular, write_atomic
 from latentry.profiling.points import Point
 from latentry.profiling.report.contents import Profile
 from latentry.profiling.report.page import report_html
@@ -36,7 +36,10 @@ def read_profile(path: Path) -> Profile:
 
 
 def write_report(profile: Profile, folder: Path) -> dict[str, Path]:
-    """Write ``report.json``, ``points.csv`` and ``report.html``; return them by kind."""
+    """Write ``report.json``, ``points.csv`` and ``report.html``; return them by kind.
+
+    Each is whole or as it was.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         _JSON_FILE: profile.model_dump_json(indent=1) + "\n",
@@ -44,7 +47,7 @@ def write_report(profile: Profile, folder: Path) -> dict[str, Path]:
         _HTML_FILE: report_html(profile),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        write_atomic(folder / name, text.encode())
     return {Path(name).suffix[1:]: folder / name for name in texts}
 
 

@@ -1,7 +1,6 @@
 """What a search for a latency target answers, as it is written into the report."""
 
-from pydantic import BaseModel, ConfigDict
-
+from latentry.contract.strict import Strict
 from latentry.profiling.slo.final import Final
 from latentry.profiling.slo.held_rate import Holding
 from latentry.profiling.slo.objective import Objective
@@ -9,11 +8,7 @@ from latentry.profiling.slo.search import Search
 from latentry.profiling.slo.state import Candidate, Serving
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SloAnswer(_Part):
+class SloAnswer(Strict):
     """What is written into the report.
 
     Attributes:

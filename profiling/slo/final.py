@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from latentry.contract.strict import Strict
 from latentry.profiling.estimates import needed_samples, permutation_p
 from latentry.profiling.load.schedules import run_open
 from latentry.profiling.load.target import Target
@@ -18,11 +18,7 @@ SIGNIFICANCE = 0.05
 _TWO_SERVERS_S = 8.0  # until both are ready, and gone again
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Final(_Part):
+class Final(Strict):
     """The best candidate against the default, both being served, in alternating windows.
 
     Attributes:

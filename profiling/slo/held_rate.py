@@ -8,9 +8,8 @@ fails. The largest such rate is found by bisection.
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict
-
 from latentry.contract.errors import ServerFault
+from latentry.contract.strict import Strict
 from latentry.profiling.load.schedules import run_closed
 from latentry.profiling.load.target import Target
 from latentry.profiling.slo.objective import Objective
@@ -28,11 +27,7 @@ _OUTSTANDING = 64
 _SATURATION_S, _SLOW_SATURATION_S = 1.0, 10.0
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Holding(_Part):
+class Holding(Strict):
     """The answer for one configuration.
 
     Attributes:

@@ -3,19 +3,14 @@
 import re
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
-
 from latentry.contract.errors import BadRequest
+from latentry.contract.strict import Strict
 
 _OBJECTIVE = re.compile(r"p(?P<percent>\d{1,2}(\.\d+)?)=(?P<limit>\d+(\.\d+)?)(?P<unit>us|ms|s)")
 _MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Objective(_Part):
+class Objective(Strict):
     """A percentile of the latency and what it may be at most."""
 
     percent: float

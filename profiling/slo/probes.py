@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from latentry.contract.errors import BadRequest
+from latentry.contract.strict import Strict
 from latentry.profiling.estimates import Estimate, needed_samples, percentile_estimate
 from latentry.profiling.load.results import LoadResult
 from latentry.profiling.load.schedules import run_open
@@ -20,11 +20,7 @@ _PROBE_WINDOWS = 4
 _SMALLER_PERCENTS = (99.0, 95.0, 90.0, 75.0, 50.0)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Probe(_Part):
+class Probe(Strict):
     """One rate, tried.
 
     Attributes:

@@ -1,15 +1,13 @@
 """What a search for a better configuration has found so far, kept in a file."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
-
 from latentry.contract.errors import BadRequest
-from latentry.contract.files import parse_json, read_regular
+from latentry.contract.files import parse_json, read_regular, write_atomic
+from latentry.contract.strict import Strict
 from latentry.profiling.slo.final import Final
 from latentry.profiling.slo.held_rate import Holding
 
@@ -20,11 +18,7 @@ Serving = dict[str, int]
 """The ``serving`` part of an entry's manifest."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Candidate(_Part):
+class Candidate(Strict):
     """A configuration and what it holds, or why it could not be served."""
 
     serving: Serving
@@ -92,9 +86,4 @@ class SearchState:
             "spent_s": self.spent_s,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        half = self.path.with_suffix(".tmp")
-        with half.open("w") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(self.path)
+        write_atomic(self.path, json.dumps(content).encode())
