@@ -20,13 +20,8 @@ With fewer, the largest few latencies alone decide, and the normal approximation
 (see :func:`percentile_estimate`) is not allowed either.
 """
 
-_Z = 1.96
-# Student's t, 97.5 %, for 1 .. 30 degrees of freedom (any table of it).
-_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+_QUANTILE = 0.975  # both ends of an interval leave 2.5 % beyond
+_Z = 1.96  # of the normal distribution, there
 _MOST_PERMUTATIONS = 20_000
 
 
@@ -153,5 +148,7 @@ def _half_width(windows: Sequence[float]) -> float:
     count = len(windows)
     if count < 2:
         return math.inf
-    t = _T[count - 2] if count - 2 < len(_T) else _Z
-    return float(t * np.std(windows, ddof=1) / math.sqrt(count))
+    # Here, because importing it is slow; it is what scipy.stats.t.ppf calls, which is slower still.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(count - 1, _QUANTILE) * np.std(windows, ddof=1) / math.sqrt(count))

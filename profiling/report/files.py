@@ -63,8 +63,10 @@ def points_csv(points: Sequence[Point]) -> str:
 
 def import_what_it_needs() -> None:
     """Fail now, not after two minutes, where an extra is missing."""
+    import jinja2  # noqa: F401
     import matplotlib.figure  # noqa: F401
     import psutil  # noqa: F401
+    import scipy.special  # noqa: F401
 
 
 def _csv_row(point: Point) -> dict[str, Any]:

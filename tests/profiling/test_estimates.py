@@ -40,6 +40,17 @@ def test_an_interval_of_a_mean_is_students() -> None:
     assert mean_estimate([3.0]).low is None
 
 
+@pytest.mark.parametrize(("count", "t"), [(2, 12.706), (5, 2.776), (31, 2.042), (121, 1.980)])
+def test_the_quantile_is_that_of_as_many_windows(count: int, t: float) -> None:
+    # From any table of Student's t, 97.5 %, with one degree of freedom less.
+    values = np.arange(count, dtype=float)
+    estimate = mean_estimate(values.tolist())
+    assert estimate.high is not None
+    assert estimate.low is not None
+    error = values.std(ddof=1) / math.sqrt(count)
+    assert (estimate.high - estimate.low) / 2 / error == pytest.approx(t, abs=5e-4)
+
+
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     random = np.random.default_rng(0)
     truth = -math.log(1 - 0.95)
