@@ -13,8 +13,8 @@ from latentry.profiling.slo.objective import Objective
 from latentry.profiling.slo.probes import LEAST_PROBE_S, MOST_PROBE_S, WARM_UP_S
 
 FINAL_WINDOWS = 7
-SIGNIFICANCE = 0.05
 
+_SIGNIFICANCE = 0.05
 _TWO_SERVERS_S = 8.0  # until both are ready, and gone again
 
 
@@ -55,14 +55,21 @@ def compare_in_turn(default: Target, best: Target, objective: Objective, rate: f
         # There and back again, so that neither always comes first.
         for side in (0, 1) if turn % 2 == 0 else (1, 0):
             windows[side].append(_window_ms(pair[side], objective, rate, turn))
-    p_value = permutation_p(*_ranks(*windows))
-    default_median, best_median = (float(np.median(values)) for values in windows)
+    return judge(objective, rate, *windows)
+
+
+def judge(
+    objective: Objective, rate: float, default_ms: Sequence[float], best_ms: Sequence[float]
+) -> Final:
+    """Return the verdict on the windows of the two; see :class:`Final`."""
+    p_value = permutation_p(*_ranks(default_ms, best_ms))
+    default_median, best_median = float(np.median(default_ms)), float(np.median(best_ms))
     return Final(
         rate=rate,
-        default_ms=tuple(windows[0]),
-        best_ms=tuple(windows[1]),
+        default_ms=tuple(default_ms),
+        best_ms=tuple(best_ms),
         p_value=p_value,
-        better=best_median <= objective.limit_ms < default_median and p_value < SIGNIFICANCE,
+        better=best_median <= objective.limit_ms < default_median and p_value < _SIGNIFICANCE,
         measured_at=now(),
     )
 
