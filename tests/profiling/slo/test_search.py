@@ -157,8 +157,8 @@ def test_the_best_and_the_default_run_side_by_side(
     found = search.compare(knowing(search, default=90, best=160))
     assert found is not None
     assert found.rate == pytest.approx(120)  # the geometric mean of 90 and 160
-    assert found.default_ms == (pytest.approx(60),) * 7
-    assert found.best_ms == (pytest.approx(30),) * 7
+    assert found.default_ms == pytest.approx([60] * 7)
+    assert found.best_ms == pytest.approx([30] * 7)
     assert found.better
     assert servers.started == [DEFAULT, BEST]
     assert servers.running == []
