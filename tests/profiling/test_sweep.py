@@ -2,7 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from latentry.profiling import sweep as sweeps
+from latentry.profiling.estimates import Estimate
 from latentry.profiling.perf_analyzer.measurement import ProfiledModel
+from latentry.profiling.perf_analyzer.program import PerfAnalyzer
+from latentry.profiling.points import Kind, Point
 from latentry.profiling.sweep import SweepPlan, measure_point, sweep
 
 
@@ -48,3 +52,53 @@ def test_a_failed_request_is_reported(profiled: ProfiledModel, tmp_path: Path) -
     point = measure_point(profiled, "concurrency", 2, 0.5, 2)
     assert point.throughput.value is None
     assert "class_label in row 0 is 99" in point.failure
+
+
+class Measured:
+    """Stand in for perf_analyzer: callers get 100 requests/s each, to 350; batches ever fewer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[tuple[Kind, float, float, float]] = []
+        monkeypatch.setattr(sweeps, "measure_point", self.point)
+        monkeypatch.setattr(sweeps, "_quick_rate", lambda _: 80.0)
+
+    def point(
+        self, _: object, kind: Kind, value: float, seconds: float, windows: int, *, most_rate: float
+    ) -> Point:
+        assert windows == 6
+        self.asked.append((kind, value, round(seconds, 3), most_rate))
+        if value == 4:
+            return Point(kind=kind, value=value, failure="no")
+        rate = {"concurrency": min(100 * value, 350 - value), "batch": 80 / value}.get(kind, value)
+        return Point(kind=kind, value=value, throughput=Estimate(value=rate))
+
+
+def test_a_sweep_goes_by_what_it_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Measured(monkeypatch)
+    plan = SweepPlan((1, 2, 4, 8, 16), (), (1, 2, 4), shares=(0.5, 0.9), least_s=0.1, most_s=1e4)
+    model = ProfiledModel(PerfAnalyzer(Path("none"), {}), "render-3:8001", "digits", Path("none"))
+    points = list(sweep(model, plan, lambda _: None))
+    needed = 1150  # requests, for p99
+    assert measured.asked == [
+        # As long as the rate of the one before needs; where that failed, of the last that did not.
+        ("concurrency", 1, round(needed / 80, 3), 160),
+        ("concurrency", 2, round(needed / 100, 3), 200),
+        ("concurrency", 4, round(needed / 200, 3), 400),
+        ("concurrency", 8, round(needed / 200, 3), 400),
+        ("concurrency", 16, round(needed / 342, 3), 684),
+        # Shares of the largest throughput, 342, rounded to two digits.
+        ("request_rate", 170, round(needed / 170, 3), 170),
+        ("request_rate", 310, round(needed / 310, 3), 310),
+        ("batch", 1, round(needed / 40, 3), 80),
+        ("batch", 2, round(needed / 40, 3), 80),
+        ("batch", 4, round(needed / 20, 3), 40),
+    ]
+    assert [(point.kind, point.value) for point in points] == [item[:2] for item in measured.asked]
+
+
+def test_rates_that_are_given_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Measured(monkeypatch)
+    plan = SweepPlan((), (12.5, 333.0), ())
+    model = ProfiledModel(PerfAnalyzer(Path("none"), {}), "render-3:8001", "digits", Path("none"))
+    assert len(list(sweep(model, plan, lambda _: None))) == 2
+    assert [value for _, value, *_ in measured.asked] == [12.5, 333.0]
