@@ -132,8 +132,9 @@ def test_other_tensors_need_another_name(repository: Path, entry: Entry) -> None
 
 def test_a_failed_write_leaves_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, files = make()
+    files["z"] = 7
     with pytest.raises(TypeError, match="bytes-like"):
-        publish(repository, "model", manifest, {**files, "z": 7})
+        publish(repository, "model", manifest, files)
     assert list(repository.parent.rglob("*")) == [repository]
 
 
