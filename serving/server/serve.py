@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import ipaddress
 import logging
 import signal
 import socket
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentry.contract.errors import EntryError, ServeError
+from latentry.contract.system import is_loopback
 from latentry.serving.entries.manifest import ServingPart
 from latentry.serving.entries.repository import (
     Entry,
@@ -132,7 +132,7 @@ def _with_options(entry: Entry, options: ServeOptions) -> Entry:
 
 def _check_exposure(options: ServeOptions, installation: Installation) -> None:
     address = options.address
-    if installation.wheel and not _is_loopback(address) and not options.expose_old_server:
+    if installation.wheel and not is_loopback(address) and not options.expose_old_server:
         raise ServeError(
             f"{address} can be reached from outside, and the Triton 2.51 in the "
             "nvidia-pytriton wheel has known holes; use the vendor's container (26.07 or later) "
@@ -154,13 +154,6 @@ def _host(address: str) -> str:
             f"--address {address} is no address; give one without a port, such as 127.0.0.1 or ::1"
         ) from error
     return host
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address.lower() == "localhost"
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +16,10 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 from numpy.typing import NDArray
 
+from latentry.contract.wire import Arrays
 from latentry.serving.entries.engine_class import engine_class
 
 _FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 class OnnxRuntimeEngine:
