@@ -17,7 +17,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from latentry.contract.errors import BadRequest, EntryError, LatentryError, NotFound
-from latentry.contract.files import open_regular, read_regular
+from latentry.contract.files import (
+    open_regular,
+    publish_folder,
+    read_regular,
+    sync_folder,
+    write_atomic,
+    write_new,
+)
 from latentry.contract.spec import GeneratorSpec, check_name
 from latentry.contract.strict import explain
 from latentry.contract.wire import STREAM_MODEL
@@ -262,10 +269,8 @@ def tune_entry(
             )
         tuned = with_serving(entry, changes)
         with _temporary_folder(repository) as temporary:
-            new = temporary / MANIFEST_FILE
-            _write_file(new, manifest_bytes(tuned.manifest))
-            new.rename(entry.folder / MANIFEST_FILE)
-        _sync_folder(entry.folder)
+            path = entry.folder / MANIFEST_FILE
+            write_atomic(path, manifest_bytes(tuned.manifest), beside=temporary)
         write_config(repository, name)
     return tuned
 
@@ -289,8 +294,7 @@ def write_config(repository: Path, name: str) -> None:
         is_right = False
     if not is_right:
         with _temporary_folder(folder.parent) as temporary:
-            (temporary / CONFIG_FILE).write_text(text)
-            (temporary / CONFIG_FILE).rename(path)
+            write_atomic(path, text.encode(), beside=temporary)
 
 
 def _version_folders(repository: Path, name: str = "*") -> list[Path]:
@@ -339,22 +343,14 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             half = temporary / folder.name
             half.mkdir()
             for name, data in files.items():
-                _write_file(half / name, data)
-            _sync_folder(half)
+                write_new(half / name, data)
             folder.parent.mkdir(exist_ok=True)
-            half.rename(folder)
-            _sync_folder(folder.parent)
+            publish_folder(half, folder)
+            sync_folder(folder.parents[1])  # the model itself may be new
     except BaseException:
         with suppress(OSError):  # it holds other versions
             folder.parent.rmdir()
         raise
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -383,11 +379,3 @@ def _temporary_folder(repository: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # another writer is using it
             parent.rmdir()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
