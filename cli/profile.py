@@ -287,7 +287,7 @@ def _hold(
     quiet: bool,
 ) -> SloAnswer:
     """Answer for the running server, then search; an interrupted search is kept."""
-    from latentry.serving.entries.repository import most_proved_batch
+    from latentry.serving.entries.tuning import most_proved_batch
 
     start = time.monotonic()
     configuration = served_configuration(url, info.name)

@@ -12,13 +12,9 @@ from pathlib import Path
 from latentry.contract.errors import EntryError, ServeError
 from latentry.contract.system import is_loopback
 from latentry.serving.entries.manifest import ServingPart
-from latentry.serving.entries.repository import (
-    Entry,
-    list_strays,
-    newest_entries,
-    verify_entry,
-    with_serving,
-)
+from latentry.serving.entries.repository import Entry, list_strays, newest_entries
+from latentry.serving.entries.tuning import with_serving
+from latentry.serving.entries.verification import verify_entry
 from latentry.serving.server.folder import (
     check_starts_programs,
     create_server_folder,

@@ -21,7 +21,8 @@ from latentry.clients import Client
 from latentry.contract.errors import BadRequest, JobError
 from latentry.contract.spec import GeneratorSpec
 from latentry.serving.entries.manifest import file_record
-from latentry.serving.entries.repository import newest_entries, publish
+from latentry.serving.entries.publishing import publish
+from latentry.serving.entries.repository import newest_entries
 from latentry.serving.runtime.local import LocalTransport
 from latentry.synthesis import shard_making
 from latentry.synthesis.filters.filters import NetworkOptions, load_network

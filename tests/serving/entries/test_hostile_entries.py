@@ -20,7 +20,8 @@ from latentry.cli.main import main
 from latentry.contract.errors import EntryError, LatentryError
 from latentry.serving.entries.goldens import GOLDEN_FILE, golden_bytes
 from latentry.serving.entries.manifest import MANIFEST_FILE, read_manifest
-from latentry.serving.entries.repository import list_entries, newest_entries, verify_entry
+from latentry.serving.entries.repository import list_entries, newest_entries
+from latentry.serving.entries.verification import verify_entry
 from latentry.serving.runtime.generator import load_generator
 from latentry.serving.runtime.local import LocalTransport
 

@@ -24,19 +24,16 @@ from latentry.serving.entries.manifest import (
     manifest_bytes,
     read_manifest,
 )
+from latentry.serving.entries.publishing import publish, remove_entry, write_config
 from latentry.serving.entries.repository import (
     TEMPORARY_FOLDER,
     Entry,
     list_entries,
     list_strays,
     newest_entries,
-    publish,
-    remove_entry,
-    tune_entry,
-    verify_entry,
-    with_serving,
-    write_config,
 )
+from latentry.serving.entries.tuning import tune_entry, with_serving
+from latentry.serving.entries.verification import verify_entry
 
 SPEC = GeneratorSpec.model_validate(
     {
