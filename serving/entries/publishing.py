@@ -121,15 +121,11 @@ def temporary_folder(repository: Path) -> Iterator[Path]:
     place = repository.resolve().parent
     if place.stat().st_dev != repository.stat().st_dev or not os.access(place, os.W_OK):
         place = repository  # a mount of its own; no Triton ever sees the repository itself
-    parent = place / TEMPORARY_FOLDER
-    parent.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_FOLDER, dir=place))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # another writer is using it
-            parent.rmdir()
 
 
 def _sound_entry(folder: Path) -> Entry | None:

@@ -12,7 +12,8 @@ from latentry.contract.spec import check_name
 from latentry.contract.wire import STREAM_MODEL
 from latentry.serving.entries.manifest import MANIFEST_FILE, Manifest, read_manifest
 
-TEMPORARY_FOLDER = ".latentry-tmp"
+# How the names of folders begin in which something is being written or deleted.
+TEMPORARY_FOLDER = ".latentry-tmp-"
 MODEL_FILE = "model.py"
 MODEL_PY = b'''"""Serves this entry; the same three lines for every generator."""
 
@@ -53,8 +54,12 @@ def list_entries(repository: Path) -> tuple[list[Entry], dict[Path, LatentryErro
 def list_strays(repository: Path) -> list[Path]:
     """Return what lies in ``repository`` and is neither a model of ours nor the stream model."""
     known = {folder.parent for folder in version_folders(repository)}
-    known |= {repository / STREAM_MODEL, repository / TEMPORARY_FOLDER}
-    return sorted(path for path in repository.iterdir() if path not in known)
+    known.add(repository / STREAM_MODEL)
+    return sorted(
+        path
+        for path in repository.iterdir()
+        if path not in known and not path.name.startswith(TEMPORARY_FOLDER)
+    )
 
 
 def newest_entries(repository: Path, names: tuple[str, ...] = ()) -> list[Entry]:
