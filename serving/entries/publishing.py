@@ -67,15 +67,16 @@ def remove_entry(repository: Path, name: str, version: int | None = None) -> lis
     """Delete a version, or the whole model; return the folders that went.
 
     Raises:
-        NotFound: There is no such model or version.
+        NotFound: There is no such repository, model or version.
     """
     check_name(name)
-    everything = version_folders(repository, name)
-    folders = [folder for folder in everything if version in (None, int(folder.name))]
-    if not folders:
-        what = name if version is None else f"{name} version {version}"
-        raise NotFound(f"{what} is not in {repository}; `latentry models` lists what is")
+    version_folders(repository)
     with locked(repository), temporary_folder(repository) as trash:
+        everything = version_folders(repository, name)
+        folders = [folder for folder in everything if version in (None, int(folder.name))]
+        if not folders:
+            what = name if version is None else f"{name} version {version}"
+            raise NotFound(f"{what} is not in {repository}; `latentry models` lists what is")
         for folder in folders:
             folder.rename(trash / folder.name)
         write_config(repository, name)

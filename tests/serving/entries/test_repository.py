@@ -256,6 +256,19 @@ def test_removing_a_version_brings_the_one_before_back(repository: Path, entry: 
         remove_entry(repository, "model")
 
 
+def test_what_two_remove_goes_once(repository: Path, entry: Entry) -> None:
+    def remove(_: int) -> int:
+        try:
+            return len(remove_entry(repository, "model"))
+        except NotFound:
+            return 0
+
+    for _ in range(10):
+        publish(repository, "model", *make())
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(remove, range(4))) == 1
+
+
 def test_config_pbtxt_may_be_written_again(repository: Path, entry: Entry) -> None:
     path = repository / "model" / "config.pbtxt"
     before = path.read_text()
