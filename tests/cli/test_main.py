@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import re
 import subprocess
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import typer
-from PIL import Image
 from running_server import LATENTRY
 
 from latentry.cli import main as cli
@@ -17,16 +15,6 @@ from latentry.cli.main import COMMANDS, Command, main
 from latentry.contract.errors import BadRequest, Busy
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, re.sub(r"\s+", " ", captured.err)
-
-    return call
 
 
 @pytest.fixture
@@ -148,111 +136,6 @@ def test_an_exit_code_of_a_command_is_kept(run, command):
 
     command(probe)
     assert run("probe")[0] == 75
-
-
-def test_generate_writes_a_grid_by_default(run, server, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code, out, _ = run("generate", "digits", "--class", "0-2", "--url", server.url)
-    assert code == 0
-    assert "16 images of digits version 1, seeds 0, 1, 2" in out
-    assert "grid: digits.png" in out
-    with Image.open(tmp_path / "digits.png") as grid:
-        assert grid.size == (20, 24)
-
-
-def test_generate_writes_files_and_json(run, server, tmp_path):
-    code, out, _ = run(
-        *("generate", "mapped", "--seeds", "3,7-8", "--psi", "0.7", "--format", "webp"),
-        *("--out", tmp_path / "files", "--grid", tmp_path / "a" / "b.png", "--json"),
-        *("--url", server.url),
-    )
-    said = json.loads(out)
-    assert code == 0
-    assert said["seeds"] == [3, 7, 8]
-    assert said["controls"] == {"truncation_psi": [0.7, 0.7, 0.7]}
-    assert said["model_digest"] == "digest-1"
-    assert said["files"][0] == str(tmp_path / "files" / "seed0000000003-psi0.7.webp")
-    assert len(list((tmp_path / "files").iterdir())) == 3
-    assert (tmp_path / "a" / "b.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--seeds", "9-3"], "runs backwards"),
-        (["--seeds", "1", "--n", "2"], "give either --seeds"),
-        (["--n", "0"], "n=0"),
-        (["--class", "7"], "class_label in row 0 is 7"),
-        (["--class", "seven"], "such as 0-63,100; digits takes an integer from 0 to 2: 0=zero, 1="),
-        (["--class", "2-0"], "0-2?; digits takes an integer from 0 to 2: 0=zero, 1=one, 2=two"),
-        (["--class", "0", "--n", str(10**13)], "samples are more than one call takes"),
-        (["--format", "float"], "--format float is no file format; use png, jpeg or webp"),
-        (["--url", "nowhere"], "give HOST:PORT"),
-    ],
-)
-def test_generate_refuses(run, server, tmp_path, monkeypatch, options, words):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LATENTRY_URL", server.url)
-    code, _, err = run("generate", "digits", *options)
-    assert code == 1
-    assert words in err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_classes_that_are_no_numbers_are_refused_everywhere(run, server, tmp_path):
-    options = ("--class", "one", "--url", server.url, "--out", tmp_path / "out")
-    code, _, err = run("stream", "digits", "--seeds", "1", *options)
-    assert (code, "digits takes an integer from 0 to 2: 0=zero" in err) == (1, True)
-    code, _, err = run("generate", "plain", *options)
-    assert (code, "plain takes no class" in err) == (1, True)
-    code, _, err = run("generate", "nothing", *options)
-    assert (code, "--class holds 'one'; give integers and ranges" in err) == (1, True)
-
-
-def test_stream_writes_every_image(run, server, tmp_path):
-    code, out, _ = run(
-        *("stream", "digits", "--seeds", "0-99", "--class", "0-2", "--out", tmp_path),
-        *("--json", "--url", server.url),
-    )
-    assert code == 0
-    assert json.loads(out)["delivered"] == 100
-    assert len(list(tmp_path.iterdir())) == 100
-    code, out, _ = run("stream", "plain", "--n", "10", "--out", tmp_path, "--url", server.url)
-    assert code == 0
-    assert f"10 images of plain in {tmp_path}" in out
-
-
-def test_ctrl_c_ends_a_stream_and_says_what_came(run, server, tmp_path, monkeypatch):
-    from latentry.clients import StreamChunk
-
-    whole = StreamChunk.save
-
-    def save(self, folder):
-        if self.index >= 8:
-            raise KeyboardInterrupt
-        return whole(self, folder)
-
-    monkeypatch.setattr(StreamChunk, "save", save)
-    code, _, err = run(
-        "stream", "plain", "--seeds", "0-999", "--out", tmp_path, "--url", server.url
-    )
-    assert code == 130
-    assert f"stopped: 8 of 1000 images are in {tmp_path}" in err
-    assert server.double.stream_ended.wait(60)
-
-
-def test_health(run, server):
-    code, out, _ = run("health", "--url", server.url)
-    assert code == 0
-    assert "ready: serving digits, mapped, plain" in out
-    code, out, _ = run("health", "--url", server.url, "--json")
-    assert json.loads(out)["models"][0]["engine_class"] == "numpy-1"
-
-
-def test_health_of_nobody(run):
-    code, out, _ = run("health", "--url", "127.0.0.1:1")
-    assert code == 75
-    assert "not ready: no answer from 127.0.0.1:1" in out
 
 
 def test_the_entry_point_runs():
