@@ -1,10 +1,15 @@
 import json
+from pathlib import Path
 
 import pytest
+from arithmetic_server import ArithmeticServer
+from doubles import Run
 from PIL import Image
 
 
-def test_generate_writes_a_grid_by_default(run, server, tmp_path, monkeypatch):
+def test_generate_writes_a_grid_by_default(
+    run: Run, server: ArithmeticServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, _ = run("generate", "digits", "--class", "0-2", "--url", server.url)
     assert code == 0
@@ -14,7 +19,7 @@ def test_generate_writes_a_grid_by_default(run, server, tmp_path, monkeypatch):
         assert grid.size == (20, 24)
 
 
-def test_generate_writes_files_and_json(run, server, tmp_path):
+def test_generate_writes_files_and_json(run: Run, server: ArithmeticServer, tmp_path: Path) -> None:
     code, out, _ = run(
         *("generate", "mapped", "--seeds", "3,7-8", "--psi", "0.7", "--format", "webp"),
         *("--out", tmp_path / "files", "--grid", tmp_path / "a" / "b.png", "--json"),
@@ -44,7 +49,14 @@ def test_generate_writes_files_and_json(run, server, tmp_path):
         (["--url", "nowhere"], "give HOST:PORT"),
     ],
 )
-def test_generate_refuses(run, server, tmp_path, monkeypatch, options, words):
+def test_generate_refuses(
+    run: Run,
+    server: ArithmeticServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    words: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LATENTRY_URL", server.url)
     code, _, err = run("generate", "digits", *options)

@@ -4,10 +4,13 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
+from arithmetic_server import ArithmeticServer
+from doubles import Run
 from running_server import LATENTRY
 
 from latentry.cli import main as cli
@@ -16,12 +19,14 @@ from latentry.contract.errors import BadRequest, Busy
 
 ROOT = Path(__file__).resolve().parents[2]
 
+PutCommand = Callable[..., None]
+
 
 @pytest.fixture
-def command(monkeypatch):
+def command(monkeypatch: pytest.MonkeyPatch) -> PutCommand:
     """Put a command into the table that does what the given function does."""
 
-    def put(function, extras=""):
+    def put(function: Callable[..., None], extras: str = "") -> None:
         monkeypatch.setattr(sys.modules[__name__], "probe", function, raising=False)
         monkeypatch.setitem(sys.modules, "latentry_probe", sys.modules[__name__])
         monkeypatch.setitem(COMMANDS, "probe", Command("latentry_probe:probe", "Probe.", extras))
@@ -30,13 +35,13 @@ def command(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_help_lists_every_command(run, arguments):
+def test_help_lists_every_command(run: Run, arguments: list[str]) -> None:
     code, out, _ = run(*arguments)
     assert code == 0
     assert all(name in out and command.help in out for name, command in COMMANDS.items())
 
 
-def test_version(run):
+def test_version(run: Run) -> None:
     code, out, _ = run("--version")
     assert code == 0
     assert re.fullmatch(r"latentry \d+\.\d+\.\d+\n", out)
@@ -46,20 +51,20 @@ def test_version(run):
     ("name", "hint"),
     [("genrate", "did you mean generate?"), ("xyz", "there are train"), ("--url", "no option")],
 )
-def test_unknown_commands(run, name, hint):
+def test_unknown_commands(run: Run, name: str, hint: str) -> None:
     code, _, err = run(name)
     assert code == 2
     assert hint in err
 
 
 @pytest.mark.parametrize("name", ["health", "generate", "stream"])
-def test_help_of_a_command_shows_examples(run, name):
+def test_help_of_a_command_shows_examples(run: Run, name: str) -> None:
     code, out, _ = run(name, "--help")
     assert code == 0
     assert f"latentry {name}" in out.split("For example:")[1]
 
 
-def test_usage_errors(run):
+def test_usage_errors(run: Run) -> None:
     assert run("generate")[0] == 2
     assert run("generate", "digits", "--colour", "red")[0] == 2
     assert run("stream", "digits")[0] == 2
@@ -75,7 +80,9 @@ def test_usage_errors(run):
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_errors_end_without_a_traceback(run, command, error, code, words):
+def test_errors_end_without_a_traceback(
+    run: Run, command: PutCommand, error: BaseException, code: int, words: str
+) -> None:
     def probe() -> None:
         raise error
 
@@ -86,7 +93,7 @@ def test_errors_end_without_a_traceback(run, command, error, code, words):
     assert "Traceback" not in err
 
 
-def test_a_reader_that_left_is_no_error_to_speak_of(run, command):
+def test_a_reader_that_left_is_no_error_to_speak_of(run: Run, command: PutCommand) -> None:
     def probe() -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
@@ -94,7 +101,7 @@ def test_a_reader_that_left_is_no_error_to_speak_of(run, command):
     assert run("probe")[2] == ""
 
 
-def test_a_missing_extra_is_named(run, command):
+def test_a_missing_extra_is_named(run: Run, command: PutCommand) -> None:
     def probe() -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
@@ -104,7 +111,7 @@ def test_a_missing_extra_is_named(run, command):
     assert err.strip() == 'error: latentry probe needs torch: pip install "latentry[train]"'
 
 
-def test_a_missing_module_of_ours_is_a_fault(command):
+def test_a_missing_module_of_ours_is_a_fault(command: PutCommand) -> None:
     def probe() -> None:
         raise ModuleNotFoundError("No module named 'latentry.x'", name="latentry.x")
 
@@ -113,7 +120,7 @@ def test_a_missing_module_of_ours_is_a_fault(command):
         main(["probe"])
 
 
-def test_a_table_entry_may_be_an_app_with_subcommands(run, command):
+def test_a_table_entry_may_be_an_app_with_subcommands(run: Run, command: PutCommand) -> None:
     app = typer.Typer()
 
     @app.callback(invoke_without_command=True)
@@ -130,7 +137,7 @@ def test_a_table_entry_may_be_an_app_with_subcommands(run, command):
     assert run("probe", "remove", "digits")[1] == "removed digits\n"
 
 
-def test_an_exit_code_of_a_command_is_kept(run, command):
+def test_an_exit_code_of_a_command_is_kept(run: Run, command: PutCommand) -> None:
     def probe() -> None:
         raise typer.Exit(75)
 
@@ -138,7 +145,7 @@ def test_an_exit_code_of_a_command_is_kept(run, command):
     assert run("probe")[0] == 75
 
 
-def test_the_entry_point_runs():
+def test_the_entry_point_runs() -> None:
     code = "from latentry.cli.main import main; raise SystemExit(main())"
     run = subprocess.run(
         [sys.executable, "-c", code, "nonsense"], capture_output=True, text=True, check=False
@@ -147,7 +154,7 @@ def test_the_entry_point_runs():
     assert run.stderr.startswith("error: latentry has no command nonsense")
 
 
-def test_every_target_names_a_module_and_a_function():
+def test_every_target_names_a_module_and_a_function() -> None:
     for command in cli.COMMANDS.values():
         assert re.fullmatch(r"latentry\.[a-z]+\.[a-z_]+:[a-z]+", command.target)
 
@@ -162,8 +169,10 @@ def test_every_target_names_a_module_and_a_function():
         ("onnxruntime", "serve,cpu", 'pip install "latentry[serve,cpu]"'),
     ],
 )
-def test_advice_brings_what_is_missing(run, command, module, extras, advice):
-    def probe():
+def test_advice_brings_what_is_missing(
+    run: Run, command: PutCommand, module: str, extras: str, advice: str
+) -> None:
+    def probe() -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     command(probe, extras)
@@ -172,7 +181,7 @@ def test_advice_brings_what_is_missing(run, command, module, extras, advice):
     assert err.strip().endswith(advice)
 
 
-def test_every_extra_in_an_advice_is_there():
+def test_every_extra_in_an_advice_is_there() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     there = set(pyproject["project"]["optional-dependencies"])
     of_commands = {extra for c in COMMANDS.values() for extra in c.extras.split(",") if extra}
@@ -192,7 +201,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def run_elsewhere(*arguments):
+def run_elsewhere(*arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", ELSEWHERE, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -207,7 +216,9 @@ def run_elsewhere(*arguments):
         ["stream", "plain", "--seeds", "0-40", "--out", "images"],
     ],
 )
-def test_clients_run_on_other_systems(arguments, server, tmp_path, monkeypatch):
+def test_clients_run_on_other_systems(
+    arguments: list[str], server: ArithmeticServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LATENTRY_URL", server.url)
     done = run_elsewhere(*arguments)
@@ -225,19 +236,23 @@ def test_clients_run_on_other_systems(arguments, server, tmp_path, monkeypatch):
         ["export", "checkpoint"],
     ],
 )
-def test_other_commands_say_that_they_need_linux(arguments, tmp_path, monkeypatch):
+def test_other_commands_say_that_they_need_linux(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = run_elsewhere(*arguments)
     assert done.returncode == 1
     assert re.fullmatch(rf"error: latentry {arguments[0]} needs Linux: .*\n", done.stderr)
 
 
-def test_a_missing_function_of_the_system_is_one_line(run, command, monkeypatch):
+def test_a_missing_function_of_the_system_is_one_line(
+    run: Run, command: PutCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr("os.sched_getaffinity")
     command(lambda: typer.echo(os.sched_getaffinity(0)))
     code, _, err = run("probe")
     assert (code, "Linux: this system has no os.sched_getaffinity" in err) == (1, True)
-    command(lambda: typer.echo(os.path.nothing))
+    command(lambda: typer.echo(os.path.nothing))  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match="nothing"):
         run("probe")
 
@@ -253,11 +268,13 @@ PIPES = {
 
 
 @pytest.mark.parametrize("arguments", PIPES)
-def test_a_reader_that_leaves_changes_no_exit_code(arguments, server, tmp_path):
+def test_a_reader_that_leaves_changes_no_exit_code(
+    arguments: str, server: ArithmeticServer, tmp_path: Path
+) -> None:
     read, write = os.pipe()
     os.close(read)
     environment = {**os.environ, "LATENTRY_URL": server.url}
-    command = [LATENTRY, *arguments.split()]
+    command = [str(LATENTRY), *arguments.split()]
     for errors in (subprocess.PIPE, write):
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, stdout=write, stderr=errors, check=False
@@ -269,6 +286,6 @@ def test_a_reader_that_leaves_changes_no_exit_code(arguments, server, tmp_path):
         assert len(list((tmp_path / "images").iterdir())) == 4
 
 
-def test_a_closed_output_is_none(server, tmp_path):
+def test_a_closed_output_is_none(server: ArithmeticServer, tmp_path: Path) -> None:
     command = f"exec {LATENTRY} health --url {server.url} >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0

@@ -1,9 +1,16 @@
 import json
+from pathlib import Path
+
+import pytest
+from arithmetic_server import ArithmeticServer
+from doubles import Run
 
 from latentry.clients import StreamChunk
 
 
-def test_classes_that_are_no_numbers_are_refused_everywhere(run, server, tmp_path):
+def test_classes_that_are_no_numbers_are_refused_everywhere(
+    run: Run, server: ArithmeticServer, tmp_path: Path
+) -> None:
     options = ("--class", "one", "--url", server.url, "--out", tmp_path / "out")
     code, _, err = run("stream", "digits", "--seeds", "1", *options)
     assert (code, "digits takes an integer from 0 to 2: 0=zero" in err) == (1, True)
@@ -13,7 +20,7 @@ def test_classes_that_are_no_numbers_are_refused_everywhere(run, server, tmp_pat
     assert (code, "--class holds 'one'; give integers and ranges" in err) == (1, True)
 
 
-def test_stream_writes_every_image(run, server, tmp_path):
+def test_stream_writes_every_image(run: Run, server: ArithmeticServer, tmp_path: Path) -> None:
     code, out, _ = run(
         *("stream", "digits", "--seeds", "0-99", "--class", "0-2", "--out", tmp_path),
         *("--json", "--url", server.url),
@@ -26,10 +33,12 @@ def test_stream_writes_every_image(run, server, tmp_path):
     assert f"10 images of plain in {tmp_path}" in out
 
 
-def test_ctrl_c_ends_a_stream_and_says_what_came(run, server, tmp_path, monkeypatch):
+def test_ctrl_c_ends_a_stream_and_says_what_came(
+    run: Run, server: ArithmeticServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = StreamChunk.save
 
-    def save(self, folder):
+    def save(self: StreamChunk, folder: Path) -> list[Path]:
         if self.index >= 8:
             raise KeyboardInterrupt
         return whole(self, folder)

@@ -28,7 +28,8 @@ class Images:
         return self.size
 
     def __getitem__(self, index: int) -> np.ndarray[Any, Any]:
-        return self.client.generate("wide", seeds=index).images[0]
+        image: np.ndarray[Any, Any] = self.client.generate("wide", seeds=index).images[0]
+        return image
 
 
 def draw_seven(client: Client, answers: Any) -> None:
