@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngImageFile
 from latentry.clients import BadRequest, ModelInfo, Reply, ServerFault, ServerGone
 from latentry.clients.client import Client
 from latentry.clients.results import result_from_replies, samples_after_replies
-from latentry.clients.samples import Arguments, Samples, samples_from_arguments
+from latentry.clients.samples import CallerArguments, CheckedSamples, samples_from_arguments
 from latentry.clients.streams import StreamCursor
 from latentry.contract.images import Format, encode_image, png_with_text
 
@@ -160,13 +160,13 @@ def test_text_chunks_leave_the_picture_alone() -> None:
 def test_answers_that_are_not_what_was_asked(
     info: InfoOf, outputs: dict[str, NDArray[Any]], words: str
 ) -> None:
-    samples = samples_from_arguments(info("plain"), Arguments(seeds=[1, 2]))
+    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=[1, 2]))
     with pytest.raises(ServerFault, match=words):
         result_from_replies(samples, [Reply("1", outputs)])
 
 
 def test_parts_of_two_versions_make_no_result(info: InfoOf) -> None:
-    samples = samples_from_arguments(info("plain"), Arguments(seeds=[1, 2]))
+    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=[1, 2]))
     parts = [Reply(v, {"image": np.zeros((1, 6, 5, 3), np.uint8)}) for v in ("1", "2")]
     with pytest.raises(ServerFault, match="plain was replaced during the request"):
         result_from_replies(samples, parts)
@@ -176,8 +176,8 @@ def replaced(info: ModelInfo, **changes: Any) -> ModelInfo:
     return dataclasses.replace(info, **changes)
 
 
-def samples_of(client: Client) -> Samples:
-    return samples_from_arguments(client.info("plain"), Arguments(seeds=range(3)))
+def samples_of(client: Client) -> CheckedSamples:
+    return samples_from_arguments(client.info("plain"), CallerArguments(seeds=range(3)))
 
 
 def test_a_model_that_was_replaced_meanwhile_is_not_taken_for_the_old_one(client: Client) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from latentry.clients import BadRequest
 from latentry.clients.samples import (
     MAX_SAMPLES,
-    Arguments,
+    CallerArguments,
     check_chunk_size,
     samples_from_arguments,
     stream_requests,
@@ -151,11 +151,13 @@ def test_what_a_server_would_refuse_does_not_travel(
     info: InfoOf, model: str, arguments: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(BadRequest, match=words):
-        samples_from_arguments(info(model), Arguments(**arguments))
+        samples_from_arguments(info(model), CallerArguments(**arguments))
 
 
 def test_defaults_are_filled_in(info: InfoOf) -> None:
-    (request,) = unary_requests(samples_from_arguments(info("mapped"), Arguments(seeds=[3, 4])))
+    (request,) = unary_requests(
+        samples_from_arguments(info("mapped"), CallerArguments(seeds=[3, 4]))
+    )
     assert list(request) == ["seed", "truncation_psi"]
     assert request["seed"].tolist() == [[3], [4]]
     assert request["truncation_psi"].dtype == np.float32
@@ -164,7 +166,7 @@ def test_defaults_are_filled_in(info: InfoOf) -> None:
 
 @pytest.mark.parametrize("label", [2, np.int32(2), [2, 2], np.array([[2], [2]]), (2, 2)])
 def test_one_class_for_all_or_one_for_each(info: InfoOf, label: Any) -> None:
-    arguments = Arguments(seeds=[0, 2**32 - 1], class_label=label)
+    arguments = CallerArguments(seeds=[0, 2**32 - 1], class_label=label)
     (request,) = unary_requests(samples_from_arguments(info("digits"), arguments))
     assert request["class_label"].dtype == np.int64
     assert request["class_label"].tolist() == [[2], [2]]
@@ -174,7 +176,7 @@ def test_one_class_for_all_or_one_for_each(info: InfoOf, label: Any) -> None:
     "seeds", [7, np.int64(7), [7], (7,), {7: 8}.keys(), iter([7]), np.array([7])]
 )
 def test_seeds_come_in_many_shapes(info: InfoOf, seeds: Any) -> None:
-    samples = samples_from_arguments(info("plain"), Arguments(seeds=seeds))
+    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=seeds))
     assert samples.seeds is not None
     assert samples.seeds.tolist() == [7]
 
@@ -214,7 +216,7 @@ class Index:
     ],
 )
 def test_seeds_of_any_library(info: InfoOf, seeds: Any) -> None:
-    samples = samples_from_arguments(info("plain"), Arguments(seeds=seeds))
+    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=seeds))
     assert samples.seeds is not None
     assert samples.seeds.tolist() == [7]
 
@@ -223,7 +225,7 @@ def test_tensors_of_torch(info: InfoOf) -> None:
     torch = pytest.importorskip("torch")
 
     def rows(model: str, **arguments: Any) -> Rows:
-        return samples_from_arguments(info(model), Arguments(**arguments)).rows
+        return samples_from_arguments(info(model), CallerArguments(**arguments)).rows
 
     assert rows("plain", seeds=torch.tensor([1, 2])).values.tolist() == [[1], [2]]
     assert rows("plain", seeds=torch.tensor(5)).values.tolist() == [[5]]
@@ -245,20 +247,24 @@ def test_tensors_of_torch(info: InfoOf) -> None:
 
 def test_controls_are_read_once(info: InfoOf) -> None:
     labels = (label for label in (1, 2))
-    samples = samples_from_arguments(info("digits"), Arguments(seeds=[3, 4], class_label=labels))
+    samples = samples_from_arguments(
+        info("digits"), CallerArguments(seeds=[3, 4], class_label=labels)
+    )
     assert samples.rows.controls["class_label"].tolist() == [[1], [2]]
-    half = samples_from_arguments(info("mapped"), Arguments(seeds=1, truncation_psi=Fraction(1, 2)))
+    half = samples_from_arguments(
+        info("mapped"), CallerArguments(seeds=1, truncation_psi=Fraction(1, 2))
+    )
     assert half.rows.controls["truncation_psi"].tolist() == [[0.5]]
 
 
 @pytest.mark.parametrize("n", [np.int64(3), np.array(3), Index(), 3])
 def test_n_of_any_library(info: InfoOf, n: Any) -> None:
-    count = samples_from_arguments(info("plain"), Arguments(n=n)).rows.count
+    count = samples_from_arguments(info("plain"), CallerArguments(n=n)).rows.count
     assert count == (7 if isinstance(n, Index) else 3)
 
 
 def test_n_draws_seeds_once(info: InfoOf) -> None:
-    samples = samples_from_arguments(info("plain"), Arguments(n=20))
+    samples = samples_from_arguments(info("plain"), CallerArguments(n=20))
     assert samples.seeds is not None
     assert len(set(samples.seeds.tolist())) == 20
     sent = [request["seed"] for request in unary_requests(samples)]
@@ -266,26 +272,28 @@ def test_n_draws_seeds_once(info: InfoOf) -> None:
 
 
 def test_latents_of_another_type_are_brought_to_float32(info: InfoOf) -> None:
-    samples = samples_from_arguments(info("plain"), Arguments(z=[[1, 2, 3, 4.5]]))
+    samples = samples_from_arguments(info("plain"), CallerArguments(z=[[1, 2, 3, 4.5]]))
     (request,) = unary_requests(samples)
     assert request["z"].dtype == np.float32
     assert samples.seeds is None
 
 
 def test_format_is_sent_only_when_it_is_not_raw(info: InfoOf) -> None:
-    (raw,) = unary_requests(samples_from_arguments(info("plain"), Arguments(seeds=1)))
+    (raw,) = unary_requests(samples_from_arguments(info("plain"), CallerArguments(seeds=1)))
     assert "format" not in raw
-    (png,) = unary_requests(samples_from_arguments(info("plain"), Arguments(seeds=1, format="png")))
+    (png,) = unary_requests(
+        samples_from_arguments(info("plain"), CallerArguments(seeds=1, format="png"))
+    )
     assert png["format"].tolist() == [[b"png"]]
 
 
 def test_a_result_over_the_limit_is_refused_before_seeds_are_drawn(info: InfoOf) -> None:
     with pytest.raises(BadRequest, match=r"10000000 images of 6 x 5 x 3 .* Use stream"):
-        samples_from_arguments(info("plain"), Arguments(n=10_000_000), max_bytes=1000)
+        samples_from_arguments(info("plain"), CallerArguments(n=10_000_000), max_bytes=1000)
     with pytest.raises(BadRequest, match="more than one call takes"):
-        samples_from_arguments(info("plain"), Arguments(n=10**12))
+        samples_from_arguments(info("plain"), CallerArguments(n=10**12))
     with pytest.raises(BadRequest, match=f"it takes {MAX_SAMPLES}"):
-        samples_from_arguments(info("plain"), Arguments(seeds=itertools.count()))
+        samples_from_arguments(info("plain"), CallerArguments(seeds=itertools.count()))
 
 
 @pytest.mark.parametrize(
@@ -314,7 +322,7 @@ def test_no_more_is_read_than_can_be_used(
     given: dict[str, Any] = {argument: rows()}
     asked = replace(info("plain"), spec=wide) if model == "wide" else info(model)
     with pytest.raises(BadRequest, match=words):
-        samples_from_arguments(asked, Arguments(**given), max_bytes=max_bytes)
+        samples_from_arguments(asked, CallerArguments(**given), max_bytes=max_bytes)
     assert taken <= (4097 if model == "wide" else 101)
 
 
@@ -322,7 +330,7 @@ def test_no_more_is_read_than_can_be_used(
 def test_parts_cover_the_samples_in_order(info: InfoOf, count: int, size: int) -> None:
     model = info("digits", max_batch_size=size)
     labels = [seed % 3 for seed in range(count)]
-    samples = samples_from_arguments(model, Arguments(seeds=range(count), class_label=labels))
+    samples = samples_from_arguments(model, CallerArguments(seeds=range(count), class_label=labels))
     requests = unary_requests(samples)
     for request in requests:
         rows_from_request(model.spec, request, most=size)
@@ -340,7 +348,7 @@ def test_stream_requests_mean_the_samples_in_order(
 ) -> None:
     labels = 1 if one_class else [seed % 3 for seed in seeds]
     model = info("digits")
-    samples = samples_from_arguments(model, Arguments(seeds=seeds, class_label=labels))
+    samples = samples_from_arguments(model, CallerArguments(seeds=seeds, class_label=labels))
     asked = [
         stream_from_request(model.spec, request, max_batch_size=model.max_batch_size)
         for request in stream_requests(samples, start)
@@ -352,7 +360,7 @@ def test_stream_requests_mean_the_samples_in_order(
 
 
 def test_a_range_travels_as_its_first_seed_and_a_count(info: InfoOf) -> None:
-    samples = samples_from_arguments(info("plain"), Arguments(seeds=range(5, 10_000)))
+    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=range(5, 10_000)))
     requests = list(stream_requests(samples, 0, chunk_size=16))
     assert [r["count"].tolist() for r in requests] == [[4096], [4096], [1803]]
     assert [r["seed"].tolist() for r in requests] == [[5], [4101], [8197]]
@@ -361,7 +369,7 @@ def test_a_range_travels_as_its_first_seed_and_a_count(info: InfoOf) -> None:
 
 
 def test_latents_and_formats_of_a_stream(info: InfoOf) -> None:
-    samples = samples_from_arguments(info("plain"), Arguments(z=Z, format="webp"))
+    samples = samples_from_arguments(info("plain"), CallerArguments(z=Z, format="webp"))
     (request,) = stream_requests(samples)
     assert request["z"].shape == (3, 4)
     assert request["format"].tolist() == [b"webp"]
