@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from latentry.clients.transports.channel import host_from_url
 from latentry.contract.system import is_loopback
 
 _EVERY_S = 0.2
@@ -110,9 +111,9 @@ def served_configuration(url: str, model: str) -> dict[str, int]:
 def _listening_process(url: str) -> Any:
     import psutil
 
-    host, _, port = url.rpartition(":")
-    if not is_loopback(host):
+    if not is_loopback(host_from_url(url)):
         return None
+    port = url.rpartition(":")[2]
     try:
         for connection in psutil.net_connections(kind="tcp"):
             if connection.status == psutil.CONN_LISTEN and getattr(
