@@ -83,6 +83,18 @@ def test_a_rate_is_kept_and_the_warm_up_is_not_counted(clock: Clock) -> None:
     assert result.late_s == pytest.approx(0)
 
 
+def test_a_second_of_the_same_comes_before(clock: Clock) -> None:
+    server = Server(clock, 0.001)
+    start = clock.perf_counter()
+    opened = run_open(server, rate=100, duration_s=2, arrivals="constant")
+    assert clock.perf_counter() - start == pytest.approx(3, abs=0.02)
+    assert opened.sent == pytest.approx(200, abs=1)
+    start = clock.perf_counter()
+    closed = run_closed(server, outstanding=1, duration_s=2)
+    assert clock.perf_counter() - start == pytest.approx(3, abs=0.02)
+    assert closed.completed == pytest.approx(2000, abs=2)
+
+
 def test_latency_counts_from_when_a_request_was_due(clock: Clock) -> None:
     """One worker of 20 ms at 100 a second falls behind; a closed loop would not notice."""
     result = run_open(Server(clock, 0.02), rate=100, duration_s=1, warm_up_s=0, arrivals="constant")
