@@ -13,12 +13,11 @@ from PIL import Image
 
 from latentry.clients.samples import Samples
 from latentry.contract.errors import ServerFault
+from latentry.contract.formats import Format, format_from_text
 from latentry.contract.images import (
-    Format,
     Uint8,
     decode_image,
     encode_image,
-    format_from_text,
     grid_from_images,
     pil_from_uint8,
     png_with_text,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from latentry.clients.arrays import converting, integer, integers, numbers, without_generators
 from latentry.contract.errors import BadRequest
-from latentry.contract.images import Format, format_from_text
+from latentry.contract.formats import Format, format_from_text
 from latentry.contract.seeds import MAX_SEED, check_seed, check_seeds, draw_seeds
 from latentry.contract.spec import Input
 from latentry.contract.transport import ModelInfo

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.images import Format, format_from_text
+from latentry.contract.formats import Format, format_from_text
 from latentry.contract.seeds import MAX_SEED
 from latentry.contract.spec import LATENT_ROLES, GeneratorSpec, Role
 

@@ -11,7 +11,7 @@ from latentry.clients.client import Client
 from latentry.clients.ranges import parse_classes, parse_seeds
 from latentry.clients.samples import MAX_SAMPLES
 from latentry.contract.errors import BadRequest, LatentryError
-from latentry.contract.images import format_from_text
+from latentry.contract.formats import format_from_text
 from latentry.contract.spec import Role
 from latentry.contract.transport import ModelInfo
 

@@ -23,7 +23,8 @@ from latentry.contract.errors import (
     ServerFault,
 )
 from latentry.contract.files import read_regular
-from latentry.contract.images import Format, encode_image
+from latentry.contract.formats import Format
+from latentry.contract.images import encode_image
 from latentry.contract.seeds import LatentDrawer
 from latentry.contract.spec import GeneratorSpec, Role
 from latentry.contract.wire import Arrays, Rows, rows_from_request

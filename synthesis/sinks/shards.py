@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import features as pillow_features
 
 from latentry.contract.files import parse_json
-from latentry.contract.images import Format, Uint8, decode_image, encode_image
+from latentry.contract.formats import Format
+from latentry.contract.images import Uint8, decode_image, encode_image
 from latentry.contract.npy import read_npy
 from latentry.contract.spec import ImageOutput, Role
 from latentry.synthesis.job import OutputPart

@@ -10,12 +10,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from latentry.contract.errors import BadRequest
+from latentry.contract.formats import Format, format_from_text
 from latentry.contract.images import (
-    Format,
     Uint8,
     decode_image,
     encode_image,
-    format_from_text,
     grid_from_images,
     png_from_uint8,
     png_with_text,

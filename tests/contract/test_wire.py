@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.images import Format
+from latentry.contract.formats import Format
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.wire import rows_from_request
 

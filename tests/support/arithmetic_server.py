@@ -12,7 +12,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from latentry.clients import ModelInfo, NotFound, Reply
 from latentry.contract.errors import LatentryError
-from latentry.contract.images import Format, encode_image
+from latentry.contract.formats import Format
+from latentry.contract.images import encode_image
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.wire import rows_from_request
 from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
