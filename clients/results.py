@@ -13,7 +13,6 @@ from PIL import Image
 
 from latentry.clients.samples import CheckedSamples
 from latentry.contract.errors import ServerFault
-from latentry.contract.formats import Format, format_from_text
 from latentry.contract.images import (
     Uint8,
     decode_image,
@@ -24,6 +23,7 @@ from latentry.contract.images import (
 )
 from latentry.contract.spec import Role
 from latentry.contract.transport import ModelInfo, Reply
+from latentry.contract.wire import Format, format_from_text
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.formats import Format
+from latentry.contract.wire import Format
 
 Uint8 = NDArray[np.uint8]
 

@@ -10,7 +10,6 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.formats import Format, format_from_text
 from latentry.contract.images import (
     Uint8,
     decode_image,
@@ -20,6 +19,7 @@ from latentry.contract.images import (
     png_with_text,
     uint8_from_sample,
 )
+from latentry.contract.wire import Format, format_from_text
 
 IMAGES = st.sampled_from([(5, 7, 3), (4, 4, 1), (1, 1, 3)]).flatmap(lambda s: arrays(np.uint8, s))
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.formats import Format
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.wire import rows_from_request
+from latentry.contract.wire import Format, rows_from_request
 
 Z = {"role": "z", "shape": [4]}
 LABEL = {"role": "class_label", "classes": ["cat", "dog"]}
