@@ -10,9 +10,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from synthesis_jobs import (
+from jobs.runs import (
     SHARDS,
-    STRACE,
     JobRun,
     Kills,
     crash_at,
@@ -20,6 +19,7 @@ from synthesis_jobs import (
     end,
     kill_until_done,
     local_run,
+    needs_strace,
     traced,
     tree,
     work_seconds,
@@ -32,7 +32,6 @@ from latentry.synthesis.run import run_job
 from latentry.synthesis.shard_making import Origin
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
-needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 
 KILLS = 300
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs.runs import flip, tree
 
 from latentry.cli.common import console
 from latentry.cli.main import main
@@ -49,10 +50,6 @@ def begun(made: Path, tmp_path: Path) -> Path:
     return out
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def go_on(out: Path | str, repository: Path, **options: Any) -> list[str]:
     """Run the job, and return what it says of shards that were not sound."""
     told: list[str] = []
@@ -60,12 +57,6 @@ def go_on(out: Path | str, repository: Path, **options: Any) -> list[str]:
         JOB, Origin(repository), str(out), on_fault=lambda text, _: told.append(text), **options
     )
     return told
-
-
-def flip(path: Path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
 
 
 # --- finished shards ----------------------------------------------------------------------------

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running_server import RunningServer, run_server
-from synthesis_jobs import (
+from jobs.runs import (
     JobRun,
     children_of,
     end,
@@ -21,6 +20,7 @@ from synthesis_jobs import (
     wait_until,
     write_job,
 )
+from running_server import RunningServer, run_server
 
 from latentry.clients import Client, LatentryError
 from latentry.serving.entries.manifest import MANIFEST_FILE, manifest_bytes

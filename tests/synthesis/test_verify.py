@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jobs.runs import flip
 
 from latentry.contract.errors import JobError, NotFound
 from latentry.synthesis import verify as verification
@@ -238,12 +239,6 @@ def test_what_another_model_drew_is_not_judged(out: Path, tmp_path: Path) -> Non
 
 
 # --- faults -------------------------------------------------------------------------------------
-
-
-def flip(path: Path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
 
 
 def test_a_flipped_bit_is_found_in_every_file(made: Path, tmp_path: Path) -> None:

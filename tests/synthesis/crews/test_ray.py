@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from synthesis_jobs import JobRun, end, is_running, local_run, tree, wait_until, write_job
+from jobs.runs import JobRun, end, is_running, local_run, tree, wait_until, write_job
 
 from latentry.synthesis.job import job_from_file
 from latentry.synthesis.run import run_job
