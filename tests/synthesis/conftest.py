@@ -28,7 +28,7 @@ def run(
     def call(*arguments: object) -> Answer:
         command = ["synthesize", *map(str, arguments)]
         if "--help" not in command and "status" not in command:
-            command += ["--engine", "local", "--repository", str(repository)]
+            command += ["--draw-with", "local", "--repository", str(repository)]
         if "--workers" not in command and "--help" not in command and "status" not in command:
             command += ["--workers", "1"]
         code = main(command)
@@ -43,7 +43,14 @@ def made(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a whole job of digits; no test may change it."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "job.toml").write_text(DIGITS)
-    command = ["synthesize", folder / "job.toml", "--out", folder / "digits", "--engine", "local"]
+    command = [
+        "synthesize",
+        folder / "job.toml",
+        "--out",
+        folder / "digits",
+        "--draw-with",
+        "local",
+    ]
     options = ["--repository", repository, "--workers", 1, "--json"]
     assert main([str(word) for word in [*command, *options]]) == 0
     return folder / "digits"

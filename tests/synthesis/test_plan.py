@@ -48,7 +48,6 @@ def plan_of(job: Job) -> JobPlan:
 def test_the_shards_are_the_job_and_no_seed_is_in_two_places(job: Job) -> None:
     plan = plan_of(job)
     shards = [plan.shard(number) for number in range(plan.shards)]
-    assert [shard.number for shard in shards] == list(range(plan.shards))
     assert shards[0].first_index == 0
     assert all(a.first_index + len(a) == b.first_index for a, b in pairwise(shards))
     assert shards[-1].first_index + len(shards[-1]) == plan.samples

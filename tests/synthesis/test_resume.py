@@ -226,7 +226,16 @@ def test_the_command_says_in_one_line_which_shard_was_made_again_and_why(
     )
     flip(begun / SHARD, 1000)
     found = hashlib.sha256((begun / SHARD).read_bytes()).hexdigest()
-    command = ["synthesize", job, "--out", begun, "--engine", "local", "--repository", repository]
+    command = [
+        "synthesize",
+        job,
+        "--out",
+        begun,
+        "--draw-with",
+        "local",
+        "--repository",
+        repository,
+    ]
     assert main([*map(str, command), "--workers", str(workers), "--json"]) == 0
     line = f"{begun / SHARD} was changed: its SHA-256 is {found}, its record says "
     (told,) = [text for text in capsys.readouterr().err.splitlines() if SHARD in text]

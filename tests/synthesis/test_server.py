@@ -79,7 +79,7 @@ def job(running: RunningServer, tmp_path: Path) -> JobRun:
 
 def server_run(job: Path, out: Path, url: str) -> JobRun:
     """Return the run of a job with a server."""
-    return JobRun(job, out, ("--engine", "server", "--url", url, "--workers", "2"))
+    return JobRun(job, out, ("--draw-with", "server", "--url", url, "--workers", "2"))
 
 
 def is_busy(url: str) -> bool:

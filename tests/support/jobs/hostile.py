@@ -65,7 +65,7 @@ def make_jobs(folder: Path, repository: Path) -> list[Path]:
 
 def command(what: str, folder: Path, repository: Path) -> list[str]:
     """Return the arguments that run, verify or look at the job in ``folder``."""
-    options = ["--engine", "local", "--repository", str(repository), "--workers", "1"]
+    options = ["--draw-with", "local", "--repository", str(repository), "--workers", "1"]
     return {
         "run": ["synthesize", str(folder / "job.toml"), "--out", str(folder / "out"), *options],
         "verify": ["synthesize", "verify", str(folder / "out"), *options],

@@ -165,7 +165,7 @@ def write_job(folder: Path, text: str = DIGITS, name: str = "job.toml") -> Path:
 
 def local_run(job: Path, out: Path, repository: Path, *options: str, workers: int = 1) -> JobRun:
     """Return the run of a job without a server."""
-    fixed = ("--engine", "local", "--repository", str(repository), "--workers", str(workers))
+    fixed = ("--draw-with", "local", "--repository", str(repository), "--workers", str(workers))
     return JobRun(job, out, (*fixed, *options))
 
 

@@ -93,7 +93,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def job(repository: Path, tmp_path: Path, cluster: Cluster) -> JobRun:
     """Return a run of the job on the cluster."""
-    options = ("--engine", "ray", "--address", cluster.address, "--repository", str(repository))
+    options = ("--draw-with", "ray", "--address", cluster.address, "--repository", str(repository))
     return JobRun(write_job(tmp_path, TEXT), tmp_path / "out", options)
 
 
@@ -149,7 +149,7 @@ def test_a_second_command_is_refused_and_takes_over_once_the_first_is_dead(
 def test_ray_on_this_machine_ends_with_the_command(
     repository: Path, tmp_path: Path, expected: dict[str, bytes], number: signal.Signals
 ) -> None:
-    options = ("--engine", "ray", "--workers", "2", "--repository", str(repository))
+    options = ("--draw-with", "ray", "--workers", "2", "--repository", str(repository))
     job = JobRun(write_job(tmp_path, TEXT), tmp_path / "out", options)
     process = job.start()
     try:
