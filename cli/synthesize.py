@@ -1,5 +1,6 @@
 """``latentry synthesize``: make a job, verify one, tell how far it is."""
 
+import difflib
 import os
 import signal
 import time
@@ -52,8 +53,12 @@ class _RunByDefault(TyperGroup):
     """``synthesize JOB.toml`` is ``synthesize run JOB.toml``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put ``run`` before what names no subcommand."""
-        if not args or args[0] not in self.commands:
+        """Put ``run`` before what names no subcommand, unless it is nearly one and no file."""
+        name = args[0] if args else ""
+        if name not in self.commands:
+            near = difflib.get_close_matches(name, self.commands, n=1)
+            if near and not Path(name).suffix and not Path(name).exists():
+                ctx.fail(f"there is no command {name}; did you mean {near[0]}?")
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -69,7 +74,13 @@ DrawWithOption = Annotated[
 RepositoryOption = Annotated[
     Path, typer.Option(help="The model repository, for --draw-with local and ray.")
 ]
-RetryOption = Annotated[float, typer.Option(help="Wait so many seconds for a busy or lost server.")]
+RetryOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Wait so many seconds for a server that is busy, lost or not there yet; if left out "
+        f"{DEFAULT_RETRY_FOR_S:g} for one that was there."
+    ),
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option(min=1, help="Processes; if left out one for each core, 4 with a server."),
@@ -93,7 +104,7 @@ def run(
     address: Annotated[
         str | None, typer.Option(help="Address of the Ray cluster; a local one if left out.")
     ] = None,
-    retry_for_s: RetryOption = DEFAULT_RETRY_FOR_S,
+    retry_for_s: RetryOption = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Make only the shards with the first so many samples.")
     ] = None,
@@ -161,7 +172,7 @@ def verify(
 
         latentry synthesize verify digits/ --draw-with local --samples 500
     """
-    origin = _origin(draw_with, server, repository, DEFAULT_RETRY_FOR_S) if samples else None
+    origin = _origin(draw_with, server, repository) if samples else None
     count = workers or len(os.sched_getaffinity(0))
     record = read_job(storage_from_url(out))
     with progress_bar("verify", record.samples, quiet=as_json) as progress:
@@ -212,7 +223,9 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
         raise typer.Exit(EXIT_FAULT)
 
 
-def _origin(draw_with: DrawWith, server: Server, repository: Path, retry_for_s: float) -> Origin:
+def _origin(
+    draw_with: DrawWith, server: Server, repository: Path, retry_for_s: float | None = None
+) -> Origin:
     if draw_with is DrawWith.SERVER:
         return Origin(server=server, retry_for_s=retry_for_s)
     if server != DEFAULT_SERVER:

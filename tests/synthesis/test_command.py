@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from arithmetic_server import ArithmeticServer
 from jobs.command import COUNTS, DIGITS, Run, json_of, write
+from jobs.runs import JobRun, end, tree, write_job
 
 from latentry.cli.main import main
 from latentry.clients import Client
@@ -132,6 +134,44 @@ def test_a_server_that_was_never_there_is_told_at_once(run: Run, tmp_path: Path)
         code = main(["synthesize", str(tmp_path / "job.toml"), "--url", url])
     assert code == 75
     assert time.monotonic() - started < DEFAULT_RETRY_FOR_S / 2
+
+
+def test_a_server_that_comes_late_is_waited_for_where_that_is_asked_for(tmp_path: Path) -> None:
+    job = write_job(tmp_path, 'model = "plain"\n[samples]\nseeds = "0-7"\n')
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        nobody.settimeout(60)
+        port = nobody.getsockname()[1]
+        options = ("--url", f"127.0.0.1:{port}", "--workers", "1", "--retry-for-s", "120")
+        process = JobRun(job, tmp_path / "out", options).start()
+        for _ in range(4):  # longer than anybody asks who does not wait
+            nobody.accept()[0].close()
+    server = ArithmeticServer(port)
+    try:
+        _, message = process.communicate(timeout=240)
+    finally:
+        end(process)
+        server.stop()
+    assert process.returncode == 0, message
+    assert "index.json" in tree(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("verfy", "verify"), ("statsu", "status"), ("rnu", "run")]
+)
+@pytest.mark.parametrize("rest", [[], ["x"], ["x", "--json"]])
+def test_a_command_that_is_mistyped_is_named(
+    capsys: pytest.CaptureFixture[str], typed: str, meant: str, rest: list[str]
+) -> None:
+    assert main(["synthesize", typed, *rest]) == 2
+    error = " ".join(capsys.readouterr().err.replace("\u2502", " ").split())
+    assert f"there is no command {typed}; did you mean {meant}?" in error
+
+
+@pytest.mark.parametrize("name", ["verfy", "verify.toml"])
+def test_a_job_may_have_nearly_the_name_of_a_command(run: Run, name: str) -> None:
+    if name == "verify.toml":
+        assert "verify.toml cannot be read: No such file" in run(name)[2]
+    assert run(write('model = "wide"\n[samples]\nseeds = "0-3"\n', name), "--out", "out")[0] == 0
 
 
 def test_status_sees_a_shard_that_is_gone(run: Run, tmp_path: Path) -> None:
