@@ -20,16 +20,13 @@ from jobs.runs import (
     kill_until_done,
     local_run,
     needs_strace,
+    run_here,
     traced,
     tree,
     work_seconds,
     workers_of,
     write_job,
 )
-
-from latentry.synthesis.job import job_from_file
-from latentry.synthesis.run import run_job
-from latentry.synthesis.shard_making import Origin
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -40,7 +37,7 @@ KILLS = 300
 def expected(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return the files of a job that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    run_job(job_from_file(write_job(folder)), Origin(repository=repository), str(folder / "out"))
+    run_here(write_job(folder), folder / "out", repository)
     return tree(folder / "out")
 
 

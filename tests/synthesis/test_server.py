@@ -16,6 +16,7 @@ from jobs.runs import (
     end,
     is_running,
     local_run,
+    run_here,
     tree,
     wait_until,
     write_job,
@@ -25,9 +26,6 @@ from running_server import RunningServer, run_server
 from latentry.clients import Client, LatentryError
 from latentry.serving.entries.manifest import MANIFEST_FILE, manifest_bytes
 from latentry.serving.entries.repository import newest_entries
-from latentry.synthesis.job import job_from_file
-from latentry.synthesis.run import run_job
-from latentry.synthesis.shard_making import Origin
 
 pytestmark = pytest.mark.server
 
@@ -66,8 +64,7 @@ def running(narrow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def expected(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return the files of the job, made without a server."""
     folder = tmp_path_factory.mktemp("whole")
-    path = write_job(folder, TEXT)
-    run_job(job_from_file(path), Origin(repository=repository), str(folder / "out"))
+    run_here(write_job(folder, TEXT), folder / "out", repository)
     return tree(folder / "out")
 
 

@@ -20,8 +20,8 @@ from latentry.synthesis.job import job_from_file
 from latentry.synthesis.records import Totals
 from latentry.synthesis.run import run_job
 from latentry.synthesis.shard_making import Origin
+from latentry.synthesis.storage.lock import LOCK_FILE
 
-LOCK_FILE = "job.lock"
 STRACE = shutil.which("strace")
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 SHARDS = 24

@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
-from jobs.runs import JobRun, end, is_running, local_run, tree, wait_until, write_job
+from jobs.runs import JobRun, end, is_running, local_run, run_here, tree, wait_until, write_job
 
-from latentry.synthesis.job import job_from_file
-from latentry.synthesis.run import run_job
-from latentry.synthesis.shard_making import Origin
+from latentry.contract.errors import ServerGone
+from latentry.synthesis.records import JobRecord
+from latentry.synthesis.shard_making import Origin, Work
 
 pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
@@ -42,6 +42,7 @@ for line in sys.stdin:
     nodes.append(cluster.add_node(num_cpus=1))
 cluster.shutdown()
 """
+QUIET = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 class Cluster:
@@ -75,7 +76,7 @@ def cluster() -> Iterator[Cluster]:
     command = [sys.executable, "-W", "ignore", "-c", CLUSTER]
     pipe: Any = subprocess.PIPE
     with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=QUIET
     ) as process:
         below: list[psutil.Process] = []
         try:
@@ -101,9 +102,29 @@ def job(repository: Path, tmp_path: Path, cluster: Cluster) -> JobRun:
 def expected(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return the files of the job, made without Ray."""
     folder = tmp_path_factory.mktemp("whole")
-    path = write_job(folder, TEXT)
-    run_job(job_from_file(path), Origin(repository=repository), str(folder / "out"))
+    run_here(write_job(folder, TEXT), folder / "out", repository)
     return tree(folder / "out")
+
+
+def test_ray_tells_nobody_of_its_use_unless_somebody_wants_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from latentry.synthesis.crews.ray import RayCrew
+
+    told: list[str] = []
+
+    def init(**_: object) -> None:
+        told.append(os.environ["RAY_USAGE_STATS_ENABLED"])
+        raise ConnectionError
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    work = Work(JobRecord.model_construct(), Origin(), "")
+    for _ in range(2):
+        with pytest.raises(ServerGone):
+            next(RayCrew(None, 1)(work, [0], lambda _: None))
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    assert told == ["0", "1"]
 
 
 def test_killed_workers_and_a_killed_node_change_nothing(
