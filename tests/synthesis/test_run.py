@@ -14,7 +14,8 @@ from PIL import Image
 
 from latentry.clients import Client
 from latentry.serving.entries.manifest import file_record
-from latentry.serving.entries.repository import newest_entries, publish
+from latentry.serving.entries.publishing import publish
+from latentry.serving.entries.repository import newest_entries
 from latentry.synthesis.job import Job
 from latentry.synthesis.records import read_job
 from latentry.synthesis.run import run_job
