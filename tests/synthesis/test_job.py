@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jobs.specs import DIGITS, MAPPED, PLAIN, controls_of
+from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.seeds import MAX_SEED, draw_uniform
@@ -36,7 +37,7 @@ def test_fixed_controls_and_the_models_default() -> None:
 
 @given(SEEDS, st.data())
 def test_a_drawn_control_depends_on_the_samples_seed_alone(
-    seeds: np.ndarray, data: st.DataObject
+    seeds: NDArray[np.int64], data: st.DataObject
 ) -> None:
     job = job_with(class_label={"choice": "0-3"}, truncation_psi={"uniform": [0.3, 0.9]})
     whole = controls_of(job, seeds)

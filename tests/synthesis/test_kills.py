@@ -12,7 +12,6 @@ from random import Random
 
 import pytest
 from jobs.runs import (
-    LOCK_FILE,
     SHARDS,
     JobRun,
     Kills,
@@ -25,11 +24,12 @@ from jobs.runs import (
     needs_strace,
     traced,
     tree,
-    wait_until,
     work_seconds,
 )
+from running_server import wait_until
 
 from latentry.synthesis.storage.local_folder import LocalFolder
+from latentry.synthesis.storage.lock import LOCK_FILE
 
 
 @pytest.mark.parametrize("workers", [1, 2])

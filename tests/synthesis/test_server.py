@@ -10,18 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from jobs.runs import (
-    JobRun,
-    children_of,
-    end,
-    is_running,
-    local_run,
-    run_here,
-    tree,
-    wait_until,
-    write_job,
-)
-from running_server import RunningServer, run_server
+from jobs.runs import JobRun, children_of, end, is_running, local_run, run_here, tree, write_job
+from running_server import RunningServer, run_server, wait_until
 
 from latentry.clients import Client, LatentryError
 from latentry.serving.entries.manifest import MANIFEST_FILE, manifest_bytes

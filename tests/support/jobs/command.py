@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 DIGITS = """
@@ -45,7 +46,7 @@ def json_of(answer: Answer) -> dict[str, Any]:
     return value
 
 
-def samples_in(folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def samples_in(folder: Path) -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
     """Yield (what is said of it, its pixels [H, W] or [H, W, 3]) of every sample."""
     for shard in sorted(folder.glob("*.tar")):
         with tarfile.open(shard) as tar:

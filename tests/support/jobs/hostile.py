@@ -158,7 +158,12 @@ def _replace(path: Path, random: Random) -> str:
     elif kind == "folder":
         path.mkdir()
     else:
-        places = {"zero": "/dev/zero", "null": "/dev/null", "tty": "/dev/tty", "loop": path}
+        places: dict[str, str | Path] = {
+            "zero": "/dev/zero",
+            "null": "/dev/null",
+            "tty": "/dev/tty",
+            "loop": path,
+        }
         path.symlink_to(places.get(kind, "/nowhere/at/all"))
     return kind
 

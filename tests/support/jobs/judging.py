@@ -51,9 +51,8 @@ def part_of(batch: Candidates, part: slice) -> Candidates:
 
 def enlarged(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Return uint8 [N, H, W, 1] in another size."""
-    return np.stack(
-        [np.asarray(Image.fromarray(image[..., 0]).resize((size, size))) for image in images]
-    )[..., None]
+    pictures = [Image.fromarray(image[..., 0]).resize((size, size)) for image in images]
+    return np.stack([np.asarray(picture, np.uint8)[..., None] for picture in pictures])
 
 
 HOOKS = """

@@ -4,7 +4,6 @@ import os
 import signal
 
 from jobs.runs import (
-    LOCK_FILE,
     JobRun,
     children_of,
     end,
@@ -13,11 +12,12 @@ from jobs.runs import (
     needs_strace,
     traced,
     tree,
-    wait_until,
     workers_of,
 )
+from running_server import wait_until
 
 from latentry.synthesis.records import JOB_FILE
+from latentry.synthesis.storage.lock import LOCK_FILE
 
 
 def test_a_killed_command_leaves_no_worker_and_the_next_one_takes_over_at_once(

@@ -13,11 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
-from jobs.runs import JobRun, end, is_running, local_run, run_here, tree, wait_until, write_job
+from jobs.runs import JobRun, end, is_running, local_run, run_here, tree, write_job
+from running_server import wait_until
 
 from latentry.contract.errors import ServerGone
-from latentry.synthesis.records import JobRecord
-from latentry.synthesis.shard_making import Origin, Work
 
 pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
@@ -112,6 +111,7 @@ def test_ray_tells_nobody_of_its_use_unless_somebody_wants_it(
     from latentry.synthesis.crews.ray import RayCrew
 
     told: list[str] = []
+    no_work: Any = None
 
     def init(**_: object) -> None:
         told.append(os.environ["RAY_USAGE_STATS_ENABLED"])
@@ -119,10 +119,9 @@ def test_ray_tells_nobody_of_its_use_unless_somebody_wants_it(
 
     monkeypatch.setattr("ray.init", init)
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
-    work = Work(JobRecord.model_construct(), Origin(), "")
     for _ in range(2):
         with pytest.raises(ServerGone):
-            next(RayCrew(None, 1)(work, [0], lambda _: None))
+            next(RayCrew(None, 1)(no_work, [0], lambda _: None))
         monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     assert told == ["0", "1"]
 

@@ -32,7 +32,7 @@ def npz_of(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
-NPZS = {
+NPZS: dict[str, dict[str, Any]] = {
     "many images": {"images": np.zeros((60_000, 32, 32, 1), np.uint8)},
     "images of another kind": {"images": np.zeros((1, 4, 4, 1), np.float64)},
     "many seeds": {"seed": np.zeros(10_000_000, np.int64)},

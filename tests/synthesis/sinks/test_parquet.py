@@ -30,7 +30,7 @@ pytest.importorskip("pyarrow", reason="Parquet needs the extra [synthesis]")
 
 
 @pytest.mark.parametrize("image_format", ["png", "webp", "raw", "none"])
-def test_parquet_reads_with_columns_of_their_types(tmp_path: Path, image_format: str) -> None:
+def test_parquet_reads_with_columns_of_their_types(tmp_path: Path, image_format: Any) -> None:
     import pyarrow
     import pyarrow.dataset
     import pyarrow.parquet
@@ -87,7 +87,7 @@ def test_without_images_the_recorded_hash_is_read() -> None:
     assert [plain(sample) for sample in found] == [plain(sample) for sample in samples]
 
 
-def table_of(rows: int = 1, written: Any = None, **columns: Any) -> Callable[[], bytes]:
+def table_of(rows: Any = 1, written: Any = None, **columns: Any) -> Callable[[], bytes]:
     """Return what writes a table; ``written`` says how."""
 
     def write() -> bytes:

@@ -7,13 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jobs.runs import (
-    LOCK_FILE,
-    JobRun,
-    needs_strace,
-    traced,
-    tree,
-)
+from jobs.runs import JobRun, needs_strace, traced, tree
+
+from latentry.synthesis.storage.lock import LOCK_FILE
 
 
 @needs_strace

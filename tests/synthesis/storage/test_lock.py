@@ -83,7 +83,7 @@ def leave_lock(folder: LocalFolder) -> Callable[..., dict[str, Any]]:
 
     def leave(**changes: Any) -> dict[str, Any]:
         with folder.locked():
-            owner = json.loads((folder.path / LOCK_FILE).read_bytes())
+            owner: dict[str, Any] = json.loads((folder.path / LOCK_FILE).read_bytes())
         owner |= changes
         (folder.path / LOCK_FILE).write_text(json.dumps(owner))
         return owner
@@ -164,7 +164,8 @@ def test_a_lock_file_that_a_crash_left_empty_or_torn_stops_nobody(
 def test_a_lock_that_its_owner_removed_meanwhile_is_no_lock(
     folder: LocalFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flock, calls = fcntl.flock, []
+    flock = fcntl.flock
+    calls: list[int] = []
 
     def late(descriptor: int, operation: int) -> None:
         if not calls:  # the owner before ends between our opening the file and our locking it
@@ -202,9 +203,12 @@ print(won)
 @linux
 def test_of_several_contenders_one_is_inside_at_a_time(folder: LocalFolder, tmp_path: Path) -> None:
     command = [sys.executable, "-c", CONTEND, str(folder.path), str(tmp_path / "witness")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(4)]
+    pipe = subprocess.PIPE
+    processes = [
+        subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(4)
+    ]
     for process in processes:
+        assert process.stdout
         assert process.stdout.readline() == "ready\n"
     answers = [process.communicate("go")[1] for process in processes]
     assert [process.returncode for process in processes if process.returncode not in (0, 7)] == []
