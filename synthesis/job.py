@@ -8,6 +8,7 @@ import bisect
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,7 +63,8 @@ class _Strict(BaseModel):
 
 def _check_number(value: object) -> object:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):  # type: ignore[arg-type]  # a number by now
+    # Compared, as an integer that is beyond all floats cannot be asked whether it is finite.
+    if not is_number or not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
         raise ValueError(
             f'holds {_shown(value)}; give a number, {{ choice = [0, 1] }}, {{ choice = "0-9" }} or '
             "{ uniform = [0.5, 1] }"

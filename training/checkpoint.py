@@ -279,7 +279,7 @@ def _read_header(path: Path) -> dict[str, _Entry]:
             name: _Entry(tuple(item["shape"]), _DTYPES[item["dtype"]])
             for name, item in declared.items()
         }
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} has a damaged safetensors header ({error!r}); copy it again from its origin"
         ) from error
