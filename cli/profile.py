@@ -23,8 +23,9 @@ from latentry.cli.common.exit_codes import EXIT_FAULT, EXIT_INTERRUPTED
 from latentry.cli.common.server_options import talks_to_server
 from latentry.clients.client import Client
 from latentry.clients.server import DEFAULT_SERVER, Server
-from latentry.clients.transports.channel import address_from_arguments, is_loopback
+from latentry.clients.transports.channel import address_from_arguments, host_from_url
 from latentry.contract.errors import BadRequest, LatentryError
+from latentry.contract.system import is_loopback
 from latentry.contract.transport import ModelInfo
 from latentry.profiling.extras import (
     ClientOverhead,
@@ -287,7 +288,7 @@ def _hold(
     quiet: bool,
 ) -> SloAnswer:
     """Answer for the running server, then search; an interrupted search is kept."""
-    from latentry.serving.entries.repository import most_proved_batch
+    from latentry.serving.entries.tuning import most_proved_batch
 
     start = time.monotonic()
     configuration = served_configuration(url, info.name)
@@ -304,7 +305,7 @@ def _hold(
     state = SearchState.open(out, key)
     console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
     no_search = ""
-    if budget_s and not is_loopback(url):
+    if budget_s and not is_loopback(host_from_url(url)):
         no_search = (
             f"Only the running server was asked: {url} may be another machine, and what is tried "
             "here would say nothing of it. Search there, with a loopback address."

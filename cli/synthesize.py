@@ -18,6 +18,7 @@ from latentry.cli.common.exit_codes import EXIT_FAULT, EXIT_INTERRUPTED
 from latentry.cli.common.server_options import talks_to_server
 from latentry.clients.server import DEFAULT_SERVER, Server
 from latentry.contract.errors import BadRequest
+from latentry.synthesis.crews.crew import Crew, make_here
 from latentry.synthesis.job import Job, job_from_file
 from latentry.synthesis.records import (
     CONTACT_SHEET_FILE,
@@ -27,10 +28,10 @@ from latentry.synthesis.records import (
     made_shards,
     read_job,
 )
-from latentry.synthesis.run import Crew, make_here, open_record, run_job
+from latentry.synthesis.run import open_record, run_job
 from latentry.synthesis.shard_making import DEFAULT_RETRY_FOR_S, Origin, SampleDrawer
 from latentry.synthesis.sinks.shards import shard_bytes
-from latentry.synthesis.storage.storage import storage_from_url
+from latentry.synthesis.storage.urls import storage_from_url
 from latentry.synthesis.verify import verify_job
 
 _REPOSITORY = Path("model_repository")
@@ -230,15 +231,15 @@ def _crew(engine: Engine, workers: int | None, address: str | None) -> Crew:
     if address is not None and engine is not Engine.RAY:
         raise BadRequest("--address goes with --engine ray")
     if engine is Engine.RAY:
-        from latentry.synthesis.crews.ray import RayWorkers
+        from latentry.synthesis.crews.ray import RayCrew
 
-        return RayWorkers(address, workers).make
+        return RayCrew(address, workers)
     count = _count(engine, workers)
     if count == 1:
         return make_here
-    from latentry.synthesis.crews.processes import Workers
+    from latentry.synthesis.crews.processes import ProcessCrew
 
-    return Workers(count, pinned=engine is Engine.LOCAL).make
+    return ProcessCrew(count, pinned=engine is Engine.LOCAL)
 
 
 @contextmanager

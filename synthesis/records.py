@@ -18,10 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from latentry.contract.errors import BadRequest, JobError
 from latentry.contract.files import parse_json
 from latentry.contract.seeds import MAX_SEED
-from latentry.contract.spec import GeneratorSpec, explain
-from latentry.synthesis.job import Job, Plan, plan_from_job
-from latentry.synthesis.sinks.shards import SUFFIXES, most_shard_bytes, shard_stem
-from latentry.synthesis.storage.storage import Storage
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.strict import explain
+from latentry.synthesis.job import Job
+from latentry.synthesis.plan import JobPlan, plan_from_job
+from latentry.synthesis.sinks.shards import FORMATS, most_shard_bytes, shard_stem
+from latentry.synthesis.storage.protocol import Storage
 
 JOB_FILE = "job.json"
 INDEX_FILE = "index.json"
@@ -70,13 +72,13 @@ class JobRecord(_Strict):
         return self
 
     @cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> JobPlan:
         """Which samples each shard holds."""
         return plan_from_job(self.job, self.spec)
 
     def shard_file(self, number: int) -> str:
         """Return the name of a shard's file."""
-        return shard_stem(number, self.shards) + SUFFIXES[self.job.output.format]
+        return shard_stem(number, self.shards) + FORMATS[self.job.output.format].suffix
 
     def record_file(self, number: int) -> str:
         """Return the name of a shard's record."""

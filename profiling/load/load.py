@@ -256,13 +256,13 @@ class TritonTarget:
 
 
 def _serialized_request(info: ModelInfo, seeds: Sequence[int], image_format: str) -> bytes:
-    from latentry.clients.samples import Arguments, samples_from_arguments, unary_requests
+    from latentry.clients.samples import CallerArguments, samples_from_arguments, unary_requests
     from latentry.clients.transports.codec import infer_request
 
     classes = len(info.spec.classes)
     labels = [seed % classes for seed in seeds] if classes else None
     samples = samples_from_arguments(
-        info, Arguments(seeds=seeds, class_label=labels, format=image_format)
+        info, CallerArguments(seeds=seeds, class_label=labels, format=image_format)
     )
     (inputs,) = unary_requests(samples)
     serialized: bytes = infer_request(info.name, inputs).SerializeToString()

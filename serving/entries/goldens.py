@@ -92,7 +92,7 @@ def read_goldens(folder: Path, manifest: Manifest) -> Uint8:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GoldenVerdict:
     """What a comparison with the goldens found.
 
     Attributes:
@@ -116,20 +116,22 @@ class Verdict:
         )
 
 
-def compare_with_goldens(images: Uint8, goldens: Uint8, *, same_class: bool) -> Verdict:
+def compare_with_goldens(images: Uint8, goldens: Uint8, *, same_class: bool) -> GoldenVerdict:
     """Compare ``images`` with ``goldens``, both uint8 [N, H, W, C]."""
     if images.shape != goldens.shape:
-        return Verdict(False, False, 0, 255, 1.0)
+        return GoldenVerdict(False, False, 0, 255, 1.0)
     difference = np.abs(images.astype(np.int16) - goldens.astype(np.int16))
     per_image = difference.reshape(len(goldens), -1)
     levels = int(difference.max(initial=0))
     fraction = float((difference > 0).mean())
     near = levels <= _MAX_LEVELS and fraction <= _MAX_FRACTION
     worst = int(per_image.sum(axis=1).argmax())
-    return Verdict(levels == 0 or (near and not same_class), levels == 0, worst, levels, fraction)
+    return GoldenVerdict(
+        levels == 0 or (near and not same_class), levels == 0, worst, levels, fraction
+    )
 
 
-def save_worst_pair(images: Uint8, goldens: Uint8, verdict: Verdict, path: Path) -> None:
+def save_worst_pair(images: Uint8, goldens: Uint8, verdict: GoldenVerdict, path: Path) -> None:
     """Write a PNG with the golden on the left and what the server drew on the right."""
     pair = [goldens[verdict.worst], images[verdict.worst]]
     if pair[0].shape != pair[1].shape:

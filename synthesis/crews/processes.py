@@ -26,8 +26,8 @@ _LAST_WORDS_S = 2.0
 _SPAWN = multiprocessing.get_context("spawn")
 
 
-class Workers:
-    """Makes shards in processes of their own; its :meth:`make` is a ``Crew``.
+class ProcessCrew:
+    """Makes shards in processes of their own; a ``Crew``.
 
     A worker that dies is replaced, and its shard is made again. The workers end with this process,
     however it ends.
@@ -38,7 +38,7 @@ class Workers:
         self._count = count
         self._cores = sorted(os.sched_getaffinity(0)) if pinned else []
 
-    def make(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
+    def __call__(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
         """Settle the shards ``numbers``; yield what they are as they are done.
 
         Raises:

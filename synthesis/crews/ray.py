@@ -23,8 +23,8 @@ _CONNECT_S = 5.0
 _MAKERS: dict[tuple[str, ...], ShardMaker] = {}
 
 
-class RayWorkers:
-    """Makes shards as Ray tasks of one core each; its :meth:`make` is a ``Crew``."""
+class RayCrew:
+    """Makes shards as Ray tasks of one core each; a ``Crew``."""
 
     def __init__(self, address: str | None, count: int | None) -> None:
         """Plan for a cluster.
@@ -36,7 +36,7 @@ class RayWorkers:
         self._address = address
         self._count = count
 
-    def make(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
+    def __call__(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
         """Settle the shards ``numbers``; yield what they are as they are done.
 
         Raises:

@@ -10,7 +10,7 @@ from latentry.contract.wire import rows_from_request
 
 Z = {"role": "z", "shape": [4]}
 LABEL = {"role": "class_label", "classes": ["cat", "dog"]}
-MAPPED = [
+MAPPED: list[dict[str, Any]] = [
     {"role": "w", "shape": [2, 3], "w_avg": [0.0, 0.1, 0.2]},
     {"role": "truncation_psi", "default": 0.7},
 ]

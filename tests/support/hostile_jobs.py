@@ -15,7 +15,7 @@ import pytest
 
 from latentry.cli.main import main
 from latentry.synthesis.records import ShardRecord, read_job, read_shard_record
-from latentry.synthesis.storage.storage import LocalFolder
+from latentry.synthesis.storage.local_folder import LocalFolder
 
 FORMATS = ("webdataset", "parquet", "npz")
 JOB = """

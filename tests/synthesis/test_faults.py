@@ -51,8 +51,8 @@ from latentry.synthesis.job import job_from_file
 from latentry.synthesis.records import JOB_FILE, Totals
 from latentry.synthesis.run import run_job
 from latentry.synthesis.shard_making import Origin
-from latentry.synthesis.storage.storage import LocalFolder
-from latentry.synthesis.verify import Verdict, verify_job
+from latentry.synthesis.storage.local_folder import LocalFolder
+from latentry.synthesis.verify import JobVerdict, verify_job
 
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 
@@ -581,7 +581,7 @@ def damage(out: Path, random: Random) -> tuple[str, list[str]]:
 def verdict_of(out: Path) -> str:
     """Return all that ``verify`` says of a folder."""
     try:
-        verdict: Verdict = verify_job(str(out), None)
+        verdict: JobVerdict = verify_job(str(out), None)
     except JobError as error:
         return str(error)
     return "\n".join(verdict.problems)

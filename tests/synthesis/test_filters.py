@@ -15,15 +15,10 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from latentry.contract.errors import BadRequest, NotFound
-from latentry.synthesis.filters.filters import (
-    Batch,
-    Filter,
-    FilterOptions,
-    NetworkOptions,
-    file_hashes,
-    load_network,
-)
-from latentry.synthesis.sinks.shards import pixel_sha256
+from latentry.synthesis.filters.filters import FilterOptions, file_hashes
+from latentry.synthesis.filters.judging import Candidates, Filter
+from latentry.synthesis.filters.network import NetworkOptions, load_network
+from latentry.synthesis.sinks.sample import pixel_sha256
 
 onnx = pytest.importorskip("onnx", reason="writing networks needs the extra [export]")
 sklearn_datasets = pytest.importorskip("sklearn.datasets", reason="needs the extra [train]")
@@ -36,8 +31,8 @@ def load(kind: str, **options: Any) -> Filter:
     return made
 
 
-def batch_of(images: np.ndarray, labels: Sequence[int] | None = None) -> Batch:
-    return Batch(
+def batch_of(images: np.ndarray, labels: Sequence[int] | None = None) -> Candidates:
+    return Candidates(
         images=images,
         seeds=np.arange(len(images), dtype=np.int64),
         controls={} if labels is None else {"class_label": np.array(labels, np.int64)},
@@ -46,9 +41,11 @@ def batch_of(images: np.ndarray, labels: Sequence[int] | None = None) -> Batch:
     )
 
 
-def part_of(batch: Batch, part: slice) -> Batch:
+def part_of(batch: Candidates, part: slice) -> Candidates:
     controls = {role: values[part] for role, values in batch.controls.items()}
-    return Batch(batch.images[part], batch.seeds[part], controls, batch.sha256[part], batch.seen)
+    return Candidates(
+        batch.images[part], batch.seeds[part], controls, batch.sha256[part], batch.seen
+    )
 
 
 # --- constant, duplicates -----------------------------------------------------------------------
@@ -326,7 +323,7 @@ def test_one_row_decides_nothing_for_another(
     digits: tuple[np.ndarray, np.ndarray], write: Write
 ) -> None:
     """A batch with a row of logits that look like probabilities is judged as row by row."""
-    from latentry.synthesis.filters.filters import _probabilities
+    from latentry.synthesis.filters.classifier import _probabilities
 
     rows = np.array([[0.25, 0.75], [3.0, -1.0], [0.5, 0.5], [0.499, 0.5005]])
     together = _probabilities(rows)

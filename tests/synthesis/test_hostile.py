@@ -29,8 +29,8 @@ from latentry.synthesis.records import check_shard, read_job, read_shard_record
 from latentry.synthesis.run import begin, open_record, run_job
 from latentry.synthesis.shard_making import Origin
 from latentry.synthesis.sinks.shards import read_shard
+from latentry.synthesis.storage.local_folder import LocalFolder
 from latentry.synthesis.storage.lock import identity, owner_in
-from latentry.synthesis.storage.storage import LocalFolder
 from latentry.synthesis.verify import verify_shard
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from latentry.contract.errors import BadRequest
 from latentry.contract.seeds import MAX_SEED, draw_uniform
 from latentry.contract.spec import GeneratorSpec, Role
-from latentry.synthesis.job import (
-    CONTROL_STREAMS,
-    Choice,
-    Job,
-    Plan,
-    Uniform,
-    job_from_file,
-    plan_from_job,
-)
+from latentry.synthesis.job import CONTROL_STREAMS, Choice, Job, Uniform, job_from_file
+from latentry.synthesis.plan import JobPlan, plan_from_job
 
 IMAGE = {"height": 8, "width": 8, "channels": 1}
 Z = {"role": "z", "shape": [8]}
@@ -69,7 +62,7 @@ def seed_jobs(draw: st.DrawFn) -> Job:
 JOBS = st.one_of(class_jobs(), seed_jobs())
 
 
-def plan_of(job: Job) -> Plan:
+def plan_of(job: Job) -> JobPlan:
     return plan_from_job(job, DIGITS)
 
 
@@ -168,7 +161,7 @@ def test_the_size_of_a_shard_follows_from_the_images_where_it_is_left_out() -> N
 
 def test_a_small_job_has_a_small_reserve() -> None:
     job = Job.model_validate({"model": "m", "samples": {"seeds": "0-9"}})
-    assert plan_from_job(job, PLAIN) == Plan(0, ((None, 10),), shards=1, reserve=3)
+    assert plan_from_job(job, PLAIN) == JobPlan(0, ((None, 10),), shards=1, reserve=3)
 
 
 SEEDS = st.lists(st.integers(0, MAX_SEED), min_size=1, max_size=30).map(
@@ -429,7 +422,7 @@ def test_a_whole_job_reads_as_it_is_written(tmp_path: Path) -> None:
     job = job_from_file(path)
     job.check(MAPPED)
     plan = plan_from_job(job, MAPPED)
-    assert plan == Plan(7, ((0, 3), (1, 3), (2, 3), (3, 1000)), shards=11, reserve=92)
+    assert plan == JobPlan(7, ((0, 3), (1, 3), (2, 3), (3, 1000)), shards=11, reserve=92)
 
 
 @settings(max_examples=20)

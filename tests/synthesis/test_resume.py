@@ -15,11 +15,13 @@ import pytest
 from latentry.cli.common import console
 from latentry.cli.main import main
 from latentry.contract.errors import BadRequest, JobError
+from latentry.synthesis.crews.crew import make_here
 from latentry.synthesis.job import Job
 from latentry.synthesis.records import check_shard, read_job, read_shard_record
-from latentry.synthesis.run import make_here, run_job
+from latentry.synthesis.run import run_job
 from latentry.synthesis.shard_making import Origin, Progress, Settled, Work
-from latentry.synthesis.storage.storage import LocalFolder, ObjectStore
+from latentry.synthesis.storage.local_folder import LocalFolder
+from latentry.synthesis.storage.object_store import ObjectStore
 from latentry.synthesis.verify import verify_job
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")

@@ -21,16 +21,19 @@ from latentry.clients import Client
 from latentry.contract.errors import BadRequest, JobError
 from latentry.contract.spec import GeneratorSpec
 from latentry.serving.entries.manifest import file_record
-from latentry.serving.entries.repository import newest_entries, publish
+from latentry.serving.entries.publishing import publish
+from latentry.serving.entries.repository import newest_entries
 from latentry.serving.runtime.local import LocalTransport
 from latentry.synthesis import shard_making
-from latentry.synthesis.filters.filters import NetworkOptions, load_network
-from latentry.synthesis.job import Job, plan_from_job
+from latentry.synthesis.crews.crew import make_here
+from latentry.synthesis.filters.network import NetworkOptions, load_network
+from latentry.synthesis.job import Job
+from latentry.synthesis.plan import plan_from_job
 from latentry.synthesis.records import read_job
-from latentry.synthesis.run import make_here, run_job
+from latentry.synthesis.run import run_job
 from latentry.synthesis.shard_making import DEFAULT_RETRY_FOR_S, Origin, Progress, Settled, Work
-from latentry.synthesis.sinks.shards import pixel_sha256
-from latentry.synthesis.storage.storage import LocalFolder
+from latentry.synthesis.sinks.sample import pixel_sha256
+from latentry.synthesis.storage.local_folder import LocalFolder
 from latentry.synthesis.verify import verify_job
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")

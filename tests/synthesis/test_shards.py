@@ -18,16 +18,9 @@ from PIL import Image
 
 from latentry.contract.spec import ImageOutput
 from latentry.synthesis.job import OutputPart
-from latentry.synthesis.sinks.shards import (
-    Sample,
-    data_from_image,
-    encoder_versions,
-    image_from_data,
-    pixel_sha256,
-    read_shard,
-    shard_bytes,
-    shard_stem,
-)
+from latentry.synthesis.sinks.image_data import data_from_image, image_from_data
+from latentry.synthesis.sinks.sample import Sample, pixel_sha256
+from latentry.synthesis.sinks.shards import encoder_versions, read_shard, shard_bytes, shard_stem
 
 pytest.importorskip("pyarrow", reason="Parquet needs the extra [synthesis]")
 

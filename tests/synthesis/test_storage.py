@@ -13,13 +13,11 @@ from typing import Any
 import pytest
 
 from latentry.contract.errors import BadRequest, JobError, LatentryError, OutOfSpace
-from latentry.synthesis.storage.storage import (
-    LOCK_FILE,
-    LocalFolder,
-    ObjectStore,
-    Storage,
-    storage_from_url,
-)
+from latentry.synthesis.storage.local_folder import LocalFolder
+from latentry.synthesis.storage.lock import LOCK_FILE
+from latentry.synthesis.storage.object_store import ObjectStore
+from latentry.synthesis.storage.protocol import Storage
+from latentry.synthesis.storage.urls import storage_from_url
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="who lives is read from /proc")
 
@@ -213,7 +211,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> Non
 HOLD = """
 import os, sys
 from pathlib import Path
-from latentry.synthesis.storage.storage import LocalFolder
+from latentry.synthesis.storage.local_folder import LocalFolder
 with LocalFolder(Path(sys.argv[1])).locked():
     print("held", flush=True)
     sys.stdin.read(1)
@@ -372,7 +370,7 @@ def test_a_lock_that_its_owner_removed_meanwhile_is_no_lock(
 CONTEND = """
 import os, sys
 from pathlib import Path
-from latentry.synthesis.storage.storage import LocalFolder
+from latentry.synthesis.storage.local_folder import LocalFolder
 from latentry.contract.errors import JobError
 folder, witness, won = LocalFolder(Path(sys.argv[1])), Path(sys.argv[2]), 0
 print("ready", flush=True)

@@ -17,16 +17,11 @@ from latentry.synthesis.job import Job
 from latentry.synthesis.records import made_shards, read_job, read_shard_record
 from latentry.synthesis.run import finish, run_job
 from latentry.synthesis.shard_making import Origin
-from latentry.synthesis.sinks.shards import (
-    Sample,
-    data_from_image,
-    image_from_data,
-    pixel_sha256,
-    read_shard,
-    shard_bytes,
-)
-from latentry.synthesis.storage.storage import LocalFolder
-from latentry.synthesis.verify import Verdict, find_duplicates, verify_job
+from latentry.synthesis.sinks.image_data import data_from_image, image_from_data
+from latentry.synthesis.sinks.sample import Sample, pixel_sha256
+from latentry.synthesis.sinks.shards import read_shard, shard_bytes
+from latentry.synthesis.storage.local_folder import LocalFolder
+from latentry.synthesis.verify import JobVerdict, find_duplicates, verify_job
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")
 
@@ -60,7 +55,7 @@ def out(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "out"))
 
 
-def verdict_of(out: Path, origin: Origin | None = None, samples: int = 60) -> Verdict:
+def verdict_of(out: Path, origin: Origin | None = None, samples: int = 60) -> JobVerdict:
     return verify_job(str(out), origin, samples=samples)
 
 
@@ -293,7 +288,7 @@ def test_swapped_shards_are_found(out: Path) -> None:
 
 
 def test_many_faults_are_not_all_shown() -> None:
-    verdict = Verdict(problems=[f"p{n}" for n in range(30)], duplicates=[[0, 1]] * 30)
+    verdict = JobVerdict(problems=[f"p{n}" for n in range(30)], duplicates=[[0, 1]] * 30)
     lines = list(verdict.lines())
     assert lines[0] == "fault: p0"
     assert lines[20] == "and 10 more"

@@ -24,19 +24,15 @@ from latentry.serving.entries.manifest import (
     manifest_bytes,
     read_manifest,
 )
+from latentry.serving.entries.publishing import publish, remove_entry, write_config
 from latentry.serving.entries.repository import (
-    TEMPORARY_FOLDER,
     Entry,
     list_entries,
     list_strays,
     newest_entries,
-    publish,
-    remove_entry,
-    tune_entry,
-    verify_entry,
-    with_serving,
-    write_config,
 )
+from latentry.serving.entries.tuning import tune_entry, with_serving
+from latentry.serving.entries.verification import verify_entry
 
 SPEC = GeneratorSpec.model_validate(
     {
@@ -95,7 +91,7 @@ def test_publishing_writes_one_whole_version(repository: Path, entry: Entry) -> 
     assert entry.folder == repository / "model" / "1"
     verify_entry(entry)
     assert newest_entries(repository) == [entry]
-    assert not (repository.parent / TEMPORARY_FOLDER).exists()
+    assert list(repository.parent.iterdir()) == [repository]
     assert 'name: "model"' in (repository / "model" / "config.pbtxt").read_text()
 
 
@@ -132,8 +128,9 @@ def test_other_tensors_need_another_name(repository: Path, entry: Entry) -> None
 
 def test_a_failed_write_leaves_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, files = make()
+    files["z"] = 7
     with pytest.raises(TypeError, match="bytes-like"):
-        publish(repository, "model", manifest, {**files, "z": 7})
+        publish(repository, "model", manifest, files)
     assert list(repository.parent.rglob("*")) == [repository]
 
 
@@ -198,6 +195,18 @@ def test_concurrent_publishers_take_turns(repository: Path) -> None:
     assert [entry.version for entry in list_entries(repository)[0]] == versions
 
 
+def test_writers_of_neighbouring_repositories_do_not_meet(tmp_path: Path) -> None:
+    def write(repository: Path) -> None:
+        publish(repository, "model", *make())
+        for _ in range(50):
+            (repository / "model" / "config.pbtxt").unlink()
+            write_config(repository, "model")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, [tmp_path / f"repository_{number}" for number in range(4)]))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_a_damaged_version_is_mended_by_publishing_again(repository: Path, entry: Entry) -> None:
     (entry.folder / "generator.onnx").write_bytes(b"damaged")
     mended, is_new = publish(repository, "model", *make())
@@ -247,6 +256,19 @@ def test_removing_a_version_brings_the_one_before_back(repository: Path, entry: 
         remove_entry(repository, "model")
 
 
+def test_what_two_remove_goes_once(repository: Path, entry: Entry) -> None:
+    def remove(_: int) -> int:
+        try:
+            return len(remove_entry(repository, "model"))
+        except NotFound:
+            return 0
+
+    for _ in range(10):
+        publish(repository, "model", *make())
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(remove, range(4))) == 1
+
+
 def test_config_pbtxt_may_be_written_again(repository: Path, entry: Entry) -> None:
     path = repository / "model" / "config.pbtxt"
     before = path.read_text()
@@ -293,7 +315,7 @@ def test_tuning_changes_the_serving_part_and_nothing_else(repository: Path, entr
     config = (repository / "model" / "config.pbtxt").read_text()
     assert "count: 3" in config
     assert "max_batch_size: 8" in config
-    assert not (repository.parent / TEMPORARY_FOLDER).exists()
+    assert list(repository.parent.iterdir()) == [repository]
 
 
 def test_tuning_refuses_another_digest_and_what_is_not_allowed(

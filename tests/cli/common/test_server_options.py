@@ -4,9 +4,12 @@ import json
 import os
 import pickle
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from certificates import tls_server
+from arithmetic_server import ArithmeticServer
+from certificates import Authority, tls_server
 from running_server import LATENTRY
 
 from latentry.cli.main import main
@@ -17,14 +20,14 @@ TOKEN = "s3cret-token"
 
 
 @pytest.fixture
-def token_file(tmp_path):
+def token_file(tmp_path: Path) -> Path:
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     return file
 
 
 @pytest.fixture
-def tls_url(authority, server):
+def tls_url(authority: Authority, server: ArithmeticServer) -> Iterator[str]:
     with tls_server(authority.certificate(), server.double) as url:
         yield url
 
@@ -38,8 +41,14 @@ def tls_url(authority, server):
     ],
 )
 def test_commands_talk_through_tls_with_a_token(
-    command, authority, server, tls_url, token_file, tmp_path, monkeypatch
-):
+    command: list[str],
+    authority: Authority,
+    server: ArithmeticServer,
+    tls_url: str,
+    token_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     where = ["--url", tls_url, "--ca", str(authority.roots)]
     assert main([*command, *where, "--token-file", str(token_file)]) == 0
@@ -49,8 +58,8 @@ def test_commands_talk_through_tls_with_a_token(
 
 
 def test_the_token_of_the_environment_and_tls_with_the_machines_roots(
-    authority, server, tls_url, capfd
-):
+    authority: Authority, server: ArithmeticServer, tls_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     environment = {
         **os.environ,
         "LATENTRY_TOKEN": TOKEN,
@@ -63,7 +72,9 @@ def test_the_token_of_the_environment_and_tls_with_the_machines_roots(
     assert TOKEN not in run.stdout + run.stderr
 
 
-def test_a_certificate_that_is_not_trusted_is_one_line(tls_url, token_file, capsys):
+def test_a_certificate_that_is_not_trusted_is_one_line(
+    tls_url: str, token_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = main(["generate", "plain", "--url", tls_url, "--tls", "--token-file", str(token_file)])
     error = capsys.readouterr().err
     assert code == 1
@@ -71,7 +82,9 @@ def test_a_certificate_that_is_not_trusted_is_one_line(tls_url, token_file, caps
     assert TOKEN not in error
 
 
-def test_no_token_without_tls_but_on_this_machine(server, token_file):
+def test_no_token_without_tls_but_on_this_machine(
+    server: ArithmeticServer, token_file: Path
+) -> None:
     with Server(server.url, token_file=token_file).open_client() as client:
         assert client.models()
     assert server.double.metadata[0]["authorization"] == f"Bearer {TOKEN}"
@@ -92,7 +105,7 @@ def test_no_token_without_tls_but_on_this_machine(server, token_file):
         (b"x" * 100_000, "larger than"),
     ],
 )
-def test_token_files_that_are_refused(content, words, tmp_path):
+def test_token_files_that_are_refused(content: bytes, words: str, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
     with pytest.raises(BadRequest, match=words) as error:
@@ -100,7 +113,7 @@ def test_token_files_that_are_refused(content, words, tmp_path):
     assert "two" not in str(error.value)
 
 
-def test_a_token_file_that_is_none(tmp_path):
+def test_a_token_file_that_is_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name in ("missing", "fifo", "."):
         with pytest.raises(BadRequest, match="--token-file"):
@@ -108,7 +121,9 @@ def test_a_token_file_that_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
-def test_one_line_ending_is_no_part_of_a_token(ending, server, tmp_path):
+def test_one_line_ending_is_no_part_of_a_token(
+    ending: bytes, server: ArithmeticServer, tmp_path: Path
+) -> None:
     file = tmp_path / "token"
     file.write_bytes(TOKEN.encode() + ending)
     with Server(server.url, token_file=file).open_client() as client:
@@ -116,7 +131,9 @@ def test_one_line_ending_is_no_part_of_a_token(ending, server, tmp_path):
     assert server.double.metadata[0]["authorization"] == f"Bearer {TOKEN}"
 
 
-def test_a_server_is_pickled_and_shown_without_its_token(server, token_file, monkeypatch):
+def test_a_server_is_pickled_and_shown_without_its_token(
+    server: ArithmeticServer, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LATENTRY_TOKEN", TOKEN)
     for where in (Server(server.url, token_file=token_file), Server(server.url)):
         assert TOKEN.encode() not in pickle.dumps(where)
@@ -125,15 +142,23 @@ def test_a_server_is_pickled_and_shown_without_its_token(server, token_file, mon
         assert TOKEN not in repr(client) + repr(vars(client))
 
 
-def test_profile_says_that_it_speaks_neither(capsys, token_file):
+def test_profile_says_that_it_speaks_neither(
+    capsys: pytest.CaptureFixture[str], token_file: Path
+) -> None:
     for options in (["--tls"], ["--ca", "x.pem"], ["--token-file", str(token_file)]):
         assert main(["profile", "digits", *options]) == 1
         assert "profile measures without TLS and tokens" in capsys.readouterr().err
 
 
 def test_a_job_and_its_workers_talk_through_tls(
-    authority, server, tls_url, token_file, tmp_path, capsys, monkeypatch
-):
+    authority: Authority,
+    server: ArithmeticServer,
+    tls_url: str,
+    token_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     job = tmp_path / "job.toml"
     job.write_text('model = "digits"\n[samples]\nper_class = { "0-2" = 4 }\n')
@@ -154,7 +179,9 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_that_talks_to_a_server_has_the_options(command, capsys):
+def test_every_command_that_talks_to_a_server_has_the_options(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*command, "--help"]) == 0
     shown = capsys.readouterr().out
     assert all(option in shown for option in ("--url", "--tls", "--ca", "--token-file"))

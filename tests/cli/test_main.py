@@ -1,15 +1,16 @@
 import errno
-import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
-from PIL import Image
+from arithmetic_server import ArithmeticServer
+from doubles import Run
 from running_server import LATENTRY
 
 from latentry.cli import main as cli
@@ -18,22 +19,14 @@ from latentry.contract.errors import BadRequest, Busy
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, re.sub(r"\s+", " ", captured.err)
-
-    return call
+PutCommand = Callable[..., None]
 
 
 @pytest.fixture
-def command(monkeypatch):
+def command(monkeypatch: pytest.MonkeyPatch) -> PutCommand:
     """Put a command into the table that does what the given function does."""
 
-    def put(function, extras=""):
+    def put(function: Callable[..., None], extras: str = "") -> None:
         monkeypatch.setattr(sys.modules[__name__], "probe", function, raising=False)
         monkeypatch.setitem(sys.modules, "latentry_probe", sys.modules[__name__])
         monkeypatch.setitem(COMMANDS, "probe", Command("latentry_probe:probe", "Probe.", extras))
@@ -42,13 +35,13 @@ def command(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_help_lists_every_command(run, arguments):
+def test_help_lists_every_command(run: Run, arguments: list[str]) -> None:
     code, out, _ = run(*arguments)
     assert code == 0
     assert all(name in out and command.help in out for name, command in COMMANDS.items())
 
 
-def test_version(run):
+def test_version(run: Run) -> None:
     code, out, _ = run("--version")
     assert code == 0
     assert re.fullmatch(r"latentry \d+\.\d+\.\d+\n", out)
@@ -58,20 +51,20 @@ def test_version(run):
     ("name", "hint"),
     [("genrate", "did you mean generate?"), ("xyz", "there are train"), ("--url", "no option")],
 )
-def test_unknown_commands(run, name, hint):
+def test_unknown_commands(run: Run, name: str, hint: str) -> None:
     code, _, err = run(name)
     assert code == 2
     assert hint in err
 
 
 @pytest.mark.parametrize("name", ["health", "generate", "stream"])
-def test_help_of_a_command_shows_examples(run, name):
+def test_help_of_a_command_shows_examples(run: Run, name: str) -> None:
     code, out, _ = run(name, "--help")
     assert code == 0
     assert f"latentry {name}" in out.split("For example:")[1]
 
 
-def test_usage_errors(run):
+def test_usage_errors(run: Run) -> None:
     assert run("generate")[0] == 2
     assert run("generate", "digits", "--colour", "red")[0] == 2
     assert run("stream", "digits")[0] == 2
@@ -87,7 +80,9 @@ def test_usage_errors(run):
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_errors_end_without_a_traceback(run, command, error, code, words):
+def test_errors_end_without_a_traceback(
+    run: Run, command: PutCommand, error: BaseException, code: int, words: str
+) -> None:
     def probe() -> None:
         raise error
 
@@ -98,7 +93,7 @@ def test_errors_end_without_a_traceback(run, command, error, code, words):
     assert "Traceback" not in err
 
 
-def test_a_reader_that_left_is_no_error_to_speak_of(run, command):
+def test_a_reader_that_left_is_no_error_to_speak_of(run: Run, command: PutCommand) -> None:
     def probe() -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
@@ -106,7 +101,7 @@ def test_a_reader_that_left_is_no_error_to_speak_of(run, command):
     assert run("probe")[2] == ""
 
 
-def test_a_missing_extra_is_named(run, command):
+def test_a_missing_extra_is_named(run: Run, command: PutCommand) -> None:
     def probe() -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
@@ -116,7 +111,7 @@ def test_a_missing_extra_is_named(run, command):
     assert err.strip() == 'error: latentry probe needs torch: pip install "latentry[train]"'
 
 
-def test_a_missing_module_of_ours_is_a_fault(command):
+def test_a_missing_module_of_ours_is_a_fault(command: PutCommand) -> None:
     def probe() -> None:
         raise ModuleNotFoundError("No module named 'latentry.x'", name="latentry.x")
 
@@ -125,7 +120,7 @@ def test_a_missing_module_of_ours_is_a_fault(command):
         main(["probe"])
 
 
-def test_a_table_entry_may_be_an_app_with_subcommands(run, command):
+def test_a_table_entry_may_be_an_app_with_subcommands(run: Run, command: PutCommand) -> None:
     app = typer.Typer()
 
     @app.callback(invoke_without_command=True)
@@ -142,7 +137,7 @@ def test_a_table_entry_may_be_an_app_with_subcommands(run, command):
     assert run("probe", "remove", "digits")[1] == "removed digits\n"
 
 
-def test_an_exit_code_of_a_command_is_kept(run, command):
+def test_an_exit_code_of_a_command_is_kept(run: Run, command: PutCommand) -> None:
     def probe() -> None:
         raise typer.Exit(75)
 
@@ -150,112 +145,7 @@ def test_an_exit_code_of_a_command_is_kept(run, command):
     assert run("probe")[0] == 75
 
 
-def test_generate_writes_a_grid_by_default(run, server, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code, out, _ = run("generate", "digits", "--class", "0-2", "--url", server.url)
-    assert code == 0
-    assert "16 images of digits version 1, seeds 0, 1, 2" in out
-    assert "grid: digits.png" in out
-    with Image.open(tmp_path / "digits.png") as grid:
-        assert grid.size == (20, 24)
-
-
-def test_generate_writes_files_and_json(run, server, tmp_path):
-    code, out, _ = run(
-        *("generate", "mapped", "--seeds", "3,7-8", "--psi", "0.7", "--format", "webp"),
-        *("--out", tmp_path / "files", "--grid", tmp_path / "a" / "b.png", "--json"),
-        *("--url", server.url),
-    )
-    said = json.loads(out)
-    assert code == 0
-    assert said["seeds"] == [3, 7, 8]
-    assert said["controls"] == {"truncation_psi": [0.7, 0.7, 0.7]}
-    assert said["model_digest"] == "digest-1"
-    assert said["files"][0] == str(tmp_path / "files" / "seed0000000003-psi0.7.webp")
-    assert len(list((tmp_path / "files").iterdir())) == 3
-    assert (tmp_path / "a" / "b.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--seeds", "9-3"], "runs backwards"),
-        (["--seeds", "1", "--n", "2"], "give either --seeds"),
-        (["--n", "0"], "n=0"),
-        (["--class", "7"], "class_label in row 0 is 7"),
-        (["--class", "seven"], "such as 0-63,100; digits takes an integer from 0 to 2: 0=zero, 1="),
-        (["--class", "2-0"], "0-2?; digits takes an integer from 0 to 2: 0=zero, 1=one, 2=two"),
-        (["--class", "0", "--n", str(10**13)], "samples are more than one call takes"),
-        (["--format", "float"], "--format float is no file format; use png, jpeg or webp"),
-        (["--url", "nowhere"], "give HOST:PORT"),
-    ],
-)
-def test_generate_refuses(run, server, tmp_path, monkeypatch, options, words):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LATENTRY_URL", server.url)
-    code, _, err = run("generate", "digits", *options)
-    assert code == 1
-    assert words in err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_classes_that_are_no_numbers_are_refused_everywhere(run, server, tmp_path):
-    options = ("--class", "one", "--url", server.url, "--out", tmp_path / "out")
-    code, _, err = run("stream", "digits", "--seeds", "1", *options)
-    assert (code, "digits takes an integer from 0 to 2: 0=zero" in err) == (1, True)
-    code, _, err = run("generate", "plain", *options)
-    assert (code, "plain takes no class" in err) == (1, True)
-    code, _, err = run("generate", "nothing", *options)
-    assert (code, "--class holds 'one'; give integers and ranges" in err) == (1, True)
-
-
-def test_stream_writes_every_image(run, server, tmp_path):
-    code, out, _ = run(
-        *("stream", "digits", "--seeds", "0-99", "--class", "0-2", "--out", tmp_path),
-        *("--json", "--url", server.url),
-    )
-    assert code == 0
-    assert json.loads(out)["delivered"] == 100
-    assert len(list(tmp_path.iterdir())) == 100
-    code, out, _ = run("stream", "plain", "--n", "10", "--out", tmp_path, "--url", server.url)
-    assert code == 0
-    assert f"10 images of plain in {tmp_path}" in out
-
-
-def test_ctrl_c_ends_a_stream_and_says_what_came(run, server, tmp_path, monkeypatch):
-    from latentry.clients import StreamChunk
-
-    whole = StreamChunk.save
-
-    def save(self, folder):
-        if self.index >= 8:
-            raise KeyboardInterrupt
-        return whole(self, folder)
-
-    monkeypatch.setattr(StreamChunk, "save", save)
-    code, _, err = run(
-        "stream", "plain", "--seeds", "0-999", "--out", tmp_path, "--url", server.url
-    )
-    assert code == 130
-    assert f"stopped: 8 of 1000 images are in {tmp_path}" in err
-    assert server.double.stream_ended.wait(60)
-
-
-def test_health(run, server):
-    code, out, _ = run("health", "--url", server.url)
-    assert code == 0
-    assert "ready: serving digits, mapped, plain" in out
-    code, out, _ = run("health", "--url", server.url, "--json")
-    assert json.loads(out)["models"][0]["engine_class"] == "numpy-1"
-
-
-def test_health_of_nobody(run):
-    code, out, _ = run("health", "--url", "127.0.0.1:1")
-    assert code == 75
-    assert "not ready: no answer from 127.0.0.1:1" in out
-
-
-def test_the_entry_point_runs():
+def test_the_entry_point_runs() -> None:
     code = "from latentry.cli.main import main; raise SystemExit(main())"
     run = subprocess.run(
         [sys.executable, "-c", code, "nonsense"], capture_output=True, text=True, check=False
@@ -264,7 +154,7 @@ def test_the_entry_point_runs():
     assert run.stderr.startswith("error: latentry has no command nonsense")
 
 
-def test_every_target_names_a_module_and_a_function():
+def test_every_target_names_a_module_and_a_function() -> None:
     for command in cli.COMMANDS.values():
         assert re.fullmatch(r"latentry\.[a-z]+\.[a-z_]+:[a-z]+", command.target)
 
@@ -279,8 +169,10 @@ def test_every_target_names_a_module_and_a_function():
         ("onnxruntime", "serve,cpu", 'pip install "latentry[serve,cpu]"'),
     ],
 )
-def test_advice_brings_what_is_missing(run, command, module, extras, advice):
-    def probe():
+def test_advice_brings_what_is_missing(
+    run: Run, command: PutCommand, module: str, extras: str, advice: str
+) -> None:
+    def probe() -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     command(probe, extras)
@@ -289,7 +181,7 @@ def test_advice_brings_what_is_missing(run, command, module, extras, advice):
     assert err.strip().endswith(advice)
 
 
-def test_every_extra_in_an_advice_is_there():
+def test_every_extra_in_an_advice_is_there() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     there = set(pyproject["project"]["optional-dependencies"])
     of_commands = {extra for c in COMMANDS.values() for extra in c.extras.split(",") if extra}
@@ -309,7 +201,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def run_elsewhere(*arguments):
+def run_elsewhere(*arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", ELSEWHERE, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -324,7 +216,9 @@ def run_elsewhere(*arguments):
         ["stream", "plain", "--seeds", "0-40", "--out", "images"],
     ],
 )
-def test_clients_run_on_other_systems(arguments, server, tmp_path, monkeypatch):
+def test_clients_run_on_other_systems(
+    arguments: list[str], server: ArithmeticServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LATENTRY_URL", server.url)
     done = run_elsewhere(*arguments)
@@ -342,19 +236,23 @@ def test_clients_run_on_other_systems(arguments, server, tmp_path, monkeypatch):
         ["export", "checkpoint"],
     ],
 )
-def test_other_commands_say_that_they_need_linux(arguments, tmp_path, monkeypatch):
+def test_other_commands_say_that_they_need_linux(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = run_elsewhere(*arguments)
     assert done.returncode == 1
     assert re.fullmatch(rf"error: latentry {arguments[0]} needs Linux: .*\n", done.stderr)
 
 
-def test_a_missing_function_of_the_system_is_one_line(run, command, monkeypatch):
+def test_a_missing_function_of_the_system_is_one_line(
+    run: Run, command: PutCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr("os.sched_getaffinity")
     command(lambda: typer.echo(os.sched_getaffinity(0)))
     code, _, err = run("probe")
     assert (code, "Linux: this system has no os.sched_getaffinity" in err) == (1, True)
-    command(lambda: typer.echo(os.path.nothing))
+    command(lambda: typer.echo(os.path.nothing))  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match="nothing"):
         run("probe")
 
@@ -370,11 +268,13 @@ PIPES = {
 
 
 @pytest.mark.parametrize("arguments", PIPES)
-def test_a_reader_that_leaves_changes_no_exit_code(arguments, server, tmp_path):
+def test_a_reader_that_leaves_changes_no_exit_code(
+    arguments: str, server: ArithmeticServer, tmp_path: Path
+) -> None:
     read, write = os.pipe()
     os.close(read)
     environment = {**os.environ, "LATENTRY_URL": server.url}
-    command = [LATENTRY, *arguments.split()]
+    command = [str(LATENTRY), *arguments.split()]
     for errors in (subprocess.PIPE, write):
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, stdout=write, stderr=errors, check=False
@@ -386,6 +286,6 @@ def test_a_reader_that_leaves_changes_no_exit_code(arguments, server, tmp_path):
         assert len(list((tmp_path / "images").iterdir())) == 4
 
 
-def test_a_closed_output_is_none(server, tmp_path):
+def test_a_closed_output_is_none(server: ArithmeticServer, tmp_path: Path) -> None:
     command = f"exec {LATENTRY} health --url {server.url} >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
