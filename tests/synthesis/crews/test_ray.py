@@ -13,11 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
-from synthesis_jobs import JobRun, end, is_running, local_run, tree, wait_until, write_job
+from jobs.runs import JobRun, end, is_running, local_run, run_here, tree, write_job
+from running_server import wait_until
 
-from latentry.synthesis.job import job_from_file
-from latentry.synthesis.run import run_job
-from latentry.synthesis.shard_making import Origin
+from latentry.contract.errors import ServerGone
 
 pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
@@ -42,6 +41,7 @@ for line in sys.stdin:
     nodes.append(cluster.add_node(num_cpus=1))
 cluster.shutdown()
 """
+QUIET = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 class Cluster:
@@ -75,7 +75,7 @@ def cluster() -> Iterator[Cluster]:
     command = [sys.executable, "-W", "ignore", "-c", CLUSTER]
     pipe: Any = subprocess.PIPE
     with subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=QUIET
     ) as process:
         below: list[psutil.Process] = []
         try:
@@ -93,7 +93,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def job(repository: Path, tmp_path: Path, cluster: Cluster) -> JobRun:
     """Return a run of the job on the cluster."""
-    options = ("--engine", "ray", "--address", cluster.address, "--repository", str(repository))
+    options = ("--draw-with", "ray", "--address", cluster.address, "--repository", str(repository))
     return JobRun(write_job(tmp_path, TEXT), tmp_path / "out", options)
 
 
@@ -101,9 +101,29 @@ def job(repository: Path, tmp_path: Path, cluster: Cluster) -> JobRun:
 def expected(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return the files of the job, made without Ray."""
     folder = tmp_path_factory.mktemp("whole")
-    path = write_job(folder, TEXT)
-    run_job(job_from_file(path), Origin(repository=repository), str(folder / "out"))
+    run_here(write_job(folder, TEXT), folder / "out", repository)
     return tree(folder / "out")
+
+
+def test_ray_tells_nobody_of_its_use_unless_somebody_wants_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from latentry.synthesis.crews.ray import RayCrew
+
+    told: list[str] = []
+    no_work: Any = None
+
+    def init(**_: object) -> None:
+        told.append(os.environ["RAY_USAGE_STATS_ENABLED"])
+        raise ConnectionError
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    for _ in range(2):
+        with pytest.raises(ServerGone):
+            next(RayCrew(None, 1)(no_work, [0], lambda _: None))
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    assert told == ["0", "1"]
 
 
 def test_killed_workers_and_a_killed_node_change_nothing(
@@ -149,7 +169,7 @@ def test_a_second_command_is_refused_and_takes_over_once_the_first_is_dead(
 def test_ray_on_this_machine_ends_with_the_command(
     repository: Path, tmp_path: Path, expected: dict[str, bytes], number: signal.Signals
 ) -> None:
-    options = ("--engine", "ray", "--workers", "2", "--repository", str(repository))
+    options = ("--draw-with", "ray", "--workers", "2", "--repository", str(repository))
     job = JobRun(write_job(tmp_path, TEXT), tmp_path / "out", options)
     process = job.start()
     try:

@@ -65,7 +65,7 @@ def make_jobs(folder: Path, repository: Path) -> list[Path]:
 
 def command(what: str, folder: Path, repository: Path) -> list[str]:
     """Return the arguments that run, verify or look at the job in ``folder``."""
-    options = ["--engine", "local", "--repository", str(repository), "--workers", "1"]
+    options = ["--draw-with", "local", "--repository", str(repository), "--workers", "1"]
     return {
         "run": ["synthesize", str(folder / "job.toml"), "--out", str(folder / "out"), *options],
         "verify": ["synthesize", "verify", str(folder / "out"), *options],
@@ -158,7 +158,12 @@ def _replace(path: Path, random: Random) -> str:
     elif kind == "folder":
         path.mkdir()
     else:
-        places = {"zero": "/dev/zero", "null": "/dev/null", "tty": "/dev/tty", "loop": path}
+        places: dict[str, str | Path] = {
+            "zero": "/dev/zero",
+            "null": "/dev/null",
+            "tty": "/dev/tty",
+            "loop": path,
+        }
         path.symlink_to(places.get(kind, "/nowhere/at/all"))
     return kind
 

@@ -13,10 +13,17 @@ from pathlib import Path
 from random import Random
 
 import psutil
+import pytest
 from running_server import LATENTRY, wait_until
 
-LOCK_FILE = "job.lock"
+from latentry.synthesis.job import job_from_file
+from latentry.synthesis.records import Totals
+from latentry.synthesis.run import run_job
+from latentry.synthesis.shard_making import Origin
+from latentry.synthesis.storage.lock import LOCK_FILE
+
 STRACE = shutil.which("strace")
+needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 SHARDS = 24
 
 DIGITS = """
@@ -158,13 +165,25 @@ def write_job(folder: Path, text: str = DIGITS, name: str = "job.toml") -> Path:
 
 def local_run(job: Path, out: Path, repository: Path, *options: str, workers: int = 1) -> JobRun:
     """Return the run of a job without a server."""
-    fixed = ("--engine", "local", "--repository", str(repository), "--workers", str(workers))
+    fixed = ("--draw-with", "local", "--repository", str(repository), "--workers", str(workers))
     return JobRun(job, out, (*fixed, *options))
+
+
+def run_here(job: Path, out: Path, repository: Path) -> Totals:
+    """Make a job in this process."""
+    return run_job(job_from_file(job), Origin(repository=repository), str(out))
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Return every file of a folder, whatever its name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def flip(path: Path, place: int) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
