@@ -1,7 +1,7 @@
 """What a synthesis job adds to the engine: ratios, measured in alternating pairs in one run.
 
 Each pair draws raw images with the engine alone (every core, its best batch), then makes a job with
-PNG level 1 in WebDataset shards, by ``--engine local`` and, on request, by a running server. The
+PNG level 1 in WebDataset shards, by ``--draw-with local`` and, on request, by a running server. The
 rate of a job is that of its steady part: from the first shard of every worker to the last shard.
 Two networks: a DCGAN of width 64 at 64x64 with random weights, and one ten times as heavy.
 
@@ -109,7 +109,7 @@ def measure(pairs: int, repository: Path, *, server: bool) -> Iterator[Row]:
         # Whole batches of 32, as nearly all are in shards of the usual size.
         shard = max(32, int(rate * _JOB_S / (8 * cores)) // 32 * 32)
         images = shard * 8 * cores
-        rows = {"local": Row(f"{network}, --engine local", f">= {reach}", "x")}
+        rows = {"local": Row(f"{network}, --draw-with local", f">= {reach}", "x")}
         with ExitStack() as stack:
             origins = {"local": (Origin(repository), ProcessCrew(cores, pinned=True), cores)}
             if server:

@@ -113,6 +113,16 @@ def decode_image(data: bytes, channels: int, size: tuple[int, int] | None = None
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
+def is_same_but_for_rounding(images: Uint8, others: Uint8) -> bool:
+    """Whether uint8 arrays of two engine classes, of one shape, are as near as they must be.
+
+    No element differs by more than one level, and at most one in a thousand differs, or one
+    (docs/contract.md). Within a class images are equal to the bit.
+    """
+    apart = np.abs(images.astype(np.int16) - others)
+    return bool(apart.max() <= 1 and np.count_nonzero(apart) <= max(1, apart.size // 1000))
+
+
 def grid_from_images(images: Sequence[Uint8] | Uint8, columns: int | None = None) -> Uint8:
     """Return one uint8 picture of N images [H, W, C], row by row, as square as possible."""
     stack = np.asarray(images)

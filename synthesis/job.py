@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     FiniteFloat,
@@ -28,23 +26,18 @@ from latentry.contract.errors import BadRequest, LatentryError
 from latentry.contract.files import parse_toml, read_regular
 from latentry.contract.seeds import MAX_SEED, draw_uniform
 from latentry.contract.spec import GeneratorSpec, Role, check_name
+from latentry.contract.strict import Strict, explain
 from latentry.synthesis.filters.classifier import ClassifierOptions
 from latentry.synthesis.filters.filters import FILTERS, FilterOptions
 from latentry.synthesis.filters.network import NetworkOptions
 
 _MOST_FILE_BYTES = 2**20
-_MOST_FINDINGS = 10
-_NO_DEFAULT = "default_factory_not_called"
 
 # Which of a sample's streams a control is drawn from; z has the seed's own.
 CONTROL_STREAMS = {Role.CLASS_LABEL: 1, Role.TRUNCATION_PSI: 2}
 
 Controls = dict[str, NDArray[Any]]
 """Every control in effect, by role: one value a sample, [N]."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _check_number(value: object) -> object:
@@ -60,7 +53,7 @@ def _check_number(value: object) -> object:
 Number = Annotated[int | float, BeforeValidator(_check_number)]
 
 
-class Uniform(_Strict):
+class Uniform(Strict):
     """A control drawn for each sample from its seed, evenly between two numbers."""
 
     uniform: tuple[FiniteFloat, FiniteFloat]
@@ -82,7 +75,7 @@ class Uniform(_Strict):
         return low + (high - low) * drawn
 
 
-class Choice(_Strict):
+class Choice(Strict):
     """A control drawn for each sample from its seed, each of several values as likely."""
 
     choice: tuple[Number, ...]
@@ -122,7 +115,7 @@ Control = Annotated[
 ]
 
 
-class SamplesPart(_Strict):
+class SamplesPart(Strict):
     """Which samples: a range of seeds, or an exact number for each class."""
 
     seeds: str | None = None
@@ -165,7 +158,7 @@ class SamplesPart(_Strict):
         return sorted(counts.items())
 
 
-class OutputPart(_Strict):
+class OutputPart(Strict):
     """How samples are written."""
 
     format: Literal["webdataset", "parquet", "npz"] = "webdataset"
@@ -186,7 +179,7 @@ class OutputPart(_Strict):
         return self
 
 
-class Job(_Strict):
+class Job(Strict):
     """A job as its file says it."""
 
     model: str
@@ -288,11 +281,7 @@ def job_from_file(path: Path) -> Job:
     try:
         return Job.model_validate_json(text, strict=True, context={"folder": path.resolve().parent})
     except ValidationError as error:
-        # A default that depends on what is wrong is no finding of its own.
-        items = [item for item in error.errors(include_url=False) if item["type"] != _NO_DEFAULT]
-        findings = [_finding(item) for item in items[:_MOST_FINDINGS]]
-        findings += [f"and {len(items) - len(findings)} more"] * (len(items) > len(findings))
-        raise BadRequest(f"{path}: {'; '.join(findings)}") from error
+        raise BadRequest(f"{path}: {explain(error, _finding)}") from error
 
 
 def _classes(key: str, text: str) -> list[int]:
@@ -305,7 +294,7 @@ def _classes(key: str, text: str) -> list[int]:
 
 
 # What may stand in a table, by its key or by the word that tells its kind.
-_TABLES: dict[str, type[BaseModel]] = {
+_TABLES: dict[str, type[Strict]] = {
     "samples": SamplesPart,
     "output": OutputPart,
     "features": NetworkOptions,

@@ -28,14 +28,12 @@ class ShardPlan:
     """The samples of one shard.
 
     Attributes:
-        number: Which shard, from 0.
         first_index: Index of its first sample in the whole job.
         seeds: int64 [N], one for each sample.
         labels: Class labels int64 [N]; None where the job counts no classes.
         reserve: Seeds that take the places of rejected ones, in this order.
     """
 
-    number: int
     first_index: int
     seeds: NDArray[np.int64]
     labels: NDArray[np.int64] | None
@@ -85,7 +83,6 @@ class JobPlan:
         labelled = self.counts[0][0] is not None
         start = self.first_seed + self.samples + number * self.reserve
         return ShardPlan(
-            number=number,
             first_index=first,
             seeds=seeds,
             labels=_in_turn(self._shares(number)) if labelled else None,

@@ -53,26 +53,32 @@ class Origin:
     Attributes:
         repository: The model repository, to draw without a server; None asks the server.
         server: The server.
-        retry_for_s: Seconds to wait for a server that is busy or gone.
+        retry_for_s: Seconds to wait for a server that is busy or gone, from the start on; None
+            waits :data:`DEFAULT_RETRY_FOR_S`, but not for one that is not there at the start.
     """
 
     repository: Path | None = None
     server: Server = DEFAULT_SERVER
-    retry_for_s: float = DEFAULT_RETRY_FOR_S
+    retry_for_s: float | None = None
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds to wait for a server that was there."""
+        return DEFAULT_RETRY_FOR_S if self.retry_for_s is None else self.retry_for_s
 
     def open_client(
         self, model: str, model_digest: str | None = None, *, patient: bool = False
     ) -> Client:
         """Return a client that draws with one thread here, or asks the server.
 
-        A ``patient`` one waits for a server that is busy or gone.
+        A ``patient`` one waits for a server that was there and is busy or gone now.
 
         Raises:
             NotFound: The repository lacks the model, or the version with this digest.
             EntryError: The entry is damaged.
         """
         if self.repository is None:
-            retry_for_s = self.retry_for_s if patient else None
+            retry_for_s = self.patience_s if patient else self.retry_for_s
             return self.server.open_client(timeout_s=None, retry_for_s=retry_for_s)
         from latentry.serving.runtime.local import LocalTransport
 
@@ -206,7 +212,7 @@ class SampleDrawer:
         features = self._job.output.features
         self._features = load_network(features) if features else None
         self._client = origin.open_client(self._job.model, record.model_digest, patient=True)
-        self._retry_for_s = origin.retry_for_s
+        self._patience_s = origin.patience_s
         self._together = max(
             1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // record.spec.image.row_bytes)
         )
@@ -327,7 +333,7 @@ class SampleDrawer:
         """Return uint8 [N, H, W, C] and where the images are finite; the others are black."""
         images = np.zeros((len(seeds), *self._record.spec.image.row_shape), np.uint8)
         finite = np.ones(len(seeds), np.bool_)
-        retries = Retries(policy_from_retry_for_s(self._retry_for_s), Deadline(None))
+        retries = Retries(policy_from_retry_for_s(self._patience_s), Deadline(None))
         while finite.any():
             try:
                 result = self._client.generate(

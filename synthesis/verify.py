@@ -13,7 +13,7 @@ import numpy as np
 
 from latentry.clients.client import Client
 from latentry.contract.errors import JobError
-from latentry.contract.images import Uint8, decode_image
+from latentry.contract.images import Uint8, decode_image, is_same_but_for_rounding
 from latentry.synthesis.crews.processes import start_worker
 from latentry.synthesis.job import Controls
 from latentry.synthesis.plan import ShardPlan
@@ -332,7 +332,7 @@ def _draw_again(
                 seed, sha256 = recorded[index]
                 if pixel_sha256(image) == sha256:
                     verdict.drawn_again += 1
-                elif index in stored and _is_same_but_for_rounding(image, stored[index]):
+                elif index in stored and is_same_but_for_rounding(image, stored[index]):
                     different += 1
                 else:
                     verdict.problems.append(
@@ -358,12 +358,6 @@ def _stored(
         for sample in samples
         if sample.index in indices
     }
-
-
-def _is_same_but_for_rounding(one: Uint8, other: Uint8) -> bool:
-    """Whether images of two engine classes are as near as they must be (docs/contract.md)."""
-    apart = np.abs(one.astype(np.int16) - other)
-    return bool(apart.max() <= 1 and np.count_nonzero(apart) <= max(1, apart.size // 1000))
 
 
 def _drawn(

@@ -50,8 +50,10 @@ class RayCrew:
             ray.shutdown()
 
     def _connect(self) -> None:
-        # What Ray prints of itself is not what this command's users came for.
+        # What Ray prints of itself is not what this command's users came for, nor is telling its
+        # makers of them, which it does unless it is told not to.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         if self._address is None:
             options |= {"include_dashboard": False, "address": "local", "num_cpus": self._count}

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from latentry.contract.images import Uint8
+from latentry.contract.strict import Strict
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,8 @@ class Filter(Protocol):
         ...
 
 
-class JudgeOptions(BaseModel):
+class JudgeOptions(Strict):
     """What a job's file says of something that judges images, or looks at them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     def files(self) -> list[Path]:
         """Return the files on which the verdict depends."""

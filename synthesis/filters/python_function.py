@@ -1,8 +1,6 @@
 """The filter ``python``: a function of the user's."""
 
-import importlib
 import inspect
-import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,7 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from latentry.contract.errors import BadRequest, NotFound
+from latentry.contract.errors import BadRequest, LatentryError
+from latentry.contract.importing import TARGET, function_from_target
 from latentry.synthesis.filters.judging import Candidates, Filter, JudgeOptions
 
 _MOST_REASON = 1000
@@ -28,18 +27,18 @@ class PythonOptions(JudgeOptions):
 
     kind: Literal["python"]
     function: str
-    _folder: str = PrivateAttr("")
+    _folder: Path = PrivateAttr(Path())
 
     @field_validator("function")
     @classmethod
     def _names_a_function(cls, value: str) -> str:
-        if not re.fullmatch(r"\w+(\.\w+)*:\w+", value):
+        if not TARGET.fullmatch(value):
             raise ValueError(f'holds "{value}"; give "package.module:function"')
         return value
 
     @model_validator(mode="after")
     def _keep_folder(self, info: ValidationInfo) -> Self:
-        self._folder = str((info.context or {}).get("folder", ""))
+        self._folder = Path((info.context or {}).get("folder", ""))
         return self
 
     def load(self) -> Filter:
@@ -76,24 +75,13 @@ class _Python:
         return [None if item is None else _as_reason(item) for item in answer]
 
 
-def _imported(target: str, folder: str) -> Callable[..., Any]:
-    """Return the function ``package.module:function``, looked for in ``folder`` first.
-
-    The folder stays on ``sys.path``, because the module may import more of it later.
-    """
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    module, _, name = target.partition(":")
+def _imported(target: str, folder: Path) -> Callable[..., Any]:
+    """Return the function ``target``, looked for in ``folder``, that of the job's file, first."""
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise NotFound(
-            f"filter {target} is not there ({error}); modules are looked for beside the job's file "
-            "and among the installed packages"
-        ) from error
-    except (Exception, SystemExit) as error:  # whatever the user's module does
-        raise BadRequest(f"filter {target} cannot be imported: {_told(error)}") from error
-    if not inspect.isfunction(function):
+        function = function_from_target(target, folder)
+    except LatentryError as error:
+        raise type(error)(f"filter {target}: {error}") from error
+    if not inspect.isfunction(function):  # it has no file that could be hashed
         raise BadRequest(f"filter {target} is no Python function")
     return function
 

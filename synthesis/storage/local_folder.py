@@ -1,22 +1,23 @@
-"""A job's files in a folder, with a commit protocol.
-
-A file appears under its name whole and synced, or not at all: write a temporary file, fsync,
-rename, fsync the folder. After a failed fsync the kernel may have dropped the pages, so the file is
-written again, never synced again (Rebello et al., USENIX ATC 2020).
-"""
+"""A job's files in a folder: whole and synced, or not at all (``write_atomic``); one writer."""
 
 import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from latentry.contract.errors import BadRequest, JobError, LatentryError, OutOfSpace
-from latentry.contract.files import open_regular, read_regular, sha256_regular
+from latentry.contract.files import (
+    TEMPORARY,
+    open_regular,
+    read_regular,
+    sha256_regular,
+    sync_folder,
+    write_atomic,
+)
 from latentry.synthesis.storage.lock import (
     LOCK_FILE,
     MOST_LOCK_BYTES,
@@ -30,7 +31,6 @@ from latentry.synthesis.storage.lock import (
 )
 from latentry.synthesis.storage.protocol import ATTEMPTS, FULL, MOST_BYTES, other_size
 
-_TEMPORARY = ".tmp-"
 # An error of the device, or a file that another writer's sweep took away.
 _WRITE_AGAIN = (errno.EIO, errno.ENOENT)
 
@@ -50,7 +50,7 @@ class LocalFolder:
             return {
                 entry.name: _size(entry)
                 for entry in os.scandir(self.path)
-                if not entry.name.startswith(_TEMPORARY) and entry.name != LOCK_FILE
+                if not entry.name.startswith(TEMPORARY) and entry.name != LOCK_FILE
             }
 
     def holds(self, name: str) -> bool:
@@ -83,10 +83,10 @@ class LocalFolder:
             return read_regular(self.path / name, most=most)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, by the protocol of this module."""
+        """Write a file; again under another temporary name where the device failed."""
         for attempt in range(ATTEMPTS):
             try:
-                return self._write_once(name, data)
+                return write_atomic(self.path / name, data)
             except OSError as error:
                 if error.errno not in _WRITE_AGAIN or attempt == ATTEMPTS - 1:
                     raise self._not_written(name, len(data), error) from error
@@ -96,7 +96,7 @@ class LocalFolder:
         """Remove a file."""
         try:
             (self.path / name).unlink()
-            _sync_folder(self.path)
+            sync_folder(self.path)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -134,21 +134,6 @@ class LocalFolder:
         )
         return "" if gone else owner_name(owner)
 
-    def _write_once(self, name: str, data: bytes) -> None:
-        temporary = self.path / f"{_TEMPORARY}{name}-{secrets.token_hex(4)}"
-        try:
-            with temporary.open("xb", buffering=0) as file:
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
-                os.fsync(file.fileno())
-            temporary.rename(self.path / name)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        _sync_folder(self.path)
-
     def _is_folder(self) -> bool:
         """Whether the folder is there.
 
@@ -175,7 +160,7 @@ class LocalFolder:
         new = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         for path in new:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def _not_written(self, name: str, size: int, error: OSError) -> LatentryError:
         """Return the error for a file that could not be written."""
@@ -199,7 +184,7 @@ class LocalFolder:
         )
 
     def _sweep(self) -> None:
-        for path in self.path.glob(f"{_TEMPORARY}*"):
+        for path in self.path.glob(f"{TEMPORARY}*"):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -262,11 +247,3 @@ def _size(entry: "os.DirEntry[str]") -> int:
     except OSError:  # a link that leads nowhere
         return -1
     return found.st_size if stat.S_ISREG(found.st_mode) else -1
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
