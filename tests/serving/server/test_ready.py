@@ -80,7 +80,6 @@ def wait_for(
 ) -> None:
     """Wait until it is ready; ``tick`` is called with the number of each tick."""
     (signs / HEARTBEATS).mkdir(parents=True)
-    monkeypatch.setattr(ServerFolder, "signs", signs)
     monkeypatch.setattr(life, "ReadinessProbe", RightProbe)
     monkeypatch.setattr(life, "Canary", RightCanary)
     ticks = iter(range(1, 10 * TICKS))
@@ -91,7 +90,7 @@ def wait_for(
 
     monkeypatch.setattr(life, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     ServerLife(
-        *(process, Endpoint("127.0.0.1", 1, 2), ServerFolder(signs.parent, "none"), [entry]),
+        *(process, Endpoint("127.0.0.1", 1, 2), ServerFolder(signs.parent, "none", signs), [entry]),
         *(SimpleNamespace(stops=0), Limits(), MemoryLimit(None)),
     ).wait_until_ready()
 
