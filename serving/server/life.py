@@ -24,7 +24,7 @@ from latentry.serving.server.canary import Canary, NoGolden, Pending, QueueFull
 from latentry.serving.server.connections import bytes_moved
 from latentry.serving.server.folder import ServerFolder
 from latentry.serving.server.memory import MemoryLimit, mib, used_bytes
-from latentry.serving.server.probe import Probe
+from latentry.serving.server.probe import ReadinessProbe
 from latentry.serving.server.vitals import Died, Vitals, WatchClock
 from latentry.serving.triton.heartbeats import BEAT_EVERY_S, read_beats
 from latentry.serving.triton.tritonserver import Endpoint
@@ -101,7 +101,7 @@ class ServerLife:
         self._limits = limits
         self._clock = WatchClock()
         self._canary = Canary(endpoint.url, entries)
-        self._probe = Probe(endpoint.url, self._clock.look)
+        self._probe = ReadinessProbe(endpoint.url, self._clock.look)
         self._expected = sum(entry.manifest.serving.instances for entry in entries) + 1
         self._vitals = Vitals(self._clock, self._expected)
         self._stubs: list[psutil.Process] = []

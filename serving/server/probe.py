@@ -21,7 +21,7 @@ _AGAIN_S = 0.1
 _MOST_MISSED = 3
 
 
-class Probe:
+class ReadinessProbe:
     """Asks ServerReady every two seconds; an answer that does not come in two more is missed.
 
     Nothing is cancelled and nothing carries a deadline: Triton 2.51 does not bear many of those.

@@ -9,6 +9,7 @@ from latentry.serving.entries.goldens import (
     GOLDEN_FILE,
     compare_with_goldens,
     golden_bytes,
+    golden_inputs,
     read_goldens,
     save_worst_pair,
 )
@@ -27,6 +28,14 @@ def test_goldens_survive_their_file(repository: Path, goldens: Uint8, tmp_path: 
     (tmp_path / GOLDEN_FILE).write_bytes(b"no archive")
     with pytest.raises(EntryError, match=r"goldens\.npz holds no golden images"):
         read_goldens(tmp_path, manifest)
+
+
+def test_every_entry_is_asked_for_the_same_goldens(repository: Path) -> None:
+    (entry,) = newest_entries(repository, ("mapped",))
+    asked = {k: v[:, 0].tolist() for k, v in golden_inputs(entry.manifest.model.spec).items()}
+    assert asked["seed"] == list(range(8))
+    assert asked["class_label"] == [0, 1, 2, 3] * 2
+    assert asked["truncation_psi"] == np.array([1.0, 0.7] * 4, np.float32).tolist()
 
 
 def test_equal_images_pass_exactly(goldens: Uint8) -> None:

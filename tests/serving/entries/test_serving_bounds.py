@@ -1,7 +1,7 @@
 """Numbers of the serving part that Triton's configuration cannot hold are refused by us."""
 
 import pytest
-from google.protobuf import text_format
+from google.protobuf import text_format  # type: ignore[import-untyped]
 from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 

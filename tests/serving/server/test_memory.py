@@ -21,7 +21,14 @@ GIB, MIB = 2**30, 2**20
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("1", 1), ("800MiB", 800 * MIB), ("4G", 4 * GIB), ("1.5 gib", 3 * GIB // 2), ("2TB", 2**41)],
+    [
+        ("1", 1),
+        ("3k", 3072),
+        ("800MiB", 800 * MIB),
+        ("4G", 4 * GIB),
+        ("1.5 gib", 3 * GIB // 2),
+        ("2TB", 2**41),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size

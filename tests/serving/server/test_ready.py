@@ -26,7 +26,7 @@ from latentry.serving.triton.tritonserver import Endpoint
 TICKS = 15  # several of them for each look at the beats
 
 
-class ReadyProbe:
+class RightProbe:
     """A tritonserver that says that all is ready, from the start."""
 
     ready = True
@@ -39,7 +39,7 @@ class ReadyProbe:
     def close(self) -> None: ...
 
 
-class RightCanary(ReadyProbe):
+class RightCanary(RightProbe):
     """Goldens that are all drawn right."""
 
     def check_all(self, _: object) -> list[str]:
@@ -80,8 +80,7 @@ def wait_for(
 ) -> None:
     """Wait until it is ready; ``tick`` is called with the number of each tick."""
     (signs / HEARTBEATS).mkdir(parents=True)
-    monkeypatch.setattr(ServerFolder, "signs", signs)
-    monkeypatch.setattr(life, "Probe", ReadyProbe)
+    monkeypatch.setattr(life, "ReadinessProbe", RightProbe)
     monkeypatch.setattr(life, "Canary", RightCanary)
     ticks = iter(range(1, 10 * TICKS))
 
@@ -91,7 +90,7 @@ def wait_for(
 
     monkeypatch.setattr(life, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     ServerLife(
-        *(process, Endpoint("127.0.0.1", 1, 2), ServerFolder(signs.parent, "none"), [entry]),
+        *(process, Endpoint("127.0.0.1", 1, 2), ServerFolder(signs.parent, "none", signs), [entry]),
         *(SimpleNamespace(stops=0), Limits(), MemoryLimit(None)),
     ).wait_until_ready()
 

@@ -33,7 +33,8 @@ def only(folder: Path) -> Beat:
 
 def test_beats_say_what_the_process_is_doing(folder: Path) -> None:
     heart = Heart("m", "m_0_0", every_s=0.01)
-    assert not only(folder).ready
+    beat = only(folder)
+    assert (beat.ready, beat.begun, beat.started_s, beat.longest_s) == (False, 0, 0.0, 0.0)
     heart.say_ready()
     wait_until(lambda: only(folder).ready)
     with heart.execute(3):
@@ -47,6 +48,12 @@ def test_beats_say_what_the_process_is_doing(folder: Path) -> None:
     assert beat.longest_s > 0
     first = beat.number
     wait_until(lambda: only(folder).number > first + 3)
+
+
+def test_beats_are_for_nobody_else(folder: Path) -> None:
+    Heart("m", "m_0_0")
+    (path,) = (folder / HEARTBEATS).iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_an_execute_that_fails_has_ended(folder: Path) -> None:
