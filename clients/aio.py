@@ -179,7 +179,7 @@ class AsyncClient(PickledByTransport):
                 ready = await self._transport.ready()
                 return health_from_names(ready, await self._transport.model_names())
         except LatentryError as error:
-            return Health(False, str(error))
+            return Health(False, str(error), error=error)
 
     async def _generate(
         self, model: str, arguments: CallerArguments, deadline: Deadline

@@ -232,7 +232,7 @@ class Client(PickledByTransport):
             with health_deadline(self._timeout_s).kept():
                 return health_from_names(self._transport.ready(), self._transport.model_names())
         except LatentryError as error:
-            return Health(False, str(error))
+            return Health(False, str(error), error=error)
 
     def _info(self, model: str, deadline: Deadline) -> ModelInfo:
         check_name(model)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentry.clients.samples import CheckedSamples
-from latentry.contract.errors import ServerFault
+from latentry.contract.errors import LatentryError, ServerFault
 from latentry.contract.images import (
     Format,
     Uint8,
@@ -35,11 +35,13 @@ class Health:
         ready: It answers, every model is ready, and there is at least one generator.
         reason: What is in the way, or what is being served.
         models: Names of the generators being served.
+        error: What a question ended with, where the server gave no answer.
     """
 
     ready: bool
     reason: str
     models: tuple[str, ...] = ()
+    error: LatentryError | None = None
 
     def __bool__(self) -> bool:
         return self.ready
