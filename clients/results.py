@@ -217,12 +217,20 @@ class StreamChunk(GenerateResult):
         return self.index
 
 
-def result_from_replies(samples: CheckedSamples, replies: Sequence[Reply]) -> GenerateResult:
-    """Return the result that all parts of ``samples`` make, given in order.
+def result_from_replies(
+    samples: CheckedSamples, now: ModelInfo, replies: Sequence[Reply]
+) -> GenerateResult:
+    """Return the result that all parts of ``samples`` make.
+
+    Args:
+        samples: What was asked for, of the model as it was known then.
+        now: The model as it is known after the replies.
+        replies: The parts in order.
 
     Raises:
-        ServerFault: A part does not hold what was asked, or comes from another version.
+        ServerFault: A part does not hold what was asked, or nobody can say which model drew it.
     """
+    samples = _drawn_samples(samples, now, replies)
     info = samples.info
     for reply in replies:
         if reply.version != info.version:
@@ -264,19 +272,10 @@ def _fields(samples: CheckedSamples, replies: Sequence[Reply], part: slice) -> d
     return fields
 
 
-def samples_after_replies(
+def _drawn_samples(
     samples: CheckedSamples, now: ModelInfo, replies: Sequence[Reply]
 ) -> CheckedSamples:
-    """Return ``samples`` as drawn by the model that gave ``replies``.
-
-    Args:
-        samples: What was asked for, of the model as it was known then.
-        now: The model as it is known after the replies.
-        replies: What came back.
-
-    Raises:
-        ServerFault: The model was replaced meanwhile, and nobody can say which of the two drew.
-    """
+    """Return ``samples`` as of the model that gave ``replies``."""
     before = samples.info
     if all(reply.version == now.version != before.version for reply in replies):
         return CheckedSamples(now, samples.rows)
