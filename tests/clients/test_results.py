@@ -132,6 +132,17 @@ def test_files_keep_the_format_they_came_in(client: Client, tmp_path: Path) -> N
         assert np.array_equal(np.asarray(picture), result.images[0])
 
 
+def test_jpeg_files_have_quality_95() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+    def size(quality: int) -> int:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
+        return file.tell()
+
+    assert size(94) < len(encode_image(image, Format.JPEG)) == size(95) < size(96)
+
+
 def test_tensors_are_no_files(client: Client, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="format float is not a file format"):
         client.generate("plain", seeds=1).save(tmp_path / "x", format="float")
