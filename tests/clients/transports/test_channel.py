@@ -127,24 +127,32 @@ def test_a_new_channel_is_not_connected() -> None:
 
 
 FROZEN = """
-import time
+import sys, time
 from arithmetic_server import ArithmeticServer
 from running_server import wait_until
 server = ArithmeticServer()
 server.double.hold.clear()
 print(server.url, flush=True)
 wait_until(lambda: "infer" in server.double.calls)
+time.sleep(float(sys.argv[1]))
 print("asked", flush=True)
 time.sleep(1000)
 """
 
 
-def test_a_server_that_is_frozen_is_noticed_without_any_deadline() -> None:
-    """Its connection stands; only that it answers no ping tells of it, after 12 s."""
+@pytest.mark.parametrize("quiet_s", ["0", "3"])
+def test_a_server_that_is_frozen_is_noticed_without_any_deadline(quiet_s: str) -> None:
+    """Its connection stands; only that it answers no ping tells of it.
+
+    Soon after something was said gRPC sends some of its own; later the client's do, after 12 s.
+    """
     environment = {**os.environ, "PYTHONPATH": str(Path(arithmetic_server.__file__).parent)}
     with (
         subprocess.Popen(
-            [sys.executable, "-c", FROZEN], stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-c", FROZEN, quiet_s],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         ) as process,
         ThreadPoolExecutor(1) as pool,
     ):
