@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +15,16 @@ from PIL import Image
 from latentry.clients.samples import CheckedSamples
 from latentry.contract.errors import LatentryError, ServerFault
 from latentry.contract.images import (
-    Format,
     Uint8,
     decode_image,
     encode_image,
-    format_from_text,
     grid_from_images,
     pil_from_uint8,
     png_with_text,
 )
 from latentry.contract.spec import Role
 from latentry.contract.transport import ModelInfo, Reply
+from latentry.contract.wire import Format, format_from_text
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class GenerateResult:
         Path(folder).mkdir(parents=True, exist_ok=True)
         paths = [Path(folder) / name for name in names]
         for path, data in zip(paths, files, strict=True):
-            path.write_bytes(data)
+            _write(path, data)
         return paths
 
     @property
@@ -309,3 +309,18 @@ def _output(
             f"{np.dtype(dtype)} {list(shape)} was expected"
         )
     return whole
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole, or none of that name; raises OSError that names it."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+        except BaseException as error:
+            with suppress(OSError):
+                path.unlink()
+            if isinstance(error, OSError):
+                error.filename = str(path)
+            raise

@@ -10,34 +10,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from latentry.contract.errors import EntryError
 from latentry.contract.files import is_plain_name, read_regular
 from latentry.contract.seeds import SEED_CONTRACT
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.strict import explain
+from latentry.contract.strict import Strict, explain
 
 MANIFEST_FILE = "latentry.json"
 MOST_BATCH = 1024
 _MOST_BYTES = 16 * 2**20
+_MOST_COUNT = 2**32 - 1  # what Triton's configuration takes; of microseconds, more than an hour
 _SEAL = b',\n  "sha256": "'
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileRecord(_Part):
+class FileRecord(Strict):
     """SHA-256 and size in bytes of one file."""
 
     sha256: Sha256
     size: Annotated[int, Field(ge=0)]
 
 
-class ModelPart(_Part):
+class ModelPart(Strict):
     """What draws the image."""
 
     spec: GeneratorSpec
@@ -51,7 +48,7 @@ class ModelPart(_Part):
         return self
 
 
-class Parity(_Part):
+class Parity(Strict):
     """What the export's proof found; ``latentry.export.proofs.parity`` makes it.
 
     Attributes:
@@ -80,7 +77,7 @@ class Parity(_Part):
     warnings: tuple[str, ...]
 
 
-class GoldenRecord(_Part):
+class GoldenRecord(Strict):
     """Golden samples: seeds and controls, the SHA-256 of each uint8 image, who drew them."""
 
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
@@ -96,7 +93,7 @@ class GoldenRecord(_Part):
         return self
 
 
-class RecordPart(_Part):
+class RecordPart(Strict):
     """How the entry was made."""
 
     checkpoint_digest: str
@@ -111,17 +108,17 @@ class RecordPart(_Part):
     created: str
 
 
-class ServingPart(_Part):
+class ServingPart(Strict):
     """How Triton runs the entry; may be tuned without changing any image."""
 
     max_batch_size: Annotated[int, Field(ge=1, le=MOST_BATCH)] = 32
-    max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0
-    max_queue_size: Annotated[int, Field(ge=0)] = 0
+    max_queue_delay_microseconds: Annotated[int, Field(ge=0, le=_MOST_COUNT)] = 0
+    max_queue_size: Annotated[int, Field(ge=0, le=_MOST_COUNT)] = 0
     instances: Annotated[int, Field(ge=1, le=64)] = 2
     threads: Annotated[int, Field(ge=0, le=256)] = 0
 
 
-class Manifest(_Part):
+class Manifest(Strict):
     """The three parts, and the SHA-256 that seals the file."""
 
     format: Literal[1] = 1

@@ -16,7 +16,8 @@ from latentry.export.publish import (
     export_generator,
     source_from_target,
 )
-from latentry.serving.entries.repository import list_strays, verify_entry
+from latentry.serving.entries.repository import list_strays
+from latentry.serving.entries.verification import verify_entry
 
 SPEC = {
     "inputs": [{"role": "z", "shape": [4]}],
