@@ -244,7 +244,7 @@ def test_clients_run_on_other_systems(
     [
         ["synthesize", "job.toml"],
         ["synthesize", "verify", "out"],
-        ["models"],
+        ["models", "remove", "digits"],
         ["profile", "digits"],
         ["serve"],
         ["export", "checkpoint"],
