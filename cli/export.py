@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from latentry.contract.errors import BadRequest
+from latentry.cli.common.usage import WrongUsage
 from latentry.contract.files import printable
 
 if TYPE_CHECKING:
@@ -87,12 +87,12 @@ def _publish(
     with console.status("loading") as status:
         if ":" in source and not Path(source).exists():
             if weights is None or spec is None:
-                raise BadRequest(f"{source} needs --weights W.safetensors and --spec SPEC.json")
+                raise WrongUsage(f"{source} needs --weights W.safetensors and --spec SPEC.json")
             generator = source_from_target(source, weights, spec, name)
         elif weights is None and spec is None:
             generator = source_from_checkpoint(Path(source), name)
         else:
-            raise BadRequest(
+            raise WrongUsage(
                 f"--weights and --spec go with a function, package.module:build; {source} has no "
                 "colon, so it would be a checkpoint folder"
             )

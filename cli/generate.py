@@ -7,7 +7,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from latentry.cli.common.console import echo_json
+from latentry.cli.common.console import echo_json, waiting
 from latentry.cli.common.samples import (
     ClassOption,
     CountOption,
@@ -18,14 +18,15 @@ from latentry.cli.common.samples import (
     RetryOption,
     SeedsOption,
     class_labels,
+    count_samples,
     file_format_from_text,
     json_from_info,
     samples_from_options,
 )
-from latentry.cli.common.server_options import talks_to_server
+from latentry.cli.common.server_options import open_client, talks_to_server
+from latentry.cli.common.usage import WrongUsage, check_folder, naming_options
 from latentry.clients.results import GenerateResult
 from latentry.clients.server import DEFAULT_SERVER, Server
-from latentry.contract.errors import BadRequest
 
 _DEFAULT_SEEDS = "0-15"
 
@@ -60,18 +61,22 @@ def generate(
     if grid is None and out is None:
         grid = Path(f"{model}.png")
     if grid is not None and grid.suffix.lower() != ".png":
-        raise BadRequest(f"--grid {grid} is no PNG file; give a name that ends in .png")
+        raise WrongUsage(f"--grid {grid} is no PNG file; give a name that ends in .png")
+    check_folder("--out", out)
+    check_folder("--grid", grid.parent if grid else None)
     if seeds is None and n is None:
         seeds = _DEFAULT_SEEDS
     samples = samples_from_options(seeds, n)
-    with server.open_client(retry_for_s=retry_for_s) as client:
-        result = client.generate(
-            model,
-            **samples,
-            class_label=class_labels(client, model, class_label, samples),
-            truncation_psi=psi,
-            format=file_format if out else "raw",
-        )
+    with open_client(server, retry_for_s=retry_for_s) as client, naming_options():
+        labels = class_labels(client, model, class_label, samples)
+        with waiting(f"drawing {count_samples(samples):,} images of {model}", quiet=as_json):
+            result = client.generate(
+                model,
+                **samples,
+                class_label=labels,
+                truncation_psi=psi,
+                format=file_format if out else "raw",
+            )
     files = result.save(out) if out else []
     if grid:
         _write_grid(result, grid)

@@ -7,7 +7,9 @@ installation has no need of torch.
 import difflib
 import errno
 import importlib
+import inspect
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -139,7 +141,11 @@ def load_command(name: str) -> Any:
         app = typer.Typer(add_completion=False)
         app.command()(target)
         target = app
-    return typer.main.get_command(target)
+    command = typer.main.get_command(target)
+    for described in (command, *getattr(command, "commands", {}).values()):
+        # Left to itself, typer breaks the lines of a paragraph where the source does.
+        described.help = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.cleandoc(described.help or ""))
+    return command
 
 
 def _run(name: str, command: Command, arguments: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from latentry.cli.common.repository_options import (
     Repository,
     print_json,
 )
+from latentry.cli.common.usage import reading_options
 from latentry.contract.files import printable
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ def serve(
 
     console = Console(stderr=True, soft_wrap=True)
     _log_to(console)
+    with reading_options():
+        memory = None if most_memory is None else parse_size(most_memory)
     options = ServeOptions(
         repository=repository,
         models=tuple(name for name in models.split(",") if name),
@@ -121,9 +124,12 @@ def serve(
         log_level=log_level.value,
         log_file=log_file,
         limits=Limits(drain_s=drain_s),
-        most_memory=None if most_memory is None else parse_size(most_memory),
+        most_memory=memory,
         expose_old_server=expose_old_server,
     )
+
+    if console.is_terminal:
+        console.print(f"starting Triton with {repository}: every model is verified and tried first")
 
     def say_ready(endpoint: "Endpoint", entries: "list[Entry]") -> None:
         if as_json:

@@ -23,8 +23,10 @@ from latentry.cli.common.samples import (
     json_from_info,
     samples_from_options,
 )
-from latentry.cli.common.server_options import talks_to_server
+from latentry.cli.common.server_options import open_client, talks_to_server
+from latentry.cli.common.usage import check_folder, naming_options
 from latentry.clients.server import DEFAULT_SERVER, Server
+from latentry.contract.wire import MAX_STREAMED_SAMPLES
 
 
 @talks_to_server
@@ -36,7 +38,9 @@ def stream(
     class_label: ClassOption = None,
     psi: PsiOption = None,
     format: FormatOption = "png",
-    chunk_size: Annotated[int | None, typer.Option(help="Images in a chunk.")] = None,
+    chunk_size: Annotated[
+        int | None, typer.Option(min=1, max=MAX_STREAMED_SAMPLES, help="Images in a chunk.")
+    ] = None,
     server: Server = DEFAULT_SERVER,
     retry_for_s: RetryOption = None,
     as_json: JsonOption = False,
@@ -52,10 +56,11 @@ def stream(
         latentry stream faces --n 500 --psi 0.7 --out faces/ --retry-for-s 60
     """
     file_format = file_format_from_text(format)
+    check_folder("--out", out)
     samples = samples_from_options(seeds, n)
     total = count_samples(samples)
     delivered = 0
-    with server.open_client(retry_for_s=retry_for_s) as client:
+    with open_client(server, retry_for_s=retry_for_s) as client, naming_options():
         chunks = client.stream(
             model,
             **samples,

@@ -37,7 +37,8 @@ def train(
 
     Ctrl-C saves the run; the same command with --resume goes on with it as if nothing happened.
 
-    Examples:
+    For example:
+
         latentry train digits
 
         latentry train my_recipe.toml --out runs --steps 5000 --threads 2

@@ -6,15 +6,14 @@ from os import PathLike
 from types import TracebackType
 from typing import Self, SupportsIndex, TypeVar
 
+from latentry.clients.base import ClientBase, check_transport_is_alone
 from latentry.clients.client import PARTS_IN_FLIGHT
-from latentry.clients.pickling import PickledByTransport
 from latentry.clients.results import (
     GenerateResult,
     Health,
     StreamChunk,
     health_from_names,
     result_from_replies,
-    samples_after_replies,
 )
 from latentry.clients.retry import (
     RETRIED,
@@ -23,7 +22,6 @@ from latentry.clients.retry import (
     Retries,
     Unset,
     health_deadline,
-    policy_from_retry_for_s,
 )
 from latentry.clients.samples import (
     MAX_RESULT_BYTES,
@@ -38,7 +36,7 @@ from latentry.clients.samples import (
 )
 from latentry.clients.streams import StreamCursor
 from latentry.clients.transports.threaded import async_transport_from_any
-from latentry.contract.errors import BadRequest, LatentryError, TimedOut
+from latentry.contract.errors import LatentryError, TimedOut
 from latentry.contract.spec import check_name
 from latentry.contract.transport import AsyncTransport, ModelInfo, Reply, Transport
 from latentry.contract.wire import Arrays
@@ -46,7 +44,7 @@ from latentry.contract.wire import Arrays
 T = TypeVar("T")
 
 
-class AsyncClient(PickledByTransport):
+class AsyncClient(ClientBase):
     """Asks a Latentry server for images, from asyncio.
 
     One client holds one connection and belongs to one event loop, and to the next one where that
@@ -76,16 +74,14 @@ class AsyncClient(PickledByTransport):
         Raises:
             BadRequest: An argument is not allowed.
         """
-        Deadline(timeout_s)
-        self._timeout_s = timeout_s
-        self._policy = policy_from_retry_for_s(retry_for_s)
+        super().__init__(timeout_s, retry_for_s)
         if transport is None:
             # Here, because importing gRPC takes longer than everything else together.
             from latentry.clients.transports.grpc_transport import AsyncGrpcTransport
 
             transport = AsyncGrpcTransport(url, tls=tls, headers=headers)
-        elif url is not None or tls or headers:
-            raise BadRequest("url, tls and headers go with a server, not with transport; give one")
+        else:
+            check_transport_is_alone(url, tls, headers)
         self._transport: AsyncTransport = async_transport_from_any(transport)
 
     async def __aenter__(self) -> Self:
@@ -118,7 +114,7 @@ class AsyncClient(PickledByTransport):
     ) -> GenerateResult:
         """Draw images; see :meth:`Client.generate`."""
         arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
-        deadline = Deadline(self._timeout_s if isinstance(timeout_s, Unset) else timeout_s)
+        deadline = self._deadline(timeout_s)
         try:
             async with asyncio.timeout(deadline.left_s()):
                 return await self._generate(model, arguments, deadline)
@@ -145,13 +141,13 @@ class AsyncClient(PickledByTransport):
         """
         arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
         size = check_chunk_size(chunk_size)
-        info = await self._info(model, Deadline(self._timeout_s))
+        info = await self._info(model, self._deadline(UNSET))
         cursor = StreamCursor(samples_from_arguments(info, arguments), size)
         retries = Retries(self._policy, Deadline(None))
         while not cursor.finished:
             replies: AsyncIterator[Reply] | None = None
             try:
-                with Deadline(self._timeout_s).kept():
+                with self._deadline(UNSET).kept():
                     cursor.check_model(await self._transport.model_info(model))
                 replies = self._transport.stream(cursor.requests())
                 async for reply in replies:
@@ -166,11 +162,11 @@ class AsyncClient(PickledByTransport):
 
     async def models(self) -> list[str]:
         """Return the names of the generators being served; see :meth:`Client.models`."""
-        return await self._retried(self._transport.model_names, Deadline(self._timeout_s))
+        return await self._retried(self._transport.model_names, self._deadline(UNSET))
 
     async def info(self, model: str) -> ModelInfo:
         """Return what is being served under ``model``; see :meth:`Client.info`."""
-        return await self._info(model, Deadline(self._timeout_s))
+        return await self._info(model, self._deadline(UNSET))
 
     async def health(self) -> Health:
         """Return whether the server is ready, and the reason where it is not; never raises."""
@@ -179,7 +175,7 @@ class AsyncClient(PickledByTransport):
                 ready = await self._transport.ready()
                 return health_from_names(ready, await self._transport.model_names())
         except LatentryError as error:
-            return Health(False, str(error))
+            return Health(False, str(error), error=error)
 
     async def _generate(
         self, model: str, arguments: CallerArguments, deadline: Deadline
@@ -187,9 +183,7 @@ class AsyncClient(PickledByTransport):
         info = await self._info(model, deadline)
         samples = samples_from_arguments(info, arguments, max_bytes=MAX_RESULT_BYTES)
         replies = await self._infer_all(model, unary_requests(samples), deadline)
-        info_now = await self._info_again(info, deadline)
-        samples = samples_after_replies(samples, info_now, replies)
-        return result_from_replies(samples, replies)
+        return result_from_replies(samples, await self._info_again(info, deadline), replies)
 
     async def _info(self, model: str, deadline: Deadline) -> ModelInfo:
         check_name(model)

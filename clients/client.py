@@ -9,14 +9,13 @@ from os import PathLike
 from types import TracebackType
 from typing import Self, SupportsIndex, TypeVar
 
-from latentry.clients.pickling import PickledByTransport
+from latentry.clients.base import ClientBase, check_transport_is_alone
 from latentry.clients.results import (
     GenerateResult,
     Health,
     StreamChunk,
     health_from_names,
     result_from_replies,
-    samples_after_replies,
 )
 from latentry.clients.retry import (
     RETRIED,
@@ -25,7 +24,6 @@ from latentry.clients.retry import (
     Retries,
     Unset,
     health_deadline,
-    policy_from_retry_for_s,
 )
 from latentry.clients.samples import (
     MAX_RESULT_BYTES,
@@ -39,7 +37,7 @@ from latentry.clients.samples import (
     unary_requests,
 )
 from latentry.clients.streams import StreamCursor, close_replies
-from latentry.contract.errors import BadRequest, LatentryError, TimedOut
+from latentry.contract.errors import LatentryError, TimedOut
 from latentry.contract.spec import check_name
 from latentry.contract.transport import ModelInfo, Reply, Transport
 from latentry.contract.wire import Arrays
@@ -50,7 +48,7 @@ T = TypeVar("T")
 PARTS_IN_FLIGHT = 4
 
 
-class Client(PickledByTransport):
+class Client(ClientBase):
     """Asks a Latentry server for images.
 
     One client holds one connection and may be used from several threads. In a forked process it
@@ -91,16 +89,14 @@ class Client(PickledByTransport):
         Raises:
             BadRequest: An argument is not allowed.
         """
-        Deadline(timeout_s)
-        self._timeout_s = timeout_s
-        self._policy = policy_from_retry_for_s(retry_for_s)
+        super().__init__(timeout_s, retry_for_s)
         if transport is None:
             # Here, because importing gRPC takes longer than everything else together.
             from latentry.clients.transports.grpc_transport import GrpcTransport
 
             transport = GrpcTransport(url, tls=tls, headers=headers)
-        elif url is not None or tls or headers:
-            raise BadRequest("url, tls and headers go with a server, not with transport; give one")
+        else:
+            check_transport_is_alone(url, tls, headers)
         self._transport: Transport = transport
 
     def __enter__(self) -> Self:
@@ -156,12 +152,11 @@ class Client(PickledByTransport):
             ServerFault: The server answered with another fault.
         """
         arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
-        deadline = Deadline(self._timeout_s if isinstance(timeout_s, Unset) else timeout_s)
+        deadline = self._deadline(timeout_s)
         info = self._info(model, deadline)
         samples = samples_from_arguments(info, arguments, max_bytes=MAX_RESULT_BYTES)
         replies = self._infer_all(model, unary_requests(samples), deadline)
-        samples = samples_after_replies(samples, self._info_again(info, deadline), replies)
-        return result_from_replies(samples, replies)
+        return result_from_replies(samples, self._info_again(info, deadline), replies)
 
     def stream(
         self,
@@ -203,7 +198,7 @@ class Client(PickledByTransport):
         """
         arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
         size = check_chunk_size(chunk_size)
-        info = self._info(model, Deadline(self._timeout_s))
+        info = self._info(model, self._deadline(UNSET))
         samples = samples_from_arguments(info, arguments)
         return self._chunks(StreamCursor(samples, size), resume)
 
@@ -213,7 +208,7 @@ class Client(PickledByTransport):
         Raises:
             LatentryError: As for :meth:`generate`.
         """
-        return self._retried(self._transport.model_names, Deadline(self._timeout_s))
+        return self._retried(self._transport.model_names, self._deadline(UNSET))
 
     def info(self, model: str) -> ModelInfo:
         """Return what is being served under ``model``.
@@ -221,7 +216,7 @@ class Client(PickledByTransport):
         Raises:
             NotFound: There is no such model; others as for :meth:`generate`.
         """
-        return self._info(model, Deadline(self._timeout_s))
+        return self._info(model, self._deadline(UNSET))
 
     def health(self) -> Health:
         """Return whether the server is ready, and the reason where it is not; never raises.
@@ -232,7 +227,7 @@ class Client(PickledByTransport):
             with health_deadline(self._timeout_s).kept():
                 return health_from_names(self._transport.ready(), self._transport.model_names())
         except LatentryError as error:
-            return Health(False, str(error))
+            return Health(False, str(error), error=error)
 
     def _info(self, model: str, deadline: Deadline) -> ModelInfo:
         check_name(model)
@@ -284,7 +279,7 @@ class Client(PickledByTransport):
         while not cursor.finished:
             replies: Iterator[Reply] = iter(())
             try:
-                with Deadline(self._timeout_s).kept():
+                with self._deadline(UNSET).kept():
                     cursor.check_model(self._transport.model_info(cursor.model))
                 replies = self._transport.stream(cursor.requests())
                 for reply in replies:

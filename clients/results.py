@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentry.clients.samples import CheckedSamples
-from latentry.contract.errors import ServerFault
+from latentry.contract.errors import LatentryError, ServerFault
 from latentry.contract.images import (
     Uint8,
     decode_image,
@@ -35,11 +35,13 @@ class Health:
         ready: It answers, every model is ready, and there is at least one generator.
         reason: What is in the way, or what is being served.
         models: Names of the generators being served.
+        error: What a question ended with, where the server gave no answer.
     """
 
     ready: bool
     reason: str
     models: tuple[str, ...] = ()
+    error: LatentryError | None = None
 
     def __bool__(self) -> bool:
         return self.ready
@@ -215,12 +217,20 @@ class StreamChunk(GenerateResult):
         return self.index
 
 
-def result_from_replies(samples: CheckedSamples, replies: Sequence[Reply]) -> GenerateResult:
-    """Return the result that all parts of ``samples`` make, given in order.
+def result_from_replies(
+    samples: CheckedSamples, now: ModelInfo, replies: Sequence[Reply]
+) -> GenerateResult:
+    """Return the result that all parts of ``samples`` make.
+
+    Args:
+        samples: What was asked for, of the model as it was known then.
+        now: The model as it is known after the replies.
+        replies: The parts in order.
 
     Raises:
-        ServerFault: A part does not hold what was asked, or comes from another version.
+        ServerFault: A part does not hold what was asked, or nobody can say which model drew it.
     """
+    samples = _drawn_samples(samples, now, replies)
     info = samples.info
     for reply in replies:
         if reply.version != info.version:
@@ -262,19 +272,10 @@ def _fields(samples: CheckedSamples, replies: Sequence[Reply], part: slice) -> d
     return fields
 
 
-def samples_after_replies(
+def _drawn_samples(
     samples: CheckedSamples, now: ModelInfo, replies: Sequence[Reply]
 ) -> CheckedSamples:
-    """Return ``samples`` as drawn by the model that gave ``replies``.
-
-    Args:
-        samples: What was asked for, of the model as it was known then.
-        now: The model as it is known after the replies.
-        replies: What came back.
-
-    Raises:
-        ServerFault: The model was replaced meanwhile, and nobody can say which of the two drew.
-    """
+    """Return ``samples`` as of the model that gave ``replies``."""
     before = samples.info
     if all(reply.version == now.version != before.version for reply in replies):
         return CheckedSamples(now, samples.rows)

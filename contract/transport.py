@@ -49,7 +49,10 @@ class Transport(Protocol):
     """Carries requests to a server and answers back; every method raises LatentryError only."""
 
     def ready(self) -> bool:
-        """Whether the server answers and every model is ready; False when nobody answers."""
+        """Whether the server answers and every model is ready; False when nobody answers.
+
+        Where it answers, and something keeps it from drawing, it may raise that.
+        """
         ...
 
     def model_names(self) -> list[str]:

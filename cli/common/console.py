@@ -12,9 +12,11 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -75,3 +77,14 @@ def progress_bar(title: str, total: int, *, quiet: bool) -> Iterator[Advance]:
     )
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         yield Advance(progress, progress.add_task(title, total=total))
+
+
+@contextmanager
+def waiting(title: str, *, quiet: bool) -> Iterator[None]:
+    """Show on a terminal, on standard error, that the block is at work and for how long."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn(title), TimeElapsedColumn())
+    silent = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=silent) as progress:
+        progress.add_task(title, total=None)
+        yield

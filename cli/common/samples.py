@@ -7,6 +7,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from latentry.cli.common.usage import WrongUsage, reading_options
 from latentry.clients.client import Client
 from latentry.clients.ranges import parse_classes, parse_seeds
 from latentry.clients.samples import MAX_SAMPLES
@@ -17,7 +18,9 @@ from latentry.contract.wire import format_from_text
 
 Model = Annotated[str, typer.Argument(help="Name of the model.")]
 SeedsOption = Annotated[str | None, typer.Option(help="Seeds and ranges of seeds: 0-63,100.")]
-CountOption = Annotated[int | None, typer.Option("--n", help="So many images, seeds at random.")]
+CountOption = Annotated[
+    int | None, typer.Option("--n", min=1, help="So many images, seeds at random.")
+]
 ClassOption = Annotated[
     str | None,
     typer.Option("--class", help="Class labels: 7, or 0-9, which are gone through in turn."),
@@ -25,7 +28,7 @@ ClassOption = Annotated[
 PsiOption = Annotated[float | None, typer.Option("--psi", help="truncation_psi; 1 is off.")]
 FormatOption = Annotated[str, typer.Option(help="Format of the files: png, jpeg, webp.")]
 RetryOption = Annotated[
-    float | None, typer.Option(help="Wait so many seconds for a busy or lost server.")
+    float | None, typer.Option(min=0, help="Wait so many seconds for a busy or lost server.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
@@ -33,8 +36,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on sta
 def samples_from_options(seeds: str | None, n: int | None) -> dict[str, Any]:
     """Return the arguments of ``Client.generate`` that the options for samples mean."""
     if (seeds is None) == (n is None):
-        raise BadRequest("give either --seeds, such as --seeds 0-63,100, or --n")
-    return {"n": n} if seeds is None else {"seeds": parse_seeds(seeds)}
+        raise WrongUsage("give either --seeds, such as --seeds 0-63,100, or --n")
+    with reading_options():
+        return {"n": n} if seeds is None else {"seeds": parse_seeds(seeds)}
 
 
 def class_labels(
@@ -46,12 +50,12 @@ def class_labels(
     try:
         return np.resize(parse_classes(text), min(count_samples(samples), MAX_SAMPLES))
     except BadRequest as error:
-        raise BadRequest(f"{error}{_classes_of(client, model)}") from None
+        raise WrongUsage(f"{error}{_classes_of(client, model)}") from None
 
 
 def count_samples(samples: Mapping[str, Any]) -> int:
-    """Return how many images ``samples`` are, at least one."""
-    return max(samples["n"], 1) if "n" in samples else len(samples["seeds"])
+    """Return how many images ``samples`` are."""
+    return int(samples["n"]) if "n" in samples else len(samples["seeds"])
 
 
 def _classes_of(client: Client, model: str) -> str:
@@ -64,9 +68,11 @@ def _classes_of(client: Client, model: str) -> str:
 
 
 def file_format_from_text(text: str) -> str:
-    """Return ``text`` if it names a format of files; raises BadRequest."""
-    if not format_from_text(text).encoded:
-        raise BadRequest(f"--format {text} is no file format; use png, jpeg or webp")
+    """Return ``text`` if it names a format of files; raises WrongUsage."""
+    with reading_options():
+        encoded = format_from_text(text).encoded
+    if not encoded:
+        raise WrongUsage(f"--format {text} is no file format; use png, jpeg or webp")
     return text
 
 

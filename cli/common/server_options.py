@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from latentry.cli.common.usage import reading_options
+from latentry.clients.client import Client
 from latentry.clients.server import Server
 
 
@@ -31,6 +33,16 @@ def talks_to_server(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def open_client(server: Server, *, retry_for_s: float | None = None) -> Client:
+    """Return a client of the server that the options name.
+
+    Raises:
+        WrongUsage: An option is not allowed, or the token would travel in the clear.
+    """
+    with reading_options():
+        return server.open_client(retry_for_s=retry_for_s)
 
 
 def _server_from_options(

@@ -17,6 +17,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
+
 from latentry.clients.retry import time_for_question
 from latentry.clients.transports import codec
 from latentry.clients.transports.channel import (
@@ -24,18 +26,17 @@ from latentry.clients.transports.channel import (
     Tls,
     address_from_arguments,
     is_connected,
-    open_channel,
 )
-from latentry.clients.transports.codec import GRPCInferenceServiceStub, service_pb2
-from latentry.clients.transports.grpc_library import keep_for_ever, let_go_after_fork, library
+from latentry.clients.transports.codec import service_pb2
+from latentry.clients.transports.connection import GrpcConnection, InfoCache
+from latentry.clients.transports.grpc_library import keep_for_ever, let_go_after_fork
 from latentry.clients.transports.rpc_errors import error_from_rpc, error_from_status
 from latentry.clients.transports.threaded import answer_of
 from latentry.contract.errors import (
     BadRequest,
-    Draining,
+    Busy,
     LatentryError,
     NotFound,
-    ServerGone,
     TimedOut,
 )
 from latentry.contract.transport import ModelInfo, Reply
@@ -47,41 +48,9 @@ QUESTION_TIMEOUT_S = 10.0
 CLOSE_GRACE_S = 1.0
 
 
-class _InfoCache:
-    """What is known of models, as long as the server is surely the same one."""
-
-    def __init__(self) -> None:
-        self._infos: dict[str, ModelInfo] = {}
-
-    def get(self, model: str) -> ModelInfo | None:
-        return self._infos.get(model)
-
-    def put(self, info: ModelInfo) -> None:
-        self._infos[info.name] = info
-
-    def watch_channel(self, channel: Any) -> None:
-        if not is_connected(channel):
-            self._infos.clear()
-
-    def watched(self, error: LatentryError) -> LatentryError:
-        """Return ``error``, having forgotten what it puts in doubt."""
-        if isinstance(error, Draining | NotFound | ServerGone):
-            self._infos.clear()
-        return error
-
-    def watch_reply(self, model: str, reply: Reply) -> None:
-        info = self._infos.get(model)
-        if info is not None and info.version != reply.version:
-            self._infos.pop(model, None)
-
-
-class _GrpcConnection:
-    """A channel, the gRPC that it is of, and Triton's calls on it."""
-
-    def __init__(self, address: Address, *, asynchronous: bool = False) -> None:
-        self.grpc = library()
-        self.channel = open_channel(self.grpc, address, asynchronous=asynchronous)
-        self.stub = GRPCInferenceServiceStub(self.channel)
+# A request for nothing: the stream model refuses it, or says that the server is shutting down.
+_NOTHING = {"model": np.array([b""], np.object_)}
+_REFUSED = (BadRequest, NotFound, Busy)
 
 
 class GrpcTransport:
@@ -97,8 +66,8 @@ class GrpcTransport:
         """
         self._address = address_from_arguments(url, tls=tls, headers=headers)
         self._made_anew = partial(type(self), self._address.url, tls=tls, headers=headers)
-        self._connection: _GrpcConnection | None = None
-        self._infos = _InfoCache()
+        self._connection: GrpcConnection | None = None
+        self._infos = InfoCache()
         self._lock = threading.Lock()
         self._open: set[Future[Any]] | None = set()
         let_go_after_fork(self)
@@ -110,16 +79,30 @@ class GrpcTransport:
         """Begin anew, in a forked process; a closed transport stays closed."""
         keep_for_ever(self._connection, self._open)
         self._connection = None
-        self._infos = _InfoCache()
+        self._infos = InfoCache()
         self._lock = threading.Lock()
         self._open = None if self._open is None else set()
 
     def ready(self) -> bool:
-        """Whether the server answers and every model is ready; False when nobody answers."""
+        """Whether the server answers and every model is ready; False when nobody answers.
+
+        Raises:
+            LatentryError: What keeps it from drawing: it is shutting down, or its stream model is
+                dead or hangs. Triton itself says then that it is ready.
+        """
         try:
-            return bool(self._ask("ServerReady", service_pb2.ServerReadyRequest()).ready)
+            if not self._ask("ServerReady", service_pb2.ServerReadyRequest()).ready:
+                return False
         except LatentryError:
             return False
+        seconds = time_for_question(QUESTION_TIMEOUT_S)
+        try:
+            next(self._replies(iter([_NOTHING]), seconds), None)
+        except _REFUSED:
+            pass
+        except TimedOut:
+            raise self._no_answer(seconds) from None
+        return True
 
     def model_names(self) -> list[str]:
         """Names of the models being served, sorted, without the stream model."""
@@ -158,12 +141,19 @@ class GrpcTransport:
 
     def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
         """Send requests to ``generate_stream``, each once the one before it is answered in full."""
+        return self._replies(requests)
+
+    def _replies(
+        self, requests: Iterator[Arrays], timeout_s: float | None = None
+    ) -> Iterator[Reply]:
         process = os.getpid()
         with self._lock:
             connection = self._connected()
         outbox: SimpleQueue[Any] = SimpleQueue()
         messages = iter(outbox.get, None)
-        call = connection.stub.ModelStreamInfer(messages, metadata=self._address.metadata)
+        call = connection.stub.ModelStreamInfer(
+            messages, metadata=self._address.metadata, timeout=timeout_s
+        )
         try:
             for request in _stream_requests(requests):
                 outbox.put(request)
@@ -233,12 +223,12 @@ class GrpcTransport:
         call.add_done_callback(finish)
         return answer
 
-    def _connected(self) -> _GrpcConnection:
+    def _connected(self) -> GrpcConnection:
         """Return the connection; the lock is held."""
         if self._open is None:
             raise _closed()
         if self._connection is None:
-            self._connection = _GrpcConnection(self._address)
+            self._connection = GrpcConnection(self._address)
         self._infos.watch_channel(self._connection.channel)
         return self._connection
 
@@ -261,10 +251,10 @@ class AsyncGrpcTransport:
         """
         self._address = address_from_arguments(url, tls=tls, headers=headers)
         self._made_anew = partial(type(self), self._address.url, tls=tls, headers=headers)
-        self._connection: _GrpcConnection | None = None
+        self._connection: GrpcConnection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._infos = _InfoCache()
+        self._infos = InfoCache()
         self._open: set[asyncio.Future[Any]] = set()
         let_go_after_fork(self)
 
@@ -275,16 +265,25 @@ class AsyncGrpcTransport:
         """Begin anew, in a forked process; a closed transport stays closed."""
         keep_for_ever(self._connection, self._loop, self._open)
         self._connection = self._loop = None
-        self._infos = _InfoCache()
+        self._infos = InfoCache()
         self._open = set()
 
     async def ready(self) -> bool:
-        """Whether the server answers and every model is ready; False when nobody answers."""
+        """See :meth:`GrpcTransport.ready`."""
         try:
-            ready = await self._ask("ServerReady", service_pb2.ServerReadyRequest())
+            if not (await self._ask("ServerReady", service_pb2.ServerReadyRequest())).ready:
+                return False
         except LatentryError:
             return False
-        return bool(ready.ready)
+        seconds = time_for_question(QUESTION_TIMEOUT_S)
+        try:
+            async for _ in self._replies(iter([_NOTHING]), seconds):
+                pass
+        except _REFUSED:
+            pass
+        except TimedOut:
+            raise _no_answer(self._address, seconds, self._connection) from None
+        return True
 
     async def model_names(self) -> list[str]:
         """Names of the models being served, sorted, without the stream model."""
@@ -314,11 +313,17 @@ class AsyncGrpcTransport:
         self._infos.watch_reply(model, reply)
         return reply
 
-    async def stream(self, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
+    def stream(self, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
         """Send requests to ``generate_stream``, each once the one before it is answered in full."""
+        return self._replies(requests)
+
+    async def _replies(
+        self, requests: Iterator[Arrays], timeout_s: float | None = None
+    ) -> AsyncIterator[Reply]:
         process = os.getpid()
         connection = self._connected()
-        call = connection.stub.ModelStreamInfer(metadata=self._address.metadata)
+        metadata = self._address.metadata
+        call = connection.stub.ModelStreamInfer(metadata=metadata, timeout=timeout_s)
         try:
             for request in _stream_requests(requests):
                 await call.write(request)
@@ -355,14 +360,14 @@ class AsyncGrpcTransport:
             await asyncio.wait(tuple(self._open), timeout=CLOSE_GRACE_S)
         await self._connection.channel.close()
 
-    def _connected(self) -> _GrpcConnection:
+    def _connected(self) -> GrpcConnection:
         if self._closed:
             raise _closed()
         loop = asyncio.get_running_loop()
         if self._loop is not None and self._loop is not loop:
             self._leave_loop(self._loop)
         if self._connection is None:
-            self._connection = _GrpcConnection(self._address, asynchronous=True)
+            self._connection = GrpcConnection(self._address, asynchronous=True)
             self._loop = loop
         self._infos.watch_channel(self._connection.channel)
         return self._connection
@@ -375,7 +380,7 @@ class AsyncGrpcTransport:
             )
         self._connection = None
         self._open = set()
-        self._infos = _InfoCache()
+        self._infos = InfoCache()
 
     async def _ask(self, method: str, request: Any) -> Any:
         answer = self._start(method, request)
@@ -394,7 +399,7 @@ class AsyncGrpcTransport:
         answer.add_done_callback(self._open.discard)
         return answer
 
-    async def _response(self, connection: _GrpcConnection, call: Awaitable[Any]) -> Any:
+    async def _response(self, connection: GrpcConnection, call: Awaitable[Any]) -> Any:
         try:
             return await call
         except connection.grpc.RpcError as error:
@@ -422,7 +427,7 @@ def _check_process(process: int) -> None:
         )
 
 
-def _no_answer(address: Address, seconds: float, connection: _GrpcConnection | None) -> TimedOut:
+def _no_answer(address: Address, seconds: float, connection: GrpcConnection | None) -> TimedOut:
     if connection is not None and is_connected(connection.channel):
         what = "took the question and did not answer; it hangs or is overloaded: see its log"
     else:

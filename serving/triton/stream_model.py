@@ -6,6 +6,7 @@ batches, engines and every check.
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from latentry.contract.errors import (
 from latentry.contract.wire import CONTINUES, FROM_STREAM, TO_BE_CONTINUED
 from latentry.serving.entries.manifest import Manifest
 from latentry.serving.entries.repository import newest_entries
-from latentry.serving.runtime.streaming import StreamRequest, stream_from_request, text_from_tensor
+from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
 from latentry.serving.triton.heartbeats import Heart
 from latentry.serving.triton.stub import (
     arrays_from_request,
@@ -95,7 +96,10 @@ class StreamModel:
         manifest = self._manifest(model)
         most = manifest.serving.max_batch_size
         stream = stream_from_request(manifest.model.spec, tensors, max_batch_size=most)
-        await _send_chunks(sender, model, stream, most)
+        limit = manifest.serving.max_queue_size
+        # With so short a queue, one chunk of a stream would have the next one refused as busy.
+        in_flight = 1 if 0 < limit <= _IN_FLIGHT else _IN_FLIGHT
+        await _send_chunks(sender, model, stream.chunks(most), in_flight)
 
     def _manifest(self, model: str) -> Manifest:
         if model not in self._manifests:
@@ -113,12 +117,14 @@ def _end(sender: Any, error: Any = None) -> None:
         sender.send(pb_utils.InferenceResponse(error=error), flags=flags)
 
 
-async def _send_chunks(sender: Any, model: str, stream: StreamRequest, max_batch_size: int) -> None:
+async def _send_chunks(
+    sender: Any, model: str, chunks: Iterator[tuple[int, dict[str, Any]]], in_flight: int
+) -> None:
     waiting: deque[tuple[int, asyncio.Task[Any]]] = deque()
     try:
-        for index, tensors in stream.chunks(max_batch_size):
+        for index, tensors in chunks:
             # The first chunk goes alone: sharing the cores would delay it.
-            while waiting and (len(waiting) == _IN_FLIGHT or waiting[0][0] == 0):
+            while waiting and (len(waiting) == in_flight or waiting[0][0] == 0):
                 await _send_next(sender, waiting)
             if sender.is_cancelled():
                 return

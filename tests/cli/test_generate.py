@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from arithmetic_server import ArithmeticServer
-from doubles import Run
+from doubles import Run, on_terminal
 from PIL import Image
 
 
@@ -36,17 +36,28 @@ def test_generate_writes_files_and_json(run: Run, server: ArithmeticServer, tmp_
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code", "words"),
     [
-        (["--seeds", "9-3"], "runs backwards"),
-        (["--seeds", "1", "--n", "2"], "give either --seeds"),
-        (["--n", "0"], "n=0"),
-        (["--class", "7"], "class_label in row 0 is 7"),
-        (["--class", "seven"], "such as 0-63,100; digits takes an integer from 0 to 2: 0=zero, 1="),
-        (["--class", "2-0"], "0-2?; digits takes an integer from 0 to 2: 0=zero, 1=one, 2=two"),
-        (["--class", "0", "--n", str(10**13)], "samples are more than one call takes"),
-        (["--format", "float"], "--format float is no file format; use png, jpeg or webp"),
-        (["--url", "nowhere"], "give HOST:PORT"),
+        (["--seeds", "9-3"], 2, "runs backwards"),
+        (["--seeds", "1", "--n", "2"], 2, "give either --seeds"),
+        (["--n", "0"], 2, "Invalid value for '--n'"),
+        (["--retry-for-s", "-1"], 2, "Invalid value for '--retry-for-s'"),
+        (["--class", "7"], 1, "error: --class: class_label in row 0 is 7"),
+        ([], 1, "error: --class: class_label is required by this model; it takes an integer"),
+        (["--class", "0", "--psi", "0.5"], 1, "error: --psi: this model takes no truncation_psi"),
+        (
+            ["--class", "seven"],
+            2,
+            "such as 0-63,100; digits takes an integer from 0 to 2: 0=zero, 1=",
+        ),
+        (["--class", "2-0"], 2, "0-2?; digits takes an integer from 0 to 2: 0=zero, 1=one, 2=two"),
+        (["--class", "0", "--n", str(10**13)], 1, "samples are more than one call takes"),
+        (["--format", "float"], 2, "--format float is no file format; use png, jpeg or webp"),
+        (["--format", "gif"], 2, "format 'gif' is unknown"),
+        (["--url", "nowhere"], 2, "give HOST:PORT"),
+        (["--token-file", "nothing"], 2, "nothing: No such file"),
+        (["--ca", "nothing"], 2, "nothing cannot be read"),
+        (["--grid", "grid.jpeg"], 2, "--grid grid.jpeg is no PNG file"),
     ],
 )
 def test_generate_refuses(
@@ -55,11 +66,35 @@ def test_generate_refuses(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: list[str],
+    code: int,
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LATENTRY_URL", server.url)
-    code, _, err = run("generate", "digits", *options)
-    assert code == 1
+    found, _, err = run("generate", "digits", *options)
+    assert found == code
     assert words in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--out", "--grid"])
+def test_a_file_where_a_folder_must_be_is_found_before_anything_is_drawn(
+    run: Run, server: ArithmeticServer, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "file").touch()
+    where = tmp_path / "file" / "images.png"
+    code, _, err = run("generate", "plain", option, where, "--url", server.url)
+    assert code == 2
+    assert f"{tmp_path / 'file'} is there and is no folder" in err
+    assert server.double.calls == []
+    code, _, _ = run("stream", "plain", "--n", "1", "--out", where.parent, "--url", server.url)
+    assert (code, server.double.calls) == (2, [])
+
+
+def test_a_terminal_sees_that_images_are_being_drawn(
+    run: Run, server: ArithmeticServer, tmp_path: Path
+) -> None:
+    options = ("generate", "plain", "--n", "2000", "--grid", tmp_path / "a.png")
+    assert "drawing 2,000 images of plain" in on_terminal(*options, "--url", server.url)
+    assert "drawing" not in on_terminal(*options, "--json", "--url", server.url)
+    assert run(*options, "--url", server.url).err == ""

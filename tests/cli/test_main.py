@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import re
 import subprocess
@@ -62,6 +63,19 @@ def test_help_of_a_command_shows_examples(run: Run, name: str) -> None:
     code, out, _ = run(name, "--help")
     assert code == 0
     assert f"latentry {name}" in out.split("For example:")[1]
+
+
+@pytest.mark.parametrize("name", ["generate", "serve", "synthesize", "models tune", "train"])
+def test_paragraphs_of_help_flow(run: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    _, out, _ = run(*name.split(), "--help")
+    description = out.split("╭")[0].split("Usage:")[1]
+    for paragraph in re.split(r"\n\s*\n", description.strip())[1:]:
+        lines = [line.strip() for line in paragraph.splitlines()]
+        if lines[0].startswith("latentry"):
+            continue  # an example, which ends where it ends
+        for line, following in itertools.pairwise(lines):
+            assert len(line) + 1 + len(following.split()[0]) > 58
 
 
 def test_usage_errors(run: Run) -> None:
@@ -230,7 +244,7 @@ def test_clients_run_on_other_systems(
     [
         ["synthesize", "job.toml"],
         ["synthesize", "verify", "out"],
-        ["models"],
+        ["models", "remove", "digits"],
         ["profile", "digits"],
         ["serve"],
         ["export", "checkpoint"],
@@ -262,7 +276,8 @@ PIPES = {
     "--help": 0,
     "generate plain --seeds 0-3 --out images": 0,
     "stream plain --seeds 0-3 --out images --json": 0,
-    "generate plain --seeds=-1": 1,
+    "generate plain --seeds=-1": 2,
+    "generate nothing": 1,
     "nonsense": 2,
 }
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from doubles import Run
+from doubles import Run, on_terminal
 
 
 def test_a_batch_beyond_what_was_proved_is_not_served(run: Run, repository: Path) -> None:
@@ -8,3 +8,15 @@ def test_a_batch_beyond_what_was_proved_is_not_served(run: Run, repository: Path
     done = run("serve", "--repository", str(repository), *options)
     assert done.code == 1
     assert "17 is more than the export of wide proved (16)" in done.err
+
+
+def test_serve_says_that_it_starts_to_a_terminal_only(run: Run, tmp_path: Path) -> None:
+    options = ("serve", "--repository", tmp_path / "nowhere")
+    assert "starting Triton" in on_terminal(*options).partition("error: ")[0]
+    assert "starting" not in run(*options).err
+
+
+def test_a_size_that_is_none_is_wrong_usage(run: Run, tmp_path: Path) -> None:
+    done = run("serve", "--repository", tmp_path, "--most-memory", "much")
+    assert done.code == 2
+    assert "'much' is no size" in done.err

@@ -13,11 +13,11 @@ def test_classes_that_are_no_numbers_are_refused_everywhere(
 ) -> None:
     options = ("--class", "one", "--url", server.url, "--out", tmp_path / "out")
     code, _, err = run("stream", "digits", "--seeds", "1", *options)
-    assert (code, "digits takes an integer from 0 to 2: 0=zero" in err) == (1, True)
+    assert (code, "digits takes an integer from 0 to 2: 0=zero" in err) == (2, True)
     code, _, err = run("generate", "plain", *options)
-    assert (code, "plain takes no class" in err) == (1, True)
+    assert (code, "plain takes no class" in err) == (2, True)
     code, _, err = run("generate", "nothing", *options)
-    assert (code, "--class holds 'one'; give integers and ranges" in err) == (1, True)
+    assert (code, "--class holds 'one'; give integers and ranges" in err) == (2, True)
 
 
 def test_stream_writes_every_image(run: Run, server: ArithmeticServer, tmp_path: Path) -> None:
@@ -50,3 +50,24 @@ def test_ctrl_c_ends_a_stream_and_says_what_came(
     assert code == 130
     assert f"stopped: 8 of 1000 images are in {tmp_path}" in err
     assert server.double.stream_ended.wait(60)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--class", "7"], 1, "error: --class: class_label in row 0 is 7"),
+        (["--class", "0", "--psi", "2"], 1, "error: --psi: this model takes no truncation_psi"),
+        (["--chunk-size", "0"], 2, "Invalid value for '--chunk-size'"),
+        (["--chunk-size", "4097"], 2, "Invalid value for '--chunk-size'"),
+        (["--format", "raw"], 2, "--format raw is no file format"),
+        (["--n", "3"], 2, "give either --seeds"),
+    ],
+)
+def test_stream_refuses(
+    run: Run, server: ArithmeticServer, tmp_path: Path, options: list[str], code: int, words: str
+) -> None:
+    where = ("--seeds", "1", "--out", tmp_path / "out", "--url", server.url)
+    found, _, err = run("stream", "digits", *where, *options)
+    assert found == code
+    assert words in err
+    assert not (tmp_path / "out").exists()

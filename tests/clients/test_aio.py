@@ -187,6 +187,26 @@ def test_closing_a_stream_early(
     assert transport.stream_log == ["request", "closed"]
 
 
+def test_a_closed_stream_is_closed_though_somebody_keeps_it(
+    carrier: Transport | AsyncTransport, transport: FakeTransport
+) -> None:
+    kept: list[Iterator[Reply]] = []
+
+    def keep(replies: Iterator[Reply]) -> Iterator[Reply]:
+        kept.append(replies)
+        return replies
+
+    async def run() -> None:
+        client = AsyncClient(transport=carrier)
+        async with client, aclosing(client.stream("plain", seeds=range(100))) as chunks:
+            await anext(chunks)
+
+    transport.alter = keep
+    asyncio.run(run())
+    assert len(kept) == 1
+    assert transport.stream_log[-1] == "closed"
+
+
 def test_cancelling_the_task_of_a_stream(
     carrier: Transport | AsyncTransport, transport: FakeTransport
 ) -> None:

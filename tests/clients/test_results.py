@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from latentry.clients import BadRequest, ModelInfo, Reply, ServerFault, ServerGone
 from latentry.clients.client import Client
-from latentry.clients.results import result_from_replies, samples_after_replies
+from latentry.clients.results import result_from_replies
 from latentry.clients.samples import CallerArguments, CheckedSamples, samples_from_arguments
 from latentry.clients.streams import StreamCursor
 from latentry.contract.images import encode_image, png_with_text
@@ -133,6 +133,17 @@ def test_files_keep_the_format_they_came_in(client: Client, tmp_path: Path) -> N
         assert np.array_equal(np.asarray(picture), result.images[0])
 
 
+def test_jpeg_files_have_quality_95() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+    def size(quality: int) -> int:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
+        return file.tell()
+
+    assert size(94) < len(encode_image(image, Format.JPEG)) == size(95) < size(96)
+
+
 def test_tensors_are_no_files(client: Client, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="format float is not a file format"):
         client.generate("plain", seeds=1).save(tmp_path / "x", format="float")
@@ -163,14 +174,18 @@ def test_answers_that_are_not_what_was_asked(
 ) -> None:
     samples = samples_from_arguments(info("plain"), CallerArguments(seeds=[1, 2]))
     with pytest.raises(ServerFault, match=words):
-        result_from_replies(samples, [Reply("1", outputs)])
+        result_from_replies(samples, samples.info, [Reply("1", outputs)])
+
+
+def reply_of(version: str, count: int = 3) -> Reply:
+    return Reply(version, {"image": np.zeros((count, 6, 5, 3), np.uint8)})
 
 
 def test_parts_of_two_versions_make_no_result(info: InfoOf) -> None:
     samples = samples_from_arguments(info("plain"), CallerArguments(seeds=[1, 2]))
-    parts = [Reply(v, {"image": np.zeros((1, 6, 5, 3), np.uint8)}) for v in ("1", "2")]
+    parts = [reply_of("1", 1), reply_of("2", 1)]
     with pytest.raises(ServerFault, match="plain was replaced during the request"):
-        result_from_replies(samples, parts)
+        result_from_replies(samples, samples.info, parts)
 
 
 def replaced(info: ModelInfo, **changes: Any) -> ModelInfo:
@@ -183,19 +198,19 @@ def samples_of(client: Client) -> CheckedSamples:
 
 def test_a_model_that_was_replaced_meanwhile_is_not_taken_for_the_old_one(client: Client) -> None:
     samples = samples_of(client)
-    reply = Reply(samples.info.version, {})
-    assert samples_after_replies(samples, samples.info, [reply]) is samples
+    reply = reply_of(samples.info.version)
+    assert result_from_replies(samples, samples.info, [reply]).info is samples.info
     for change in ({"model_digest": "other"}, {"engine_class": "other"}):
         with pytest.raises(ServerFault, match="plain was replaced while it was drawing; ask again"):
-            samples_after_replies(samples, replaced(samples.info, **change), [reply])
+            result_from_replies(samples, replaced(samples.info, **change), [reply])
 
 
 def test_a_newer_version_that_drew_everything_is_named(client: Client) -> None:
     samples = samples_of(client)
     newer = replaced(samples.info, version="2", model_digest="newer")
-    assert samples_after_replies(samples, newer, [Reply("2", {})] * 2).info == newer
+    assert result_from_replies(samples, newer, [reply_of("2", 1), reply_of("2", 2)]).info == newer
     with pytest.raises(ServerFault, match="was replaced"):
-        samples_after_replies(samples, newer, [Reply("1", {}), Reply("2", {})])
+        result_from_replies(samples, newer, [reply_of("1", 1), reply_of("2", 2)])
 
 
 def test_a_stream_does_not_go_on_with_another_model(client: Client) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from doubles import InfoOf
@@ -243,6 +244,15 @@ def test_tensors_of_torch(info: InfoOf) -> None:
     for bad in (torch.tensor([True]), torch.tensor([1.0]), torch.tensor([[1]])):
         with pytest.raises(BadRequest, match="^seeds h"):
             rows("plain", seeds=bad)
+
+
+def test_arrays_of_bfloat16(info: InfoOf) -> None:
+    z = np.arange(4.0).reshape(1, 4).astype(ml_dtypes.bfloat16)
+    given = samples_from_arguments(info("plain"), CallerArguments(z=z)).rows.values
+    assert given.dtype == np.float32
+    assert given.tolist() == [[0, 1, 2, 3]]
+    with pytest.raises(BadRequest, match="seeds holds 0"):
+        samples_from_arguments(info("plain"), CallerArguments(seeds=z))
 
 
 def test_controls_are_read_once(info: InfoOf) -> None:

@@ -175,6 +175,8 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         self.hold.set()
         self.hold_questions = threading.Event()
         self.hold_questions.set()
+        self.hold_streams = threading.Event()
+        self.hold_streams.set()
         self.stream_ended = threading.Event()
 
     def _enter(self, name: str, context: grpc.ServicerContext) -> None:
@@ -238,9 +240,14 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         context.add_callback(self.stream_ended.set)
         for request in request_iterator:
             wants_mark = request.parameters["triton_enable_empty_final_response"].bool_param
+            self.hold_streams.wait()
             self.continues.append(request.parameters["continues"].bool_param)
             if self.stream_error is not None:
                 yield service_pb2.ModelStreamInferResponse(error_message=self.stream_error)
+                continue
+            if _arrays(request)["model"].tolist() == [b""]:
+                error = "[NOT_FOUND] model '' is not being served"
+                yield service_pb2.ModelStreamInferResponse(error_message=error)
                 continue
             for reply in self.transport.stream(iter([_arrays(request)])):
                 self.hold.wait()
@@ -301,4 +308,5 @@ class ArithmeticServer:
         self._server.stop(grace=None).wait(timeout=10)
         self.double.hold.set()
         self.double.hold_questions.set()
+        self.double.hold_streams.set()
         self._pool.shutdown()

@@ -1,12 +1,16 @@
 """Fixtures around the generator made of arithmetic, and what runs a command in this process."""
 
+import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import pytest
 from arithmetic_server import ArithmeticServer, FakeTransport, info_of
 from certificates import Authority
+from running_server import LATENTRY
 
 from latentry.cli.main import main
 from latentry.contract.transport import ModelInfo
@@ -27,6 +31,20 @@ class InfoOf(Protocol):
     """Returns what a generator of that name tells of itself."""
 
     def __call__(self, name: str, version: str = "1", max_batch_size: int = 8) -> ModelInfo: ...
+
+
+def on_terminal(*arguments: object) -> str:
+    """Run a command whose standard error is a terminal; return what it shows there."""
+    ours, theirs = os.openpty()
+    command = [str(LATENTRY), *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs):
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # EIO: nobody holds the other end any more
+            while data := os.read(ours, 4096):
+                shown += data
+    os.close(ours)
+    return shown.decode()
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,18 @@
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import arithmetic_server
 import grpc
 import pytest
+from arithmetic_server import ArithmeticServer
+from doubles import InfoOf
 
-from latentry.clients import AsyncClient, BadRequest, Client
+from latentry.clients import AsyncClient, BadRequest, Client, ServerGone
 from latentry.clients.transports.channel import (
     Tls,
     address_from_arguments,
@@ -116,3 +124,53 @@ def test_tls_makes_credentials(tmp_path: Path) -> None:
 def test_a_new_channel_is_not_connected() -> None:
     with open_channel(grpc, address_from_arguments("127.0.0.1:1")) as channel:
         assert not is_connected(channel)
+
+
+FROZEN = """
+import sys, time
+from arithmetic_server import ArithmeticServer
+from running_server import wait_until
+server = ArithmeticServer()
+server.double.hold.clear()
+print(server.url, flush=True)
+wait_until(lambda: "infer" in server.double.calls)
+time.sleep(float(sys.argv[1]))
+print("asked", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("quiet_s", ["0", "3"])
+def test_a_server_that_is_frozen_is_noticed_without_any_deadline(quiet_s: str) -> None:
+    """Its connection stands; only that it answers no ping tells of it.
+
+    Soon after something was said gRPC sends some of its own; later the client's do, after 12 s.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(arithmetic_server.__file__).parent)}
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", FROZEN, quiet_s],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        try:
+            assert process.stdout is not None
+            with Client(process.stdout.readline().strip(), timeout_s=None, retry_for_s=0) as client:
+                answer = pool.submit(client.generate, "plain", seeds=1)
+                assert process.stdout.readline() == "asked\n"
+                process.send_signal(signal.SIGSTOP)
+                assert isinstance(answer.exception(120), ServerGone)
+        finally:
+            process.kill()
+
+
+def test_an_answer_may_be_larger_than_grpcs_own_limit(
+    server: ArithmeticServer, info: InfoOf
+) -> None:
+    server.double.transport.infos["plain"] = info("plain", max_batch_size=60_000)
+    with Client(server.url) as client:
+        assert client.generate("plain", seeds=range(60_000)).images.nbytes > 4 * 2**20
+    assert server.double.calls.count("infer") == 1

@@ -393,3 +393,32 @@ def test_a_client_that_is_not_closed_does_not_keep_the_interpreter(
         [sys.executable, "-W", "error", "-c", code], timeout=120, capture_output=True, check=False
     )
     assert (run.returncode, run.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "ready", "reason"),
+    [
+        ("[UNAVAILABLE] the server is shutting down", False, "is shutting down or starting"),
+        ("Request for unknown model: 'generate_stream' is not found", True, "serving digits"),
+        ("[request id: 1] Exceeds maximum queue size", True, "serving digits"),
+        ("Stub process 'generate_stream_0_0' is not healthy.", False, "is not healthy"),
+    ],
+)
+def test_health_is_what_the_stream_model_says(
+    server: ArithmeticServer, driver: Driver, text: str, ready: bool, reason: str
+) -> None:
+    server.double.stream_error = text
+    (health,) = driver.run([lambda c: c.health()], server.url)
+    assert (health.ready, reason in health.reason) == (ready, True)
+
+
+def test_health_keeps_what_a_question_ended_with(server: ArithmeticServer, driver: Driver) -> None:
+    (health,) = driver.run([lambda c: c.health()], server.url, tls=True)
+    assert isinstance(health.error, ServerFault)
+    assert str(health.error) == health.reason
+
+
+def test_the_health_of_a_stream_model_that_hangs(server: ArithmeticServer, driver: Driver) -> None:
+    server.double.hold_streams.clear()
+    (health,) = driver.run([lambda c: c.health()], server.url, timeout_s=0.5)
+    assert (health.ready, "within 0.5 s" in health.reason) == (False, True)

@@ -138,3 +138,11 @@ def test_messages_say_what_to_do() -> None:
 
 def test_every_error_is_one_of_the_tree() -> None:
     assert all(issubclass(expected, LatentryError) for _, _, expected in TEXTS)
+
+
+def test_a_proxy_is_named_where_nobody_answers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("grpc_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    assert "https_proxy" in str(error_from_status(Code.UNAVAILABLE, "gone", "render-3:1"))
+    assert "https_proxy" not in str(error_from_status(Code.INTERNAL, "boom", "render-3:1"))

@@ -21,6 +21,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from latentry.clients import (
     BadRequest,
     Busy,
+    Client,
     Draining,
     InvalidOutput,
     LatentryError,
@@ -205,3 +206,13 @@ def answers_side_by_side(url: str, request: Any) -> list[LatentryError | None]:
     for thread in threads:
         thread.join()
     return errors
+
+
+def test_a_stream_is_not_refused_by_its_own_chunks(repository: Path) -> None:
+    options = ("--models", "large", "--instances", "1", "--queue-delay-us", "20000")
+    for limit in ("1", "2"):
+        with (
+            run_server(repository, *options, "--max-queue-size", limit) as running,
+            Client(running.url) as client,
+        ):
+            assert sum(map(len, client.stream("large", seeds=range(60), chunk_size=1))) == 60
