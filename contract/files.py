@@ -1,7 +1,8 @@
-"""Reading what may be anybody's file: regular files only, bounded, and shown without harm.
+"""Files: reading what may be anybody's, and writing whole or not at all.
 
-A FIFO, a device or an endless file under an expected name would otherwise hang whoever reads it,
-and a text out of a file may hold escape sequences that a terminal obeys.
+What is read are regular files only, bounded, and shown without harm: a FIFO, a device or an endless
+file under an expected name would otherwise hang whoever reads it, and a text out of a file may hold
+escape sequences that a terminal obeys.
 """
 
 import errno
@@ -10,8 +11,10 @@ import io
 import json
 import os
 import re
+import secrets
 import stat
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ _MOST_LEVELS = 100
 _TAIL_BYTES = 64 * 2**10
 # What a file may have beyond its size: it is being written, or one of /proc, which tell none.
 _GROWTH = 2**20
+
+TEMPORARY = ".tmp-"
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
@@ -158,3 +163,69 @@ def is_plain_name(name: str) -> bool:
 def printable(text: str) -> str:
     r"""Return ``text`` with control characters written out (``\x1b``), fit for a terminal."""
     return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that is not there yet, and have it on the disk when this returns.
+
+    Raises:
+        FileExistsError: Something has that name.
+        OSError: It cannot be written; what there is of it is removed.
+    """
+    with path.open("xb", buffering=0) as file:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                path.unlink()
+            raise
+
+
+def write_atomic(path: Path, data: bytes, *, beside: Path | None = None) -> None:
+    """Put ``data`` under ``path``, in place of what is there: whole and synced, or not at all.
+
+    Temporary file, fsync, rename, fsync of the folder. After an error nothing of it may be taken
+    for written, and it is to be written again, never synced again: the kernel may have dropped the
+    pages (Rebello et al., USENIX ATC 2020).
+
+    Args:
+        path: The file.
+        data: All that it is to hold.
+        beside: Folder for the temporary file, whose name begins with :data:`TEMPORARY`, on the same
+            file system; if left out the file's own.
+
+    Raises:
+        OSError: It cannot be written; the old file is as it was, unless only the last step failed.
+    """
+    temporary = (beside or path.parent) / f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}"
+    write_new(temporary, data)
+    try:
+        temporary.rename(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def publish_folder(made: Path, folder: Path) -> None:
+    """Give the finished folder ``made``, whose files are synced, the name ``folder``.
+
+    Raises:
+        OSError: ``folder`` holds something, or is on another file system.
+    """
+    sync_folder(made)
+    made.rename(folder)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in ``folder`` on the disk when this returns."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,15 +10,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from latentry.contract.errors import BadRequest, SpecError
+from latentry.contract.strict import Strict, explain
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
 _MAX_PIXELS = 4096 * 4096
 _CLASSES_SHOWN = 20
-_MOST_FINDINGS, _MOST_TEXT = 10, 2000
 
 Dimension = Annotated[int, Field(ge=1, le=65536)]
 
@@ -36,11 +35,7 @@ class Role(StrEnum):
 LATENT_ROLES = (Role.Z, Role.W)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Input(_Strict):
+class _Input(Strict):
     dtype: ClassVar[type[np.generic]] = np.float32
     role: Role
 
@@ -166,7 +161,7 @@ Input = Annotated[
 ]
 
 
-class ImageOutput(_Strict):
+class ImageOutput(Strict):
     """The network's picture: float32 [N, channels, height, width] in [-1, 1]."""
 
     role: Literal[Role.IMAGE] = Role.IMAGE
@@ -191,7 +186,7 @@ class ImageOutput(_Strict):
         return self
 
 
-class GeneratorSpec(_Strict):
+class GeneratorSpec(Strict):
     """What a generator takes and gives.
 
     A generator without a ``w`` input is one network, ``generator(z[, class_label]) -> image``.
@@ -263,24 +258,6 @@ def spec_from_json(text: str | bytes, source: str) -> GeneratorSpec:
         return GeneratorSpec.model_validate_json(text)
     except ValidationError as error:
         raise SpecError(f"{source} is no generator spec: {explain(error)}") from error
-
-
-def explain(error: ValidationError) -> str:
-    """Return pydantic's findings as one line of ``where: what`` for people."""
-    findings = [_finding(item) for item in error.errors(include_url=False)[:_MOST_FINDINGS]]
-    more = error.error_count() - len(findings)
-    text = "; ".join([*findings, *([f"and {more} more"] if more else [])])
-    return " ".join(text[:_MOST_TEXT].split())
-
-
-def _finding(item: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "top level"
-    if item["type"] == "extra_forbidden":
-        return f"{where}: there is no such key"
-    if item["type"] == "union_tag_invalid":
-        roles = ", ".join(role for role in Role if role is not Role.IMAGE)
-        return f"{where}: role {item['ctx']['tag']!r} is unknown; use one of {roles}"
-    return f"{where}: {item['msg'].removeprefix('Value error, ')}"
 
 
 def check_name(name: str) -> str:

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from latentry.contract.errors import BadRequest, JobError
 from latentry.contract.files import parse_json
 from latentry.contract.seeds import MAX_SEED
-from latentry.contract.spec import GeneratorSpec, explain
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.strict import explain
 from latentry.synthesis.job import Job, Plan, plan_from_job
 from latentry.synthesis.sinks.shards import SUFFIXES, most_shard_bytes, shard_stem
 from latentry.synthesis.storage.storage import Storage

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from latentry.contract.errors import BadRequest, CheckpointError
 from latentry.contract.files import open_regular, parse_json, read_regular, sha256_regular
-from latentry.contract.spec import GeneratorSpec, Role, check_name, explain
+from latentry.contract.spec import GeneratorSpec, Role, check_name
+from latentry.contract.strict import explain
 from latentry.training.architectures import build
 
 GENERATOR_FILE = "generator.json"

@@ -18,7 +18,8 @@ from pydantic import (
 from latentry.contract.errors import BadRequest, NotFound
 from latentry.contract.files import parse_toml, read_regular
 from latentry.contract.seeds import MAX_SEED
-from latentry.contract.spec import check_name, explain
+from latentry.contract.spec import check_name
+from latentry.contract.strict import explain
 
 _MOST_BYTES = 2**20
 _Positive = Annotated[int, Field(ge=1)]

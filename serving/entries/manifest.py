@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from latentry.contract.errors import EntryError
 from latentry.contract.files import is_plain_name, read_regular
 from latentry.contract.seeds import SEED_CONTRACT
-from latentry.contract.spec import GeneratorSpec, explain
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.strict import explain
 
 MANIFEST_FILE = "latentry.json"
 MOST_BATCH = 1024

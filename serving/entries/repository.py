@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from latentry.contract.errors import BadRequest, EntryError, LatentryError, NotFound
 from latentry.contract.files import open_regular, read_regular
-from latentry.contract.spec import GeneratorSpec, check_name, explain
+from latentry.contract.spec import GeneratorSpec, check_name
+from latentry.contract.strict import explain
 from latentry.contract.wire import STREAM_MODEL
 from latentry.serving.entries.goldens import read_goldens
 from latentry.serving.entries.manifest import (

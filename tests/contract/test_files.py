@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 import threading
@@ -13,7 +14,10 @@ from latentry.contract.files import (
     parse_json,
     parse_toml,
     printable,
+    publish_folder,
     read_regular,
+    write_atomic,
+    write_new,
 )
 
 
@@ -121,3 +125,71 @@ def test_a_log_may_be_a_file_a_device_or_a_fifo_that_is_read(tmp_path: Path) -> 
         log.write(b"x")
     assert os.read(reader, 10) == b"x"
     os.close(reader)
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    write_atomic(path, b"new", beside=tmp_path)
+    assert path.read_bytes() == b"new"
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_a_fault_leaves_the_old_file(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="the disk is broken"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_file_and_folder_are_synced_in_this_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    sync, rename = os.fsync, os.rename
+
+    def see_sync(descriptor: int) -> None:
+        calls.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        sync(descriptor)
+
+    def see_rename(*names: Path) -> None:
+        calls.append("rename")
+        rename(*names)
+
+    monkeypatch.setattr(os, "fsync", see_sync)
+    monkeypatch.setattr(os, "rename", see_rename)
+    write_atomic(tmp_path / "file", b"1")
+    assert calls == ["file", "rename", "folder"]
+    calls.clear()
+    made = tmp_path / "made"
+    made.mkdir()
+    write_new(made / "part", b"2")
+    publish_folder(made, tmp_path / "folder")
+    assert calls == ["file", "folder", "rename", "folder"]
+    assert (tmp_path / "folder" / "part").read_bytes() == b"2"
+
+
+def test_a_new_file_replaces_nothing(tmp_path: Path) -> None:
+    write_new(tmp_path / "file", b"old")
+    with pytest.raises(FileExistsError):
+        write_new(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_folder_replaces_none_that_holds_something(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "there").mkdir()
+    write_new(tmp_path / "there" / "file", b"old")
+    with pytest.raises(OSError, match="not empty"):
+        publish_folder(tmp_path / "made", tmp_path / "there")
+    assert (tmp_path / "there" / "file").read_bytes() == b"old"

@@ -1,0 +1,63 @@
+"""Functions of the user's, named ``package.module:function`` on a command line or in a job."""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from latentry.contract.errors import BadRequest, NotFound
+
+_TARGET = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
+
+
+def function_from_target(target: str, folder: Path) -> Callable[..., Any]:
+    """Return what ``target`` names, looked for in ``folder`` first; its module runs.
+
+    The folder stays on ``sys.path``, because the module may import more of it later.
+
+    Args:
+        target: ``package.module:function``.
+        folder: Where a person keeps the module: the current folder, or that of a job's file.
+
+    Raises:
+        BadRequest: ``target`` has another form, its module fails, or it cannot be called.
+        NotFound: There is no such module or function, or the module imports what there is not.
+    """
+    match = _TARGET.fullmatch(target)
+    if match is None:
+        raise BadRequest(f"{target!r} names no function; write it as my_package.my_module:build")
+    module = _import_module(match["module"], folder)
+    function = getattr(module, match["name"], None)
+    if function is None:
+        there = [name for name, value in vars(module).items() if callable(value)]
+        raise NotFound(
+            f"{match['module']} ({module.__file__}) has no {match['name']!r}; "
+            f"what can be called there: {', '.join(there) or 'nothing'}"
+        )
+    if not callable(function):
+        raise BadRequest(f"{target} is a {type(function).__name__}; name a function")
+    return function  # type: ignore[no-any-return]  # callable() does not narrow an Any
+
+
+def _import_module(name: str, folder: Path) -> ModuleType:
+    place = str(folder)
+    if place not in sys.path:
+        sys.path.insert(0, place)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # A module that is there but imports something missing is another matter.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise NotFound(
+                f"{name} was found, but it imports {error.name!r}, which is not installed here"
+            ) from error
+        raise NotFound(
+            f"there is no Python module {error.name!r} in {place} or among the installed packages"
+        ) from error
+    except (Exception, SystemExit) as error:  # whatever the user's module does
+        text = " ".join(str(error).split())[:500]
+        raise BadRequest(f"importing {name} failed: {type(error).__name__}: {text}") from error

@@ -1,0 +1,37 @@
+"""What several rooms ask of the operating system."""
+
+import ctypes
+import ipaddress
+import signal
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, without a port, is this machine by its spelling; nothing is looked up.
+
+    An IPv6 address may stand in brackets.
+    """
+    if host.lower() == "localhost":
+        return True
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def dying_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """Return what a child process calls to get signal ``number`` when its parent dies (Linux).
+
+    Fit for ``subprocess``'s ``preexec_fn``: the library is loaded before the fork. Linux means the
+    thread that forked: when that ends, the signal comes, too.
+    """
+    libc = ctypes.CDLL(None)
+
+    def die_with_parent() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, number)
+
+    return die_with_parent

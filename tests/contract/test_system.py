@@ -1,0 +1,56 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from latentry.contract.system import is_loopback
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST", "127.0.0.1", "127.9.8.7", "::1", "[::1]"]
+)
+def test_hosts_of_this_machine(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "0.0.0.0", "::", "[::]", "10.0.0.1", "localhost.example", "127.0.0.1.example", "[]"],
+)
+def test_hosts_that_may_be_others(host: str) -> None:
+    assert not is_loopback(host)
+
+
+PARENT = """
+import signal, subprocess, sys
+from latentry.contract.system import dying_with_parent
+sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+child = subprocess.Popen(sleep, preexec_fn=dying_with_parent(signal.SIGKILL))
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has death signals")
+def test_a_child_dies_with_its_parent() -> None:
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert is_running(child)
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(child)
