@@ -22,6 +22,7 @@ from pathlib import Path
 
 from measuring import Row, publish_network, served
 
+from latentry.clients.server import Server
 from latentry.contract.seeds import LatentDrawer
 from latentry.serving.entries.engine_class import vector_level
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
@@ -114,7 +115,7 @@ def measure(pairs: int, repository: Path, *, server: bool) -> Iterator[Row]:
             if server:
                 url, _ = stack.enter_context(served(repository, ["--models", name]))
                 rows["server"] = Row(f"{network}, a running server", "-", "x")
-                origins["server"] = (Origin(url=url), Workers(4, pinned=False), 4)
+                origins["server"] = (Origin(server=Server(url)), Workers(4, pinned=False), 4)
             for pair in range(pairs):
                 for source, (origin, workers, count) in origins.items():
                     alone = engine.rate(engine.best_batch)
