@@ -110,7 +110,7 @@ class Checkpoint(_Strict):
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _DeclaredTensor:
     """One tensor as a header or a module declares it."""
 
     shape: tuple[int, ...]
@@ -190,7 +190,7 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, nn.Module]:
     weights = _existing(folder, WEIGHTS_FILE)
     with torch.device("meta"):  # takes no memory, however large the config says it is
         outline = build(checkpoint.architecture, checkpoint.config)
-    _check_entries(weights, _read_header(weights), _entries(outline))
+    _check_declared(weights, _read_header(weights), _declared_by(outline))
     module = build(checkpoint.architecture, checkpoint.config)
     load_weights(module, weights)
     _check_fits(module, checkpoint.spec, folder)
@@ -206,7 +206,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         CheckpointError: The file is missing, truncated, a pickle or no safetensors file; a tensor
             is missing, unknown, of another shape or dtype, or holds NaN or infinity.
     """
-    _check_entries(path, _read_header(path), _entries(module))
+    _check_declared(path, _read_header(path), _declared_by(module))
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -254,7 +254,7 @@ def _existing(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _read_header(path: Path) -> dict[str, _Entry]:
+def _read_header(path: Path) -> dict[str, _DeclaredTensor]:
     """Return the tensors that a safetensors file declares; its size must fit them."""
     try:
         opened = open_regular(path)
@@ -277,7 +277,7 @@ def _read_header(path: Path) -> dict[str, _Entry]:
         declared.pop("__metadata__", None)
         ends = [int(item["data_offsets"][1]) for item in declared.values()]
         entries = {
-            name: _Entry(tuple(item["shape"]), _DTYPES[item["dtype"]])
+            name: _DeclaredTensor(tuple(item["shape"]), _DTYPES[item["dtype"]])
             for name, item in declared.items()
         }
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -289,9 +289,9 @@ def _read_header(path: Path) -> dict[str, _Entry]:
     return entries
 
 
-def _entries(module: nn.Module) -> dict[str, _Entry]:
+def _declared_by(module: nn.Module) -> dict[str, _DeclaredTensor]:
     return {
-        name: _Entry(tuple(tensor.shape), tensor.dtype)
+        name: _DeclaredTensor(tuple(tensor.shape), tensor.dtype)
         for name, tensor in module.state_dict().items()
     }
 
@@ -312,7 +312,9 @@ def _explain_truncated(path: Path, size: int, needed: int) -> str:
     )
 
 
-def _check_entries(path: Path, found: dict[str, _Entry], expected: dict[str, _Entry]) -> None:
+def _check_declared(
+    path: Path, found: dict[str, _DeclaredTensor], expected: dict[str, _DeclaredTensor]
+) -> None:
     findings = [f"{name}: missing, expected {expected[name]}" for name in expected.keys() - found]
     findings += [f"{name}: {found[name]} is not expected" for name in found.keys() - expected]
     findings += [

@@ -9,7 +9,7 @@ from torch import nn
 
 from latentry.contract.errors import ExportRefused
 from latentry.export.proofs.parity import prove
-from latentry.export.proofs.proof_bench import Bench, draw_rows, load_engines
+from latentry.export.proofs.proof_bench import ProofBench, draw_rows, load_engines
 
 
 def hand_made(rows: int, height: int = 4) -> dict[str, bytes]:
@@ -59,7 +59,7 @@ def test_bytes_that_are_no_onnx_are_refused(small: Exported) -> None:
 
 
 def test_a_module_that_fails_in_torch_is_named(small: Exported) -> None:
-    bench = Bench(small.spec, nn.Linear(3, 3), load_engines(small.spec, small.files))
+    bench = ProofBench(small.spec, nn.Linear(3, 3), load_engines(small.spec, small.files))
     rows = draw_rows(small.spec, 2)
     with pytest.raises(ExportRefused, match="generator of Linear fails in torch on a batch of 2: "):
         bench.run_torch(rows, rows, 2)
