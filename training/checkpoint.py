@@ -12,18 +12,25 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationError
+from pydantic import FiniteFloat, JsonValue, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from latentry.contract.errors import BadRequest, CheckpointError
-from latentry.contract.files import open_regular, parse_json, read_regular, sha256_regular
-from latentry.contract.spec import GeneratorSpec, Role, check_name
-from latentry.contract.strict import explain
+from latentry.contract.errors import CheckpointError
+from latentry.contract.files import (
+    open_regular,
+    parse_json,
+    publish_folder,
+    read_regular,
+    sha256_regular,
+    write_new,
+)
+from latentry.contract.spec import GeneratorSpec, ModelName, Role
+from latentry.contract.strict import Strict, explain
 from latentry.training.architectures import build
 
 GENERATOR_FILE = "generator.json"
@@ -50,18 +57,7 @@ _DTYPES = {
 }
 
 
-def _named(name: str) -> str:
-    try:
-        return check_name(name)
-    except BadRequest as error:
-        raise ValueError(str(error)) from error
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataSource(_Strict):
+class DataSource(Strict):
     """Where training data comes from, under which licence, and what of it was used."""
 
     source: str
@@ -69,7 +65,7 @@ class DataSource(_Strict):
     detail: str
 
 
-class Provenance(_Strict):
+class Provenance(Strict):
     """How a generator came to be.
 
     Attributes:
@@ -89,7 +85,7 @@ class Provenance(_Strict):
     steps: int = 0
 
 
-class Checkpoint(_Strict):
+class Checkpoint(Strict):
     """The content of ``generator.json``.
 
     Attributes:
@@ -102,7 +98,7 @@ class Checkpoint(_Strict):
     """
 
     format: Literal[1] = 1
-    name: Annotated[str, AfterValidator(_named)]
+    name: ModelName
     architecture: str
     config: dict[str, JsonValue]
     spec: GeneratorSpec
@@ -148,16 +144,13 @@ def save_checkpoint(
         made = Path(temporary, "new")
         made.mkdir()
         text = json.dumps(checkpoint.model_dump(mode="json"), indent=2) + "\n"
-        (made / GENERATOR_FILE).write_text(text, encoding="utf-8")
-        (made / WEIGHTS_FILE).write_bytes(save(tensors))
+        write_new(made / GENERATOR_FILE, text.encode())
+        write_new(made / WEIGHTS_FILE, save(tensors))
         if samples_png is not None:
-            (made / SAMPLES_FILE).write_bytes(samples_png)
-        for path in (*made.iterdir(), made):
-            _sync(path)
+            write_new(made / SAMPLES_FILE, samples_png)
         if folder.exists():
             folder.rename(Path(temporary, "old"))
-        made.rename(folder)
-    _sync(folder.parent)
+        publish_folder(made, folder)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -366,11 +359,3 @@ def _list(findings: list[str]) -> str:
     shown = sorted(findings)[:_LISTED]
     more = len(findings) - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more else "")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
