@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -163,6 +165,13 @@ def test_the_table_would_see_imports_of_every_kind(tmp_path: Path) -> None:
         assert ours_of("example") == {f"contract.{n}" for n in ("seeds", "files", "spec", "wire")}
     finally:
         del MODULES["example"]
+
+
+@pytest.mark.parametrize("room", FOLDERS)
+def test_a_room_refuses_its_bare_name(room: str) -> None:
+    command = [sys.executable, "-c", f"import {room}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"import this package as latentry.{room}, not as {room}" in done.stderr
 
 
 def python_files() -> list[Path]:
