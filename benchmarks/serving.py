@@ -21,6 +21,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, as Latentry's own engine does
+
 import onnxruntime
 from measuring import LATENTRY, Row, publish_network, served
 

@@ -1,7 +1,7 @@
 """What a synthesis job adds to the engine: ratios, measured in alternating pairs in one run.
 
 Each pair draws raw images with the engine alone (every core, its best batch), then makes a job with
-PNG level 1 in WebDataset shards, by ``--engine local`` and, on request, by a running server. The
+PNG level 1 in WebDataset shards, by ``--draw-with local`` and, on request, by a running server. The
 rate of a job is that of its steady part: from the first shard of every worker to the last shard.
 Two networks: a DCGAN of width 64 at 64x64 with random weights, and one ten times as heavy.
 
@@ -26,7 +26,7 @@ from latentry.clients.server import Server
 from latentry.contract.seeds import LatentDrawer
 from latentry.serving.entries.engine_class import vector_level
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
-from latentry.synthesis.crews.processes import Workers
+from latentry.synthesis.crews.processes import ProcessCrew
 from latentry.synthesis.job import Job
 from latentry.synthesis.run import run_job
 from latentry.synthesis.shard_making import Origin, Progress, Settled, Work
@@ -61,14 +61,14 @@ class EngineAlone:
 class Timed:
     """A crew that notes when each shard was done."""
 
-    def __init__(self, workers: Workers, count: int) -> None:
+    def __init__(self, workers: ProcessCrew, count: int) -> None:
         self._workers = workers
         self._count = count
         self._done: list[tuple[float, int]] = []
 
-    def make(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
+    def __call__(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
         """Make shards as the workers do."""
-        for settled in self._workers.make(work, numbers, progress):
+        for settled in self._workers(work, numbers, progress):
             self._done.append((time.perf_counter(), len(settled.record.seeds)))
             yield settled
 
@@ -80,7 +80,7 @@ class Timed:
 
 
 def job_rate(
-    name: str, origin: Origin, images: int, shard_size: int, workers: Workers, count: int
+    name: str, origin: Origin, images: int, shard_size: int, workers: ProcessCrew, count: int
 ) -> float:
     """Return the images a second of one job."""
     job = Job.model_validate(
@@ -92,7 +92,7 @@ def job_rate(
     )
     timed = Timed(workers, count)
     with tempfile.TemporaryDirectory() as folder:
-        totals = run_job(job, origin, folder, crew=timed.make)
+        totals = run_job(job, origin, folder, crew=timed)
     assert totals.samples == images
     return timed.rate()
 
@@ -109,13 +109,13 @@ def measure(pairs: int, repository: Path, *, server: bool) -> Iterator[Row]:
         # Whole batches of 32, as nearly all are in shards of the usual size.
         shard = max(32, int(rate * _JOB_S / (8 * cores)) // 32 * 32)
         images = shard * 8 * cores
-        rows = {"local": Row(f"{network}, --engine local", f">= {reach}", "x")}
+        rows = {"local": Row(f"{network}, --draw-with local", f">= {reach}", "x")}
         with ExitStack() as stack:
-            origins = {"local": (Origin(repository), Workers(cores, pinned=True), cores)}
+            origins = {"local": (Origin(repository), ProcessCrew(cores, pinned=True), cores)}
             if server:
                 url, _ = stack.enter_context(served(repository, ["--models", name]))
                 rows["server"] = Row(f"{network}, a running server", "-", "x")
-                origins["server"] = (Origin(server=Server(url)), Workers(4, pinned=False), 4)
+                origins["server"] = (Origin(server=Server(url)), ProcessCrew(4, pinned=False), 4)
             for pair in range(pairs):
                 for source, (origin, workers, count) in origins.items():
                     alone = engine.rate(engine.best_batch)

@@ -34,7 +34,8 @@ def list_models(
     latentry models --repository model_repository
     """
     from latentry.contract.errors import LatentryError
-    from latentry.serving.entries.repository import list_entries, list_strays, verify_entry
+    from latentry.serving.entries.repository import list_entries, list_strays
+    from latentry.serving.entries.verification import verify_entry
 
     if context.invoked_subcommand is not None:
         return
@@ -74,7 +75,7 @@ def remove_model(
 
     latentry models remove digits --version 1
     """
-    from latentry.serving.entries.repository import remove_entry
+    from latentry.serving.entries.publishing import remove_entry
 
     for folder in remove_entry(repository, name, version):
         Console(stderr=True, soft_wrap=True).print(Text(f"removed {folder}"))
@@ -95,7 +96,7 @@ def tune_model(
 
     latentry models tune digits --from profile/report.json
     """
-    from latentry.serving.entries.repository import tune_entry
+    from latentry.serving.entries.tuning import tune_entry
 
     changes, model_digest = _recommendation(name, report)
     entry = tune_entry(repository, name, changes, model_digest=model_digest)

@@ -1,5 +1,6 @@
 """``latentry synthesize``: make a job, verify one, tell how far it is."""
 
+import difflib
 import os
 import signal
 import time
@@ -18,6 +19,7 @@ from latentry.cli.common.exit_codes import EXIT_FAULT, EXIT_INTERRUPTED
 from latentry.cli.common.server_options import talks_to_server
 from latentry.clients.server import DEFAULT_SERVER, Server
 from latentry.contract.errors import BadRequest
+from latentry.synthesis.crews.crew import Crew, make_here
 from latentry.synthesis.job import Job, job_from_file
 from latentry.synthesis.records import (
     CONTACT_SHEET_FILE,
@@ -27,10 +29,10 @@ from latentry.synthesis.records import (
     made_shards,
     read_job,
 )
-from latentry.synthesis.run import Crew, make_here, open_record, run_job
+from latentry.synthesis.run import open_record, run_job
 from latentry.synthesis.shard_making import DEFAULT_RETRY_FOR_S, Origin, SampleDrawer
 from latentry.synthesis.sinks.shards import shard_bytes
-from latentry.synthesis.storage.storage import storage_from_url
+from latentry.synthesis.storage.urls import storage_from_url
 from latentry.synthesis.verify import verify_job
 
 _REPOSITORY = Path("model_repository")
@@ -39,8 +41,8 @@ _TRIED = 256
 _MOST_REASONS = 10
 
 
-class Engine(StrEnum):
-    """Who draws."""
+class DrawWith(StrEnum):
+    """Who draws the samples of a job."""
 
     SERVER = "server"
     LOCAL = "local"
@@ -51,24 +53,34 @@ class _RunByDefault(TyperGroup):
     """``synthesize JOB.toml`` is ``synthesize run JOB.toml``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put ``run`` before what names no subcommand."""
-        if not args or args[0] not in self.commands:
+        """Put ``run`` before what names no subcommand, unless it is nearly one and no file."""
+        name = args[0] if args else ""
+        if name not in self.commands:
+            near = difflib.get_close_matches(name, self.commands, n=1)
+            if near and not Path(name).suffix and not Path(name).exists():
+                ctx.fail(f"there is no command {name}; did you mean {near[0]}?")
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
 
 app = typer.Typer(cls=_RunByDefault, add_completion=False)
 
-EngineOption = Annotated[
-    Engine,
+DrawWithOption = Annotated[
+    DrawWith,
     typer.Option(
         help="server: a running one; local: processes here, no server; ray: a Ray cluster."
     ),
 ]
 RepositoryOption = Annotated[
-    Path, typer.Option(help="The model repository, for --engine local and ray.")
+    Path, typer.Option(help="The model repository, for --draw-with local and ray.")
 ]
-RetryOption = Annotated[float, typer.Option(help="Wait so many seconds for a busy or lost server.")]
+RetryOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Wait so many seconds for a server that is busy, lost or not there yet; if left out "
+        f"{DEFAULT_RETRY_FOR_S:g} for one that was there."
+    ),
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option(min=1, help="Processes; if left out one for each core, 4 with a server."),
@@ -85,14 +97,14 @@ def run(
         str | None,
         typer.Option(help="Folder, or URL that fsspec knows; the job's name if left out."),
     ] = None,
-    engine: EngineOption = Engine.SERVER,
+    draw_with: DrawWithOption = DrawWith.SERVER,
     server: Server = DEFAULT_SERVER,
     repository: RepositoryOption = _REPOSITORY,
     workers: WorkersOption = None,
     address: Annotated[
         str | None, typer.Option(help="Address of the Ray cluster; a local one if left out.")
     ] = None,
-    retry_for_s: RetryOption = DEFAULT_RETRY_FOR_S,
+    retry_for_s: RetryOption = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Make only the shards with the first so many samples.")
     ] = None,
@@ -114,15 +126,15 @@ def run(
 
         latentry synthesize job.toml --out digits/ --limit 1000
 
-        latentry synthesize job.toml --out digits/ --engine local
+        latentry synthesize job.toml --out digits/ --draw-with local
     """
     what = job_from_file(job)
     where = out or job.stem
-    origin = _origin(engine, server, repository, retry_for_s)
+    origin = _origin(draw_with, server, repository, retry_for_s)
     if dry_run:
-        _show_estimate(what, origin, _count(engine, workers), as_json=as_json)
+        _show_estimate(what, origin, _count(draw_with, workers), as_json=as_json)
         return
-    crew = _crew(engine, workers, address)
+    crew = _crew(draw_with, workers, address)
     started = time.monotonic()
     with _interruptible(where), _progress(what, quiet=as_json) as told:
         totals = run_job(
@@ -146,7 +158,7 @@ def verify(
     samples: Annotated[
         int, typer.Option(min=0, help="Draw so many samples again, at random; 0 needs no source.")
     ] = 64,
-    engine: EngineOption = Engine.SERVER,
+    draw_with: DrawWithOption = DrawWith.SERVER,
     server: Server = DEFAULT_SERVER,
     repository: RepositoryOption = _REPOSITORY,
     workers: WorkersOption = None,
@@ -158,9 +170,9 @@ def verify(
 
         latentry synthesize verify digits/
 
-        latentry synthesize verify digits/ --engine local --samples 500
+        latentry synthesize verify digits/ --draw-with local --samples 500
     """
-    origin = _origin(engine, server, repository, DEFAULT_RETRY_FOR_S) if samples else None
+    origin = _origin(draw_with, server, repository) if samples else None
     count = workers or len(os.sched_getaffinity(0))
     record = read_job(storage_from_url(out))
     with progress_bar("verify", record.samples, quiet=as_json) as progress:
@@ -211,34 +223,38 @@ def status(out: OutArgument, as_json: JsonOption = False) -> None:
         raise typer.Exit(EXIT_FAULT)
 
 
-def _origin(engine: Engine, server: Server, repository: Path, retry_for_s: float) -> Origin:
-    if engine is Engine.SERVER:
+def _origin(
+    draw_with: DrawWith, server: Server, repository: Path, retry_for_s: float | None = None
+) -> Origin:
+    if draw_with is DrawWith.SERVER:
         return Origin(server=server, retry_for_s=retry_for_s)
     if server != DEFAULT_SERVER:
         raise BadRequest(
-            "--url, --tls, --ca and --token-file go with --engine server; "
-            f"--engine {engine} needs none"
+            "--url, --tls, --ca and --token-file go with --draw-with server; "
+            f"--draw-with {draw_with} needs none"
         )
     return Origin(repository=repository.resolve())
 
 
-def _count(engine: Engine, workers: int | None) -> int:
-    return workers or (_SERVER_WORKERS if engine is Engine.SERVER else len(os.sched_getaffinity(0)))
+def _count(draw_with: DrawWith, workers: int | None) -> int:
+    return workers or (
+        _SERVER_WORKERS if draw_with is DrawWith.SERVER else len(os.sched_getaffinity(0))
+    )
 
 
-def _crew(engine: Engine, workers: int | None, address: str | None) -> Crew:
-    if address is not None and engine is not Engine.RAY:
-        raise BadRequest("--address goes with --engine ray")
-    if engine is Engine.RAY:
-        from latentry.synthesis.crews.ray import RayWorkers
+def _crew(draw_with: DrawWith, workers: int | None, address: str | None) -> Crew:
+    if address is not None and draw_with is not DrawWith.RAY:
+        raise BadRequest("--address goes with --draw-with ray")
+    if draw_with is DrawWith.RAY:
+        from latentry.synthesis.crews.ray import RayCrew
 
-        return RayWorkers(address, workers).make
-    count = _count(engine, workers)
+        return RayCrew(address, workers)
+    count = _count(draw_with, workers)
     if count == 1:
         return make_here
-    from latentry.synthesis.crews.processes import Workers
+    from latentry.synthesis.crews.processes import ProcessCrew
 
-    return Workers(count, pinned=engine is Engine.LOCAL).make
+    return ProcessCrew(count, pinned=draw_with is DrawWith.LOCAL)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from latentry.clients.retry import (
 )
 from latentry.clients.samples import (
     MAX_RESULT_BYTES,
-    Arguments,
+    CallerArguments,
     ClassLabels,
     Latents,
     Numbers,
@@ -117,7 +117,7 @@ class AsyncClient(PickledByTransport):
         timeout_s: float | None | Unset = UNSET,
     ) -> GenerateResult:
         """Draw images; see :meth:`Client.generate`."""
-        arguments = Arguments(seeds, n, class_label, truncation_psi, z, w, format)
+        arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
         deadline = Deadline(self._timeout_s if isinstance(timeout_s, Unset) else timeout_s)
         try:
             async with asyncio.timeout(deadline.left_s()):
@@ -143,7 +143,7 @@ class AsyncClient(PickledByTransport):
 
         To leave early, close it: ``async with contextlib.aclosing(client.stream(...)) as chunks``.
         """
-        arguments = Arguments(seeds, n, class_label, truncation_psi, z, w, format)
+        arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
         size = check_chunk_size(chunk_size)
         info = await self._info(model, Deadline(self._timeout_s))
         cursor = StreamCursor(samples_from_arguments(info, arguments), size)
@@ -182,7 +182,7 @@ class AsyncClient(PickledByTransport):
             return Health(False, str(error))
 
     async def _generate(
-        self, model: str, arguments: Arguments, deadline: Deadline
+        self, model: str, arguments: CallerArguments, deadline: Deadline
     ) -> GenerateResult:
         info = await self._info(model, deadline)
         samples = samples_from_arguments(info, arguments, max_bytes=MAX_RESULT_BYTES)

@@ -29,7 +29,7 @@ from latentry.clients.retry import (
 )
 from latentry.clients.samples import (
     MAX_RESULT_BYTES,
-    Arguments,
+    CallerArguments,
     ClassLabels,
     Latents,
     Numbers,
@@ -155,7 +155,7 @@ class Client(PickledByTransport):
             InvalidOutput: The generator produced NaN or infinity.
             ServerFault: The server answered with another fault.
         """
-        arguments = Arguments(seeds, n, class_label, truncation_psi, z, w, format)
+        arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
         deadline = Deadline(self._timeout_s if isinstance(timeout_s, Unset) else timeout_s)
         info = self._info(model, deadline)
         samples = samples_from_arguments(info, arguments, max_bytes=MAX_RESULT_BYTES)
@@ -201,7 +201,7 @@ class Client(PickledByTransport):
             InvalidOutput: The generator produced NaN or infinity, at any place of the stream.
                 Before the first images others, too, as for :meth:`generate`.
         """
-        arguments = Arguments(seeds, n, class_label, truncation_psi, z, w, format)
+        arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
         size = check_chunk_size(chunk_size)
         info = self._info(model, Deadline(self._timeout_s))
         samples = samples_from_arguments(info, arguments)

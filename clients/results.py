@@ -11,20 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from latentry.clients.samples import Samples
+from latentry.clients.samples import CheckedSamples
 from latentry.contract.errors import ServerFault
 from latentry.contract.images import (
-    Format,
     Uint8,
     decode_image,
     encode_image,
-    format_from_text,
     grid_from_images,
     pil_from_uint8,
     png_with_text,
 )
 from latentry.contract.spec import Role
 from latentry.contract.transport import ModelInfo, Reply
+from latentry.contract.wire import Format, format_from_text
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ class StreamChunk(GenerateResult):
         return self.index
 
 
-def result_from_replies(samples: Samples, replies: Sequence[Reply]) -> GenerateResult:
+def result_from_replies(samples: CheckedSamples, replies: Sequence[Reply]) -> GenerateResult:
     """Return the result that all parts of ``samples`` make, given in order.
 
     Raises:
@@ -231,7 +230,7 @@ def result_from_replies(samples: Samples, replies: Sequence[Reply]) -> GenerateR
     return GenerateResult(**_fields(samples, replies, slice(0, samples.rows.count)))
 
 
-def chunk_from_reply(samples: Samples, index: int, reply: Reply) -> StreamChunk:
+def chunk_from_reply(samples: CheckedSamples, index: int, reply: Reply) -> StreamChunk:
     """Return the chunk of ``samples`` whose first sample has ``index``.
 
     Raises:
@@ -242,7 +241,7 @@ def chunk_from_reply(samples: Samples, index: int, reply: Reply) -> StreamChunk:
     return StreamChunk(index=index, **fields)
 
 
-def _fields(samples: Samples, replies: Sequence[Reply], part: slice) -> dict[str, Any]:
+def _fields(samples: CheckedSamples, replies: Sequence[Reply], part: slice) -> dict[str, Any]:
     rows = samples.rows
     count = len(range(rows.count)[part])
     shape = samples.info.spec.image.row_shape
@@ -262,7 +261,9 @@ def _fields(samples: Samples, replies: Sequence[Reply], part: slice) -> dict[str
     return fields
 
 
-def samples_after_replies(samples: Samples, now: ModelInfo, replies: Sequence[Reply]) -> Samples:
+def samples_after_replies(
+    samples: CheckedSamples, now: ModelInfo, replies: Sequence[Reply]
+) -> CheckedSamples:
     """Return ``samples`` as drawn by the model that gave ``replies``.
 
     Args:
@@ -275,14 +276,14 @@ def samples_after_replies(samples: Samples, now: ModelInfo, replies: Sequence[Re
     """
     before = samples.info
     if all(reply.version == now.version != before.version for reply in replies):
-        return Samples(now, samples.rows)
+        return CheckedSamples(now, samples.rows)
     if (now.model_digest, now.engine_class) != (before.model_digest, before.engine_class):
         raise ServerFault(f"{before.name} was replaced while it was drawing; ask again")
     return samples
 
 
 def _output(
-    samples: Samples,
+    samples: CheckedSamples,
     replies: Sequence[Reply],
     name: str,
     shape: tuple[int, ...],

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from latentry.clients.arrays import converting, integer, integers, numbers, without_generators
 from latentry.contract.errors import BadRequest
-from latentry.contract.images import Format, format_from_text
 from latentry.contract.seeds import MAX_SEED, check_seed, check_seeds, draw_seeds
 from latentry.contract.spec import Input
 from latentry.contract.transport import ModelInfo
 from latentry.contract.wire import (
     MAX_STREAMED_SAMPLES,
+    Format,
     Rows,
+    format_from_text,
     most_streamed_samples,
     row_bytes,
     rows_from_request,
@@ -40,7 +41,7 @@ _ALLOWED = {"seeds": f"an integer from 0 to {MAX_SEED}, or several", "z": _ROWS,
 
 
 @dataclass(frozen=True)
-class Arguments:
+class CallerArguments:
     """What a caller gives to ``generate`` or ``stream``, unchecked; see :meth:`Client.generate`."""
 
     seeds: Seeds | None = None
@@ -74,7 +75,7 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class Samples:
+class CheckedSamples:
     """Checked samples of one model, with the defaults of left-out controls filled in."""
 
     info: ModelInfo
@@ -87,8 +88,8 @@ class Samples:
 
 
 def samples_from_arguments(
-    info: ModelInfo, arguments: Arguments, *, max_bytes: int | None = None
-) -> Samples:
+    info: ModelInfo, arguments: CallerArguments, *, max_bytes: int | None = None
+) -> CheckedSamples:
     """Return the checked samples that ``arguments`` ask of the model ``info``.
 
     Args:
@@ -121,10 +122,10 @@ def samples_from_arguments(
         request[name] = _control(info.spec.find(name), name, control, count)
     if image_format is not Format.RAW:
         request["format"] = _format_rows(image_format, count)
-    return Samples(info, rows_from_request(info.spec, request, most=max(count, 1)))
+    return CheckedSamples(info, rows_from_request(info.spec, request, most=max(count, 1)))
 
 
-def unary_requests(samples: Samples) -> list[dict[str, NDArray[Any]]]:
+def unary_requests(samples: CheckedSamples) -> list[dict[str, NDArray[Any]]]:
     """Return the samples as unary requests, each no larger than the model's largest batch."""
     size = samples.info.max_batch_size
     return [
@@ -133,14 +134,14 @@ def unary_requests(samples: Samples) -> list[dict[str, NDArray[Any]]]:
     ]
 
 
-def samples_per_stream_request(samples: Samples) -> int:
+def samples_per_stream_request(samples: CheckedSamples) -> int:
     """Return how many samples one stream request carries (docs/contract.md, Streams)."""
     info, rows = samples.info, samples.rows
     return most_streamed_samples(info.spec, rows.latent, rows.image_format, info.max_batch_size)
 
 
 def stream_requests(
-    samples: Samples, start: int = 0, chunk_size: int | None = None
+    samples: CheckedSamples, start: int = 0, chunk_size: int | None = None
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the samples from index ``start`` as requests to ``generate_stream``, in order."""
     size = samples_per_stream_request(samples)
@@ -238,7 +239,7 @@ def _unary_request(rows: Rows, part: slice) -> dict[str, NDArray[Any]]:
 
 
 def _stream_request(
-    samples: Samples, part: slice, chunk_size: int | None
+    samples: CheckedSamples, part: slice, chunk_size: int | None
 ) -> dict[str, NDArray[Any]]:
     rows = samples.rows
     request = {"model": _text(samples.info.name)}

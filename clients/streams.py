@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from latentry.clients.results import StreamChunk, chunk_from_reply
 from latentry.clients.retry import RETRIED, Retries
-from latentry.clients.samples import Samples, samples_per_stream_request, stream_requests
+from latentry.clients.samples import CheckedSamples, samples_per_stream_request, stream_requests
 from latentry.contract.errors import (
     BadRequest,
     InvalidOutput,
@@ -28,7 +28,7 @@ class StreamCursor:
         delivered: Number of samples delivered.
     """
 
-    def __init__(self, samples: Samples, chunk_size: int | None) -> None:
+    def __init__(self, samples: CheckedSamples, chunk_size: int | None) -> None:
         self.delivered = 0
         self._samples = samples
         self._chunk_size = chunk_size

@@ -10,7 +10,7 @@ from typing import Any
 
 from latentry.contract.errors import BadRequest, NotFound
 
-_TARGET = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
+TARGET = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
 
 
 def function_from_target(target: str, folder: Path) -> Callable[..., Any]:
@@ -26,7 +26,7 @@ def function_from_target(target: str, folder: Path) -> Callable[..., Any]:
         BadRequest: ``target`` has another form, its module fails, or it cannot be called.
         NotFound: There is no such module or function, or the module imports what there is not.
     """
-    match = _TARGET.fullmatch(target)
+    match = TARGET.fullmatch(target)
     if match is None:
         raise BadRequest(f"{target!r} names no function; write it as my_package.my_module:build")
     module = _import_module(match["module"], folder)

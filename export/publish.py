@@ -31,7 +31,8 @@ from latentry.serving.entries.manifest import (
     file_record,
 )
 from latentry.serving.entries.perf_input import PERF_INPUT_FILE, perf_input
-from latentry.serving.entries.repository import MODEL_FILE, MODEL_PY, Entry, publish
+from latentry.serving.entries.publishing import publish
+from latentry.serving.entries.repository import MODEL_FILE, MODEL_PY, Entry
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.generator import Generator
 from latentry.training.checkpoint import checkpoint_digest, load_checkpoint

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from latentry.clients.transports.channel import is_loopback
+from latentry.clients.transports.channel import host_from_url
+from latentry.contract.system import is_loopback
 
 _EVERY_S = 0.2
 
@@ -110,7 +111,7 @@ def served_configuration(url: str, model: str) -> dict[str, int]:
 def _listening_process(url: str) -> Any:
     import psutil
 
-    if not is_loopback(url):
+    if not is_loopback(host_from_url(url)):
         return None
     port = url.rpartition(":")[2]
     try:

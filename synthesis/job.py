@@ -1,25 +1,16 @@
-"""What a synthesis job asks for, and its plan: which samples each shard holds.
+"""What a synthesis job asks for: its TOML file (docs/synthesis.md), checked key by key."""
 
-A job is a TOML file (docs/synthesis.md). Its plan follows from it alone: shard k has its own seeds
-and its own reserve of seeds, so any worker on any machine makes the same shard k.
-"""
-
-import bisect
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     FiniteFloat,
@@ -35,29 +26,18 @@ from latentry.contract.errors import BadRequest, LatentryError
 from latentry.contract.files import parse_toml, read_regular
 from latentry.contract.seeds import MAX_SEED, draw_uniform
 from latentry.contract.spec import GeneratorSpec, Role, check_name
-from latentry.synthesis.filters.filters import (
-    FILTERS,
-    ClassifierOptions,
-    FilterOptions,
-    NetworkOptions,
-)
+from latentry.contract.strict import Strict, explain
+from latentry.synthesis.filters.classifier import ClassifierOptions
+from latentry.synthesis.filters.filters import FILTERS, FilterOptions
+from latentry.synthesis.filters.network import NetworkOptions
 
-DEFAULT_SHARD_SIZE = 1000
-_SHARD_BYTES = 256 * 2**20
-_MOST_SHARDS = 1_000_000
 _MOST_FILE_BYTES = 2**20
-_MOST_FINDINGS = 10
-_NO_DEFAULT = "default_factory_not_called"
 
 # Which of a sample's streams a control is drawn from; z has the seed's own.
 CONTROL_STREAMS = {Role.CLASS_LABEL: 1, Role.TRUNCATION_PSI: 2}
 
 Controls = dict[str, NDArray[Any]]
 """Every control in effect, by role: one value a sample, [N]."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _check_number(value: object) -> object:
@@ -73,7 +53,7 @@ def _check_number(value: object) -> object:
 Number = Annotated[int | float, BeforeValidator(_check_number)]
 
 
-class Uniform(_Strict):
+class Uniform(Strict):
     """A control drawn for each sample from its seed, evenly between two numbers."""
 
     uniform: tuple[FiniteFloat, FiniteFloat]
@@ -95,7 +75,7 @@ class Uniform(_Strict):
         return low + (high - low) * drawn
 
 
-class Choice(_Strict):
+class Choice(Strict):
     """A control drawn for each sample from its seed, each of several values as likely."""
 
     choice: tuple[Number, ...]
@@ -135,7 +115,7 @@ Control = Annotated[
 ]
 
 
-class SamplesPart(_Strict):
+class SamplesPart(Strict):
     """Which samples: a range of seeds, or an exact number for each class."""
 
     seeds: str | None = None
@@ -178,7 +158,7 @@ class SamplesPart(_Strict):
         return sorted(counts.items())
 
 
-class OutputPart(_Strict):
+class OutputPart(Strict):
     """How samples are written."""
 
     format: Literal["webdataset", "parquet", "npz"] = "webdataset"
@@ -199,7 +179,7 @@ class OutputPart(_Strict):
         return self
 
 
-class Job(_Strict):
+class Job(Strict):
     """A job as its file says it."""
 
     model: str
@@ -284,97 +264,6 @@ class Job(_Strict):
         return controls
 
 
-@dataclass(frozen=True)
-class ShardPlan:
-    """The samples of one shard.
-
-    Attributes:
-        number: Which shard, from 0.
-        first_index: Index of its first sample in the whole job.
-        seeds: int64 [N], one for each sample.
-        labels: Class labels int64 [N]; None where the job counts no classes.
-        reserve: Seeds that take the places of rejected ones, in this order.
-    """
-
-    number: int
-    first_index: int
-    seeds: NDArray[np.int64]
-    labels: NDArray[np.int64] | None
-    reserve: range
-
-    def __len__(self) -> int:
-        return len(self.seeds)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a job falls into shards.
-
-    Attributes:
-        first_seed: Seed of the sample with index 0.
-        counts: (class label or None, samples) of the whole job.
-        shards: Number of shards.
-        reserve: Seeds in each shard's reserve; they follow the seeds of all samples.
-    """
-
-    first_seed: int
-    counts: tuple[tuple[int | None, int], ...]
-    shards: int
-    reserve: int
-
-    @cached_property
-    def samples(self) -> int:
-        """Number of samples of the whole job."""
-        return sum(count for _, count in self.counts)
-
-    def first_index(self, number: int) -> int:
-        """Return the index of the first sample of shard ``number``."""
-        each, more = divmod(self.samples, self.shards)
-        return number * each + min(number, more)
-
-    def size(self, number: int) -> int:
-        """Return how many samples shard ``number`` holds."""
-        return self.first_index(number + 1) - self.first_index(number)
-
-    def shard(self, number: int) -> ShardPlan:
-        """Return the samples of shard ``number``.
-
-        Every class is spread evenly over the shards and goes round in turn inside each.
-        """
-        first, size = self.first_index(number), self.size(number)
-        seeds = np.arange(self.first_seed + first, self.first_seed + first + size, dtype=np.int64)
-        labelled = self.counts[0][0] is not None
-        start = self.first_seed + self.samples + number * self.reserve
-        return ShardPlan(
-            number=number,
-            first_index=first,
-            seeds=seeds,
-            labels=_in_turn(self._shares(number)) if labelled else None,
-            reserve=range(start, start + self.reserve),
-        )
-
-    def shard_of(self, index: int) -> int:
-        """Return the number of the shard that holds the sample with this index."""
-        return bisect.bisect_right(range(1, self.shards), index, key=self.first_index)
-
-    def shards_of_first(self, samples: int) -> int:
-        """Return how many shards hold the first ``samples`` samples."""
-        return self.shard_of(min(samples, self.samples) - 1) + 1
-
-    def _shares(self, number: int) -> list[tuple[int | None, int]]:
-        """Return (class label, samples) of shard ``number``.
-
-        What is left of a class after as many for each shard goes to the shards next in turn, where
-        what was left of the class before has ended; so the shards' sizes are within one.
-        """
-        shares, turn = [], 0
-        for label, count in self.counts:
-            each, more = divmod(count, self.shards)
-            shares.append((label, each + ((number - turn) % self.shards < more)))
-            turn += more
-        return shares
-
-
 def job_from_file(path: Path) -> Job:
     """Return the job in a TOML file; files that it names are looked for beside it.
 
@@ -392,41 +281,7 @@ def job_from_file(path: Path) -> Job:
     try:
         return Job.model_validate_json(text, strict=True, context={"folder": path.resolve().parent})
     except ValidationError as error:
-        # A default that depends on what is wrong is no finding of its own.
-        items = [item for item in error.errors(include_url=False) if item["type"] != _NO_DEFAULT]
-        findings = [_finding(item) for item in items[:_MOST_FINDINGS]]
-        findings += [f"and {len(items) - len(findings)} more"] * (len(items) > len(findings))
-        raise BadRequest(f"{path}: {'; '.join(findings)}") from error
-
-
-def plan_from_job(job: Job, spec: GeneratorSpec) -> Plan:
-    """Return the plan of ``job`` for a model with this spec.
-
-    Raises:
-        BadRequest: The job has too many shards, or its reserve runs past the last seed.
-    """
-    first, samples = job.samples.seed_range()
-    size = job.output.shard_size or max(
-        1, min(DEFAULT_SHARD_SIZE, _SHARD_BYTES // spec.image.row_bytes)
-    )
-    shards = math.ceil(samples / size)
-    if shards > _MOST_SHARDS:
-        raise BadRequest(f"{samples} samples in shards of {size} are over {_MOST_SHARDS} shards")
-    reserve = math.ceil(job.samples.reserve * math.ceil(samples / shards))
-    if (last := first + samples + shards * reserve - 1) > MAX_SEED:
-        raise BadRequest(
-            f"the job needs seeds to {last}, past {MAX_SEED}: its samples have those to "
-            f"{first + samples - 1}, then each shard of {shards} has a reserve of {reserve}; "
-            "start lower, or lower [samples] reserve"
-        )
-    return Plan(first, tuple(job.samples.counts()), shards, reserve)
-
-
-def _in_turn(shares: Sequence[tuple[int | None, int]]) -> NDArray[np.int64]:
-    """Return the labels of a shard: 0, 1, 2, 0, 1, 2, ... while there are any left of each."""
-    labels = np.concatenate([np.full(share, label, np.int64) for label, share in shares])
-    turns = np.concatenate([np.arange(share) for _, share in shares])
-    return labels[np.argsort(turns, kind="stable")]
+        raise BadRequest(f"{path}: {explain(error, _finding)}") from error
 
 
 def _classes(key: str, text: str) -> list[int]:
@@ -439,7 +294,7 @@ def _classes(key: str, text: str) -> list[int]:
 
 
 # What may stand in a table, by its key or by the word that tells its kind.
-_TABLES: dict[str, type[BaseModel]] = {
+_TABLES: dict[str, type[Strict]] = {
     "samples": SamplesPart,
     "output": OutputPart,
     "features": NetworkOptions,
@@ -490,9 +345,3 @@ def _dotted(path: Sequence[object]) -> str:
 def _shown(value: object) -> str:
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def split(count: int, size: int) -> Iterator[slice]:
-    """Yield slices of ``size`` that cover ``count``."""
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))

@@ -13,16 +13,17 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from latentry.contract.errors import BadRequest, JobError
 from latentry.contract.files import parse_json
 from latentry.contract.seeds import MAX_SEED
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.strict import explain
-from latentry.synthesis.job import Job, Plan, plan_from_job
-from latentry.synthesis.sinks.shards import SUFFIXES, most_shard_bytes, shard_stem
-from latentry.synthesis.storage.storage import Storage
+from latentry.contract.strict import Strict, explain
+from latentry.synthesis.job import Job
+from latentry.synthesis.plan import JobPlan, plan_from_job
+from latentry.synthesis.sinks.shards import FORMATS, most_shard_bytes, shard_stem
+from latentry.synthesis.storage.protocol import Storage
 
 JOB_FILE = "job.json"
 INDEX_FILE = "index.json"
@@ -39,11 +40,7 @@ _Count = Annotated[int, Field(ge=0, le=MAX_SEED + 1)]
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class JobRecord(_Strict):
+class JobRecord(Strict):
     """``job.json``: the job, and everything else on which a byte of its shards depends."""
 
     format: Literal[1] = 1
@@ -71,20 +68,20 @@ class JobRecord(_Strict):
         return self
 
     @cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> JobPlan:
         """Which samples each shard holds."""
         return plan_from_job(self.job, self.spec)
 
     def shard_file(self, number: int) -> str:
         """Return the name of a shard's file."""
-        return shard_stem(number, self.shards) + SUFFIXES[self.job.output.format]
+        return shard_stem(number, self.shards) + FORMATS[self.job.output.format].suffix
 
     def record_file(self, number: int) -> str:
         """Return the name of a shard's record."""
         return shard_stem(number, self.shards) + ".json"
 
 
-class Rejection(_Strict):
+class Rejection(Strict):
     """A seed that was drawn and not taken, and why."""
 
     index: _Seed
@@ -92,7 +89,7 @@ class Rejection(_Strict):
     reason: str
 
 
-class ShardRecord(_Strict):
+class ShardRecord(Strict):
     """``shard-000012.json``: what a shard holds, and its hashes.
 
     Attributes:

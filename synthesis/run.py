@@ -16,13 +16,11 @@ import numpy as np
 from latentry.contract.errors import JobError
 from latentry.contract.images import Uint8, grid_from_images, png_from_uint8
 from latentry.contract.transport import ModelInfo
-from latentry.synthesis.filters.filters import (
-    NetworkOptions,
-    file_hashes,
-    load_network,
-    network_versions,
-)
-from latentry.synthesis.job import Job, plan_from_job
+from latentry.synthesis.crews.crew import Crew, make_here
+from latentry.synthesis.filters.filters import file_hashes
+from latentry.synthesis.filters.network import NetworkOptions, load_network, network_versions
+from latentry.synthesis.job import Job
+from latentry.synthesis.plan import plan_from_job
 from latentry.synthesis.records import (
     CONTACT_SHEET_FILE,
     INDEX_FILE,
@@ -37,9 +35,12 @@ from latentry.synthesis.records import (
     read_record_bytes,
     read_shard_record,
 )
-from latentry.synthesis.shard_making import Origin, Progress, Settled, ShardMaker, Work, judges
-from latentry.synthesis.sinks.shards import Sample, encoder_versions, image_from_data, read_shard
-from latentry.synthesis.storage.storage import Storage, storage_from_url
+from latentry.synthesis.shard_making import Origin, Progress, Work, judges
+from latentry.synthesis.sinks.image_data import image_from_data
+from latentry.synthesis.sinks.sample import Sample
+from latentry.synthesis.sinks.shards import encoder_versions, read_shard
+from latentry.synthesis.storage.protocol import Storage
+from latentry.synthesis.storage.urls import storage_from_url
 
 _SHEET_SHARDS, _SHEET_SAMPLES = 8, 8
 
@@ -281,17 +282,6 @@ def find_shards(
 def shards_within(record: JobRecord, limit: int | None) -> int:
     """Return how many shards hold the first ``limit`` samples; all of them for None."""
     return record.shards if limit is None else record.plan.shards_of_first(limit)
-
-
-Crew = Callable[[Work, Iterable[int], Progress], Iterator[Settled]]
-"""Settles the shards with these numbers, in any order, and yields what they are."""
-
-
-def make_here(work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
-    """Settle shards in this process; a :data:`Crew`."""
-    with ShardMaker(work) as maker:
-        for number in numbers:
-            yield maker.settle(number, progress)
 
 
 def run_job(

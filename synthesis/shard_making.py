@@ -18,14 +18,11 @@ from latentry.clients.server import DEFAULT_SERVER, Server
 from latentry.contract.errors import BadRequest, InvalidOutput, JobError, TimedOut
 from latentry.contract.images import Uint8
 from latentry.contract.transport import ModelInfo
-from latentry.synthesis.filters.filters import (
-    Batch,
-    FilterOptions,
-    NetworkOptions,
-    file_hashes,
-    load_network,
-)
-from latentry.synthesis.job import Controls, Job, ShardPlan, split
+from latentry.synthesis.filters.filters import FilterOptions, file_hashes
+from latentry.synthesis.filters.judging import Candidates
+from latentry.synthesis.filters.network import NetworkOptions, load_network
+from latentry.synthesis.job import Controls, Job
+from latentry.synthesis.plan import ShardPlan
 from latentry.synthesis.records import (
     INDEX_FILE,
     JobRecord,
@@ -35,14 +32,10 @@ from latentry.synthesis.records import (
     check_shard,
     most_record_bytes,
 )
-from latentry.synthesis.sinks.shards import (
-    MOST_FEATURES,
-    Sample,
-    data_from_image,
-    pixel_sha256,
-    shard_bytes,
-)
-from latentry.synthesis.storage.storage import storage_from_url
+from latentry.synthesis.sinks.image_data import data_from_image
+from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample, pixel_sha256
+from latentry.synthesis.sinks.shards import shard_bytes
+from latentry.synthesis.storage.urls import storage_from_url
 
 DEFAULT_RETRY_FOR_S = 300.0
 
@@ -60,26 +53,32 @@ class Origin:
     Attributes:
         repository: The model repository, to draw without a server; None asks the server.
         server: The server.
-        retry_for_s: Seconds to wait for a server that is busy or gone.
+        retry_for_s: Seconds to wait for a server that is busy or gone, from the start on; None
+            waits :data:`DEFAULT_RETRY_FOR_S`, but not for one that is not there at the start.
     """
 
     repository: Path | None = None
     server: Server = DEFAULT_SERVER
-    retry_for_s: float = DEFAULT_RETRY_FOR_S
+    retry_for_s: float | None = None
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds to wait for a server that was there."""
+        return DEFAULT_RETRY_FOR_S if self.retry_for_s is None else self.retry_for_s
 
     def open_client(
         self, model: str, model_digest: str | None = None, *, patient: bool = False
     ) -> Client:
         """Return a client that draws with one thread here, or asks the server.
 
-        A ``patient`` one waits for a server that is busy or gone.
+        A ``patient`` one waits for a server that was there and is busy or gone now.
 
         Raises:
             NotFound: The repository lacks the model, or the version with this digest.
             EntryError: The entry is damaged.
         """
         if self.repository is None:
-            retry_for_s = self.retry_for_s if patient else None
+            retry_for_s = self.patience_s if patient else self.retry_for_s
             return self.server.open_client(timeout_s=None, retry_for_s=retry_for_s)
         from latentry.serving.runtime.local import LocalTransport
 
@@ -213,7 +212,7 @@ class SampleDrawer:
         features = self._job.output.features
         self._features = load_network(features) if features else None
         self._client = origin.open_client(self._job.model, record.model_digest, patient=True)
-        self._retry_for_s = origin.retry_for_s
+        self._patience_s = origin.patience_s
         self._together = max(
             1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // record.spec.image.row_bytes)
         )
@@ -243,7 +242,8 @@ class SampleDrawer:
         places, seeds = np.arange(len(plan)), plan.seeds
         while len(places):
             again: list[int] = []
-            for part in split(len(places), self._together):
+            for start in range(0, len(places), self._together):
+                part = slice(start, start + self._together)
                 judged = self._judged(plan, places[part], seeds[part], seen)
                 progress(sum(sample is not None for sample, _ in judged))
                 for place, seed, (sample, reason) in zip(
@@ -280,7 +280,7 @@ class SampleDrawer:
         hashes = [pixel_sha256(image) for image in images]
         reasons: list[str | None] = [None if fine else "NaN or infinity" for fine in finite]
         if seen is not None:
-            self._ask_filters(Batch(images, seeds, controls, hashes, seen), reasons)
+            self._ask_filters(Candidates(images, seeds, controls, hashes, seen), reasons)
         kept = [place for place, reason in enumerate(reasons) if reason is None]
         vectors = dict(zip(kept, self._vectors(images[kept]), strict=True))
         judged: list[tuple[Sample | None, str]] = []
@@ -299,18 +299,18 @@ class SampleDrawer:
             judged.append((sample, ""))
         return judged
 
-    def _ask_filters(self, batch: Batch, reasons: list[str | None]) -> None:
+    def _ask_filters(self, candidates: Candidates, reasons: list[str | None]) -> None:
         """Put the reasons of the filters in; each is asked of what those before it let pass."""
         for judge in self._filters:
             kept = [place for place, reason in enumerate(reasons) if reason is None]
             if not kept:
                 return
-            part = Batch(
-                images=batch.images[kept],
-                seeds=batch.seeds[kept],
-                controls={role: values[kept] for role, values in batch.controls.items()},
-                sha256=[batch.sha256[place] for place in kept],
-                seen=batch.seen,
+            part = Candidates(
+                images=candidates.images[kept],
+                seeds=candidates.seeds[kept],
+                controls={role: values[kept] for role, values in candidates.controls.items()},
+                sha256=[candidates.sha256[place] for place in kept],
+                seen=candidates.seen,
             )
             for place, reason in zip(kept, judge.judge(part), strict=True):
                 reasons[place] = reason
@@ -333,7 +333,7 @@ class SampleDrawer:
         """Return uint8 [N, H, W, C] and where the images are finite; the others are black."""
         images = np.zeros((len(seeds), *self._record.spec.image.row_shape), np.uint8)
         finite = np.ones(len(seeds), np.bool_)
-        retries = Retries(policy_from_retry_for_s(self._retry_for_s), Deadline(None))
+        retries = Retries(policy_from_retry_for_s(self._patience_s), Deadline(None))
         while finite.any():
             try:
                 result = self._client.generate(

@@ -13,9 +13,10 @@ import numpy as np
 
 from latentry.clients.client import Client
 from latentry.contract.errors import JobError
-from latentry.contract.images import Uint8, decode_image
+from latentry.contract.images import Uint8, decode_image, is_same_but_for_rounding
 from latentry.synthesis.crews.processes import start_worker
-from latentry.synthesis.job import Controls, ShardPlan
+from latentry.synthesis.job import Controls
+from latentry.synthesis.plan import ShardPlan
 from latentry.synthesis.records import (
     CONTACT_SHEET_FILE,
     INDEX_FILE,
@@ -37,20 +38,17 @@ from latentry.synthesis.run import (
     samples_of_shard,
 )
 from latentry.synthesis.shard_making import Origin, Progress
-from latentry.synthesis.sinks.shards import (
-    Sample,
-    image_from_data,
-    number_from_scalar,
-    pixel_sha256,
-)
-from latentry.synthesis.storage.storage import MOST_BYTES, Storage, storage_from_url
+from latentry.synthesis.sinks.image_data import image_from_data
+from latentry.synthesis.sinks.sample import Sample, number_from_scalar, pixel_sha256
+from latentry.synthesis.storage.protocol import MOST_BYTES, Storage
+from latentry.synthesis.storage.urls import storage_from_url
 
 _HASHES_AT_ONCE = 8_000_000
 _SHOWN = 20
 
 
 @dataclass
-class Verdict:
+class JobVerdict:
     """What was found.
 
     Attributes:
@@ -99,7 +97,7 @@ def verify_job(
     samples: int = 64,
     workers: int = 1,
     progress: Progress = lambda _: None,
-) -> Verdict:
+) -> JobVerdict:
     """Verify the output of a job.
 
     Args:
@@ -117,7 +115,7 @@ def verify_job(
     sizes = storage.sizes()
     index = read_index(storage, record) if INDEX_FILE in sizes else {}
     # By another job than the index's nothing can be judged.
-    verdict = Verdict(problems=list(_misfits(storage, index, {JOB_FILE: MOST_BYTES})))
+    verdict = JobVerdict(problems=list(_misfits(storage, index, {JOB_FILE: MOST_BYTES})))
     if verdict.problems:
         return verdict
     numbers = [n for n in range(record.shards) if record.record_file(n) in sizes]
@@ -306,7 +304,7 @@ def _is_same_picture(found: bytes, wanted: bytes, channels: int) -> bool:
 
 
 def _draw_again(
-    storage: Storage, record: JobRecord, origin: Origin, count: int, verdict: Verdict
+    storage: Storage, record: JobRecord, origin: Origin, count: int, verdict: JobVerdict
 ) -> None:
     """Draw ``count`` samples again, chosen at random, and compare their pixels."""
     chosen = sorted(random.SystemRandom().sample(range(record.samples), min(count, record.samples)))
@@ -334,7 +332,7 @@ def _draw_again(
                 seed, sha256 = recorded[index]
                 if pixel_sha256(image) == sha256:
                     verdict.drawn_again += 1
-                elif index in stored and _is_same_but_for_rounding(image, stored[index]):
+                elif index in stored and is_same_but_for_rounding(image, stored[index]):
                     different += 1
                 else:
                     verdict.problems.append(
@@ -360,12 +358,6 @@ def _stored(
         for sample in samples
         if sample.index in indices
     }
-
-
-def _is_same_but_for_rounding(one: Uint8, other: Uint8) -> bool:
-    """Whether images of two engine classes are as near as they must be (docs/contract.md)."""
-    apart = np.abs(one.astype(np.int16) - other)
-    return bool(apart.max() <= 1 and np.count_nonzero(apart) <= max(1, apart.size // 1000))
 
 
 def _drawn(

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx.utils
+
+# Before the import, as Latentry's own engine does; the peers' servers inherit it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 import onnxruntime
 import torch
 from numpy.typing import NDArray

@@ -10,6 +10,7 @@ from typing import Any
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.files import read_regular
+from latentry.contract.system import is_loopback
 
 DEFAULT_URL = "127.0.0.1:8001"
 URL_VARIABLE = "LATENTRY_URL"
@@ -18,7 +19,6 @@ Tls = bool | str | os.PathLike[str] | tuple[str | None, str, str]
 
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
-_LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|\[::1\]", re.IGNORECASE)
 
 _MOST_PEM_BYTES = 2**24
 _READY = 2  # of gRPC's connectivity states
@@ -71,7 +71,11 @@ def address_from_arguments(
         url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
         source = f"address in the environment's {URL_VARIABLE}"
     address = Address(_check_url(url, source), _credentials(tls), _metadata(headers or {}))
-    if address.metadata and address.credentials is None and not is_loopback(address.url):
+    if (
+        address.metadata
+        and address.credentials is None
+        and not is_loopback(host_from_url(address.url))
+    ):
         raise BadRequest(
             f"a token, or any other header, is not sent to {address.url} without TLS, where others "
             "can read it; give tls=True or a file of root certificates (--tls, --ca), or go "
@@ -86,7 +90,7 @@ def open_channel(grpc: Any, address: Address, *, asynchronous: bool = False) -> 
     Nothing is sent: gRPC connects with the first call.
     """
     options = dict(_OPTIONS)
-    if is_loopback(address.url):
+    if _is_near(address):
         options["grpc.enable_http_proxy"] = 0
     module = grpc.aio if asynchronous else grpc
     if address.credentials is None:
@@ -105,9 +109,13 @@ def is_connected(channel: Any) -> bool:
     return check is not None and bool(check(False) == _READY)
 
 
-def is_loopback(url: str) -> bool:
-    """Whether ``HOST:PORT`` is on this machine by its spelling."""
-    return bool(_LOOPBACK.fullmatch(url.rpartition(":")[0]))
+def host_from_url(url: str) -> str:
+    """Return the host in ``HOST:PORT``, an IPv6 address without its brackets."""
+    return url.rpartition(":")[0].strip("[]")
+
+
+def _is_near(address: Address) -> bool:
+    return is_loopback(host_from_url(address.url))
 
 
 def _check_url(url: object, source: str) -> str:

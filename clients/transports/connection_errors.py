@@ -3,8 +3,9 @@
 import os
 import re
 
-from latentry.clients.transports.channel import is_loopback
+from latentry.clients.transports.channel import host_from_url
 from latentry.contract.errors import BadRequest, LatentryError, ServerFault, ServerGone
+from latentry.contract.system import is_loopback
 
 # As gRPC looks them up, and only in lower case.
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
@@ -93,11 +94,11 @@ def error_from_connection(code: str, text: str, url: str) -> LatentryError | Non
 
 def proxy_note(url: str) -> str:
     """Return what to add where ``url`` is reached through a proxy of the environment."""
-    if is_loopback(url):
+    host = host_from_url(url)
+    if is_loopback(host):
         return ""
     variable = next((name for name in _PROXY_VARIABLES if os.environ.get(name)), None)
     exempt = next((os.environ[name] for name in _EXEMPT_VARIABLES if os.environ.get(name)), "")
-    host = url.rpartition(":")[0].strip("[]")
     if variable is None or any(_covers(entry.strip(), host) for entry in exempt.split(",")):
         return ""
     return (

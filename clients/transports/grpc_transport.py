@@ -75,7 +75,7 @@ class _InfoCache:
             self._infos.pop(model, None)
 
 
-class _Connection:
+class _GrpcConnection:
     """A channel, the gRPC that it is of, and Triton's calls on it."""
 
     def __init__(self, address: Address, *, asynchronous: bool = False) -> None:
@@ -97,7 +97,7 @@ class GrpcTransport:
         """
         self._address = address_from_arguments(url, tls=tls, headers=headers)
         self._made_anew = partial(type(self), self._address.url, tls=tls, headers=headers)
-        self._connection: _Connection | None = None
+        self._connection: _GrpcConnection | None = None
         self._infos = _InfoCache()
         self._lock = threading.Lock()
         self._open: set[Future[Any]] | None = set()
@@ -233,12 +233,12 @@ class GrpcTransport:
         call.add_done_callback(finish)
         return answer
 
-    def _connected(self) -> _Connection:
+    def _connected(self) -> _GrpcConnection:
         """Return the connection; the lock is held."""
         if self._open is None:
             raise _closed()
         if self._connection is None:
-            self._connection = _Connection(self._address)
+            self._connection = _GrpcConnection(self._address)
         self._infos.watch_channel(self._connection.channel)
         return self._connection
 
@@ -261,7 +261,7 @@ class AsyncGrpcTransport:
         """
         self._address = address_from_arguments(url, tls=tls, headers=headers)
         self._made_anew = partial(type(self), self._address.url, tls=tls, headers=headers)
-        self._connection: _Connection | None = None
+        self._connection: _GrpcConnection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._infos = _InfoCache()
@@ -355,14 +355,14 @@ class AsyncGrpcTransport:
             await asyncio.wait(tuple(self._open), timeout=CLOSE_GRACE_S)
         await self._connection.channel.close()
 
-    def _connected(self) -> _Connection:
+    def _connected(self) -> _GrpcConnection:
         if self._closed:
             raise _closed()
         loop = asyncio.get_running_loop()
         if self._loop is not None and self._loop is not loop:
             self._leave_loop(self._loop)
         if self._connection is None:
-            self._connection = _Connection(self._address, asynchronous=True)
+            self._connection = _GrpcConnection(self._address, asynchronous=True)
             self._loop = loop
         self._infos.watch_channel(self._connection.channel)
         return self._connection
@@ -394,7 +394,7 @@ class AsyncGrpcTransport:
         answer.add_done_callback(self._open.discard)
         return answer
 
-    async def _response(self, connection: _Connection, call: Awaitable[Any]) -> Any:
+    async def _response(self, connection: _GrpcConnection, call: Awaitable[Any]) -> Any:
         try:
             return await call
         except connection.grpc.RpcError as error:
@@ -422,7 +422,7 @@ def _check_process(process: int) -> None:
         )
 
 
-def _no_answer(address: Address, seconds: float, connection: _Connection | None) -> TimedOut:
+def _no_answer(address: Address, seconds: float, connection: _GrpcConnection | None) -> TimedOut:
     if connection is not None and is_connected(connection.channel):
         what = "took the question and did not answer; it hangs or is overloaded: see its log"
     else:

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from latentry.contract.errors import EntryError
 from latentry.contract.files import is_plain_name, read_regular
 from latentry.contract.seeds import SEED_CONTRACT
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.strict import explain
+from latentry.contract.strict import Strict, explain
 
 MANIFEST_FILE = "latentry.json"
 MOST_BATCH = 1024
@@ -26,18 +26,14 @@ _SEAL = b',\n  "sha256": "'
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileRecord(_Part):
+class FileRecord(Strict):
     """SHA-256 and size in bytes of one file."""
 
     sha256: Sha256
     size: Annotated[int, Field(ge=0)]
 
 
-class ModelPart(_Part):
+class ModelPart(Strict):
     """What draws the image."""
 
     spec: GeneratorSpec
@@ -51,7 +47,7 @@ class ModelPart(_Part):
         return self
 
 
-class Parity(_Part):
+class Parity(Strict):
     """What the export's proof found; ``latentry.export.proofs.parity`` makes it.
 
     Attributes:
@@ -80,7 +76,7 @@ class Parity(_Part):
     warnings: tuple[str, ...]
 
 
-class GoldenRecord(_Part):
+class GoldenRecord(Strict):
     """Golden samples: seeds and controls, the SHA-256 of each uint8 image, who drew them."""
 
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
@@ -96,7 +92,7 @@ class GoldenRecord(_Part):
         return self
 
 
-class RecordPart(_Part):
+class RecordPart(Strict):
     """How the entry was made."""
 
     checkpoint_digest: str
@@ -111,7 +107,7 @@ class RecordPart(_Part):
     created: str
 
 
-class ServingPart(_Part):
+class ServingPart(Strict):
     """How Triton runs the entry; may be tuned without changing any image."""
 
     max_batch_size: Annotated[int, Field(ge=1, le=MOST_BATCH)] = 32
@@ -121,7 +117,7 @@ class ServingPart(_Part):
     threads: Annotated[int, Field(ge=0, le=256)] = 0
 
 
-class Manifest(_Part):
+class Manifest(Strict):
     """The three parts, and the SHA-256 that seals the file."""
 
     format: Literal[1] = 1

@@ -10,6 +10,7 @@ from latentry.contract.spec import GeneratorSpec, Role
 from latentry.contract.wire import MODEL_DIGEST, SPEC, THREADS
 from latentry.serving.entries.manifest import Manifest, ServingPart
 
+CONFIG_FILE = "config.pbtxt"
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 
 

@@ -23,10 +23,10 @@ from latentry.contract.errors import (
     ServerFault,
 )
 from latentry.contract.files import read_regular
-from latentry.contract.images import Format, encode_image
+from latentry.contract.images import encode_image
 from latentry.contract.seeds import LatentDrawer
 from latentry.contract.spec import GeneratorSpec, Role
-from latentry.contract.wire import Arrays, Rows, rows_from_request
+from latentry.contract.wire import Arrays, Format, Rows, rows_from_request
 from latentry.serving.entries.goldens import golden_inputs
 from latentry.serving.entries.manifest import Manifest, read_manifest
 from latentry.serving.runtime.engines import Engine

@@ -19,7 +19,8 @@ from latentry.contract.errors import BadRequest, LatentryError, NotFound
 from latentry.contract.transport import ModelInfo, Reply
 from latentry.contract.wire import Arrays
 from latentry.serving.entries.engine_class import engine_class
-from latentry.serving.entries.repository import Entry, list_entries, newest_entries, verify_entry
+from latentry.serving.entries.repository import Entry, list_entries, newest_entries
+from latentry.serving.entries.verification import verify_entry
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.generator import Generator, load_generator
 from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor

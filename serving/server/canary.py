@@ -19,7 +19,7 @@ from latentry.contract.errors import ServeError
 from latentry.contract.images import Uint8
 from latentry.serving.entries.engine_class import engine_class
 from latentry.serving.entries.goldens import (
-    Verdict,
+    GoldenVerdict,
     compare_with_goldens,
     golden_inputs,
     read_goldens,
@@ -98,7 +98,7 @@ class Canary:
         self._client.async_infer(name, tensors, callback=pending.resolve)
         return pending
 
-    def compare(self, name: str, image: Uint8, golden: int) -> Verdict:
+    def compare(self, name: str, image: Uint8, golden: int) -> GoldenVerdict:
         """Compare the one image that :meth:`ask` brought with its golden."""
         return self._compare(name, image, slice(golden, golden + 1))
 
@@ -146,7 +146,7 @@ class Canary:
             if not patience(name, time.monotonic() - asked_s):
                 raise NoGolden(f"{name} did not draw its goldens in time")
 
-    def _compare(self, name: str, images: Uint8, rows: slice) -> Verdict:
+    def _compare(self, name: str, images: Uint8, rows: slice) -> GoldenVerdict:
         made_by = self._entries[name].manifest.record.goldens.engine_class
         return compare_with_goldens(
             images, self._goldens[name][rows], same_class=made_by == engine_class()

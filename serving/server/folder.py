@@ -23,8 +23,8 @@ from latentry.contract.errors import EntryError, ServeError
 from latentry.contract.wire import ENGINE_CLASS, STREAM_MODEL
 from latentry.serving.entries.engine_class import engine_class
 from latentry.serving.entries.manifest import MANIFEST_FILE, manifest_bytes
-from latentry.serving.entries.repository import CONFIG_FILE, MODEL_FILE, MODEL_PY, Entry
-from latentry.serving.entries.triton_config import config_pbtxt
+from latentry.serving.entries.repository import MODEL_FILE, MODEL_PY, Entry
+from latentry.serving.entries.triton_config import CONFIG_FILE, config_pbtxt
 from latentry.serving.triton.heartbeats import DRAIN_MARK, HEARTBEATS
 from latentry.serving.triton.tritonserver import SERVER_ID
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import ipaddress
 import logging
 import signal
 import socket
@@ -11,14 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentry.contract.errors import EntryError, ServeError
+from latentry.contract.system import is_loopback
 from latentry.serving.entries.manifest import ServingPart
-from latentry.serving.entries.repository import (
-    Entry,
-    list_strays,
-    newest_entries,
-    verify_entry,
-    with_serving,
-)
+from latentry.serving.entries.repository import Entry, list_strays, newest_entries
+from latentry.serving.entries.tuning import with_serving
+from latentry.serving.entries.verification import verify_entry
 from latentry.serving.server.folder import (
     check_starts_programs,
     create_server_folder,
@@ -132,7 +128,7 @@ def _with_options(entry: Entry, options: ServeOptions) -> Entry:
 
 def _check_exposure(options: ServeOptions, installation: Installation) -> None:
     address = options.address
-    if installation.wheel and not _is_loopback(address) and not options.expose_old_server:
+    if installation.wheel and not is_loopback(address) and not options.expose_old_server:
         raise ServeError(
             f"{address} can be reached from outside, and the Triton 2.51 in the "
             "nvidia-pytriton wheel has known holes; use the vendor's container (26.07 or later) "
@@ -154,13 +150,6 @@ def _host(address: str) -> str:
             f"--address {address} is no address; give one without a port, such as 127.0.0.1 or ::1"
         ) from error
     return host
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address.lower() == "localhost"
 
 
 @contextlib.contextmanager

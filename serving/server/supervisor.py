@@ -36,7 +36,7 @@ _LOGGER = logging.getLogger(__name__)
 # then it is the world that kills it, and that may end.
 _MOST_FAILED_STARTS, _MOST_FAILED_RESTARTS = 5, 20
 _RESTART_WINDOW_S = 60.0
-_BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+_BACK_OFF_S: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _LAST_LINES = 20
 
 OnReady = Callable[[Endpoint, list[Entry]], None]

@@ -4,7 +4,6 @@ Two are known: the one on the PATH (the vendor's container), and the CPU server 
 ``nvidia-pytriton`` wheel, whose Python backend and stubs are laid out by hand here.
 """
 
-import ctypes
 import importlib.util
 import os
 import secrets
@@ -18,10 +17,10 @@ from pathlib import Path
 
 from latentry.contract.errors import ServeError
 from latentry.contract.files import open_append
+from latentry.contract.system import dying_with_parent
 from latentry.serving.triton.heartbeats import SIGNS_FOLDER
 
 SERVER_ID = "LATENTRY_SERVER_ID"
-_PR_SET_PDEATHSIG = 1
 # Whoever may register shared memory can have another caller's image overwritten, silently. A secret
 # would keep nobody out, as every user can read a process's arguments; but no HTTP/2 request may
 # carry a header with an upper-case letter (RFC 9113, section 8.2.1), and gRPC resets those that do.
@@ -178,11 +177,6 @@ def start_tritonserver(
 
     To be called from the main thread: Linux ties the death signal to the thread that forks.
     """
-    libc = ctypes.CDLL(None)
-
-    def die_with_parent() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
     with open_append(log_file) as log:
         return subprocess.Popen(
             command,
@@ -191,5 +185,5 @@ def start_tritonserver(
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with_parent(signal.SIGKILL),
         )

@@ -1,7 +1,6 @@
 """Worker processes for a job: each makes one shard at a time and may die without harm."""
 
 import contextlib
-import ctypes
 import itertools
 import multiprocessing
 import os
@@ -16,17 +15,17 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from latentry.contract.errors import JobError
+from latentry.contract.system import dying_with_parent
 from latentry.synthesis.shard_making import Progress, Settled, ShardMaker, Work
 
-_PR_SET_PDEATHSIG = 1
 _MOST_DEATHS = 3
 _LAST_WORDS_S = 2.0
 # Spawned, not forked: a process that has started gRPC or ONNX Runtime cannot be forked safely.
 _SPAWN = multiprocessing.get_context("spawn")
 
 
-class Workers:
-    """Makes shards in processes of their own; its :meth:`make` is a ``Crew``.
+class ProcessCrew:
+    """Makes shards in processes of their own; a ``Crew``.
 
     A worker that dies is replaced, and its shard is made again. The workers end with this process,
     however it ends.
@@ -37,7 +36,7 @@ class Workers:
         self._count = count
         self._cores = sorted(os.sched_getaffinity(0)) if pinned else []
 
-    def make(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
+    def __call__(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
         """Settle the shards ``numbers``; yield what they are as they are done.
 
         Raises:
@@ -218,6 +217,6 @@ def _make_shards(connection: "Connection[Any, Any]", work: Work, core: int | Non
 
 def _die_with_parent(parent: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        dying_with_parent(signal.SIGKILL)()
     if os.getppid() != parent:  # it was gone before this was asked for
         os._exit(1)

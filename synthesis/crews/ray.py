@@ -23,8 +23,8 @@ _CONNECT_S = 5.0
 _MAKERS: dict[tuple[str, ...], ShardMaker] = {}
 
 
-class RayWorkers:
-    """Makes shards as Ray tasks of one core each; its :meth:`make` is a ``Crew``."""
+class RayCrew:
+    """Makes shards as Ray tasks of one core each; a ``Crew``."""
 
     def __init__(self, address: str | None, count: int | None) -> None:
         """Plan for a cluster.
@@ -36,7 +36,7 @@ class RayWorkers:
         self._address = address
         self._count = count
 
-    def make(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
+    def __call__(self, work: Work, numbers: Iterable[int], progress: Progress) -> Iterator[Settled]:
         """Settle the shards ``numbers``; yield what they are as they are done.
 
         Raises:
@@ -50,8 +50,10 @@ class RayWorkers:
             ray.shutdown()
 
     def _connect(self) -> None:
-        # What Ray prints of itself is not what this command's users came for.
+        # What Ray prints of itself is not what this command's users came for, nor is telling its
+        # makers of them, which it does unless it is told not to.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         if self._address is None:
             options |= {"include_dashboard": False, "address": "local", "num_cpus": self._count}

@@ -1,6 +1,8 @@
+import json
 from pathlib import Path
 
 import pytest
+from doubles import Run
 
 from latentry.cli import doctor
 from latentry.cli.doctor import Finding, examine
@@ -61,3 +63,30 @@ def test_a_perf_analyzer_that_does_not_run_is_said(
 def test_numpy_2_beside_the_wheels_triton_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda _: "2.4.0")
     assert 'pip install "numpy<2"' in next(doctor._numpy()).advice
+
+
+def test_doctor_speaks_json(run: Run) -> None:
+    done = run("doctor", "--json")
+    assert done.code == 0
+    names = [finding["name"] for finding in json.loads(done.out)]
+    assert names[:2] == ["python", "numpy"]
+    assert {"tritonserver", "perf_analyzer", "shared memory", "gpu"} <= set(names)
+
+
+def test_doctor_installs_what_it_finds_already_there(run: Run, tmp_path: Path) -> None:
+    done = run("doctor", "--install", "something")
+    assert done.code == 2
+    assert "perf-analyzer" in done.err
+
+
+def test_doctor_cuts_nothing_and_swallows_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advice = 'pip install "latentry[serve,cpu]", then look again at ' + "/long" * 40
+    findings = [Finding("engine", "error", "none", advice), Finding("gpu", "ok", "x" * 200)]
+    monkeypatch.setattr("latentry.cli.doctor.examine", lambda: findings)
+    monkeypatch.setenv("COLUMNS", "80")
+    done = run("doctor")
+    assert done.code == 1
+    assert advice in done.out
+    assert "x" * 200 in done.out

@@ -1,9 +1,11 @@
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from latentry.cli.train import train
 from latentry.training.metrics import METRICS
@@ -34,20 +36,22 @@ label_agreement = 0.97
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
     monkeypatch.setitem(METRICS, "digits", lambda _images, _labels: {"label_agreement": 0.1})
     (tmp_path / "tiny.toml").write_text(TINY)
     app = typer.Typer()
     app.command()(train)
 
-    def invoke(*arguments):
+    def invoke(*arguments: str) -> Result:
         out = ["--out", str(tmp_path / "runs")]
         return CliRunner().invoke(app, [str(tmp_path / "tiny.toml"), *out, *arguments])
 
     return invoke
 
 
-def test_train_says_where_the_checkpoint_is_and_what_to_type_next(run, tmp_path):
+def test_train_says_where_the_checkpoint_is_and_what_to_type_next(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     result = run()
     folder = tmp_path / "runs/tiny/checkpoint"
     assert result.exit_code == 0, result.output
@@ -56,18 +60,20 @@ def test_train_says_where_the_checkpoint_is_and_what_to_type_next(run, tmp_path)
     assert f"Next: latentry export {folder} --repository model_repository" in result.output
 
 
-def test_train_says_when_the_aim_is_missed(run):
+def test_train_says_when_the_aim_is_missed(run: Callable[..., Result]) -> None:
     assert "label_agreement is 0.1, should be at least 0.97" in run().output
 
 
-def test_train_takes_more_steps_on_resume(run):
+def test_train_takes_more_steps_on_resume(run: Callable[..., Result]) -> None:
     assert "1/1" in run("--steps", "1").output
     result = run("--resume", "--steps", "2", "--threads", "2")
     assert result.exit_code == 0, result.output
     assert "2/2" in result.output
 
 
-def test_an_interrupted_train_says_how_to_go_on(run, monkeypatch):
+def test_an_interrupted_train_says_how_to_go_on(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("latentry.training.runs.continue_run", lambda *_arguments: False)
     result = run()
     assert result.exit_code == 130
@@ -75,6 +81,6 @@ def test_an_interrupted_train_says_how_to_go_on(run, monkeypatch):
     assert "same command with --resume" in result.output
 
 
-def test_help_needs_no_torch():
+def test_help_needs_no_torch() -> None:
     code = "import sys; import latentry.cli.train; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

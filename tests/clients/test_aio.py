@@ -1,53 +1,64 @@
 import asyncio
 import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 
 import numpy as np
 import pytest
+from arithmetic_server import FakeTransport
+from doubles import InfoOf
 
 from latentry.clients import (
     AsyncClient,
+    AsyncTransport,
     Client,
+    GenerateResult,
     InvalidOutput,
+    LatentryError,
+    ModelInfo,
     Reply,
     ServerGone,
+    StreamChunk,
     TimedOut,
+    Transport,
 )
+from latentry.clients.streams import close_replies
 from latentry.clients.transports.threaded import answer_of
+from latentry.contract.wire import Arrays
 
 
 class AsyncFake:
     """The fake transport with coroutines instead of futures."""
 
-    def __init__(self, inner):
+    def __init__(self, inner: FakeTransport) -> None:
         self.inner = inner
 
-    async def ready(self):
+    async def ready(self) -> bool:
         return self.inner.ready()
 
-    async def model_names(self):
+    async def model_names(self) -> list[str]:
         return self.inner.model_names()
 
-    async def model_info(self, model):
+    async def model_info(self, model: str) -> ModelInfo:
         return self.inner.model_info(model)
 
-    async def infer(self, model, inputs):
+    async def infer(self, model: str, inputs: Arrays) -> Reply:
         return await answer_of(asyncio.wrap_future(self.inner.infer(model, inputs)))
 
-    async def stream(self, requests):
+    async def stream(self, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
         replies = self.inner.stream(requests)
         try:
             for reply in replies:
                 await asyncio.sleep(0)
                 yield reply
         finally:
-            replies.close()
+            close_replies(replies)
 
-    async def close(self):
+    async def close(self) -> None:
         self.inner.close()
 
 
-async def until(condition):
+async def until(condition: Callable[[], object]) -> None:
     """Let others run until ``condition`` holds."""
     async with asyncio.timeout(60):
         while not condition():
@@ -55,31 +66,33 @@ async def until(condition):
 
 
 @pytest.fixture(params=["asynchronous", "synchronous"])
-def carrier(request, transport):
+def carrier(request: pytest.FixtureRequest, transport: FakeTransport) -> Transport | AsyncTransport:
     return AsyncFake(transport) if request.param == "asynchronous" else transport
 
 
 @pytest.mark.parametrize("name", ["__init__", "generate", "stream", "models", "info", "health"])
-def test_both_clients_take_the_same_arguments(name):
-    def shape(kind):
+def test_both_clients_take_the_same_arguments(name: str) -> None:
+    def shape(kind: type) -> list[tuple[str, object, object]]:
         parameters = inspect.signature(getattr(kind, name)).parameters.values()
         return [(p.name, p.kind, p.default) for p in parameters]
 
     assert shape(Client) == shape(AsyncClient)
 
 
-def test_both_clients_have_the_same_methods():
-    def public(kind):
+def test_both_clients_have_the_same_methods() -> None:
+    def public(kind: type) -> set[str]:
         return {name for name in vars(kind) if not name.startswith("_")}
 
     assert public(AsyncClient) - public(Client) == {"aclose"}
     assert public(Client) - public(AsyncClient) == {"close"}
 
 
-def test_the_images_are_those_of_the_synchronous_client(carrier, transport):
+def test_the_images_are_those_of_the_synchronous_client(
+    carrier: Transport | AsyncTransport, transport: FakeTransport
+) -> None:
     expected = Client(transport=transport).generate("digits", seeds=range(50), class_label=1)
 
-    async def run():
+    async def run() -> tuple[GenerateResult, list[StreamChunk]]:
         async with AsyncClient(transport=carrier) as client:
             result = await client.generate("digits", seeds=range(50), class_label=1)
             chunks = [c async for c in client.stream("digits", seeds=range(50), class_label=1)]
@@ -91,10 +104,12 @@ def test_the_images_are_those_of_the_synchronous_client(carrier, transport):
     assert transport.closed
 
 
-def test_parts_come_back_in_order_and_four_at_a_time(carrier, transport):
-    transport.held = []
+def test_parts_come_back_in_order_and_four_at_a_time(
+    carrier: Transport | AsyncTransport, transport: FakeTransport
+) -> None:
+    transport.holds = True
 
-    async def run():
+    async def run() -> tuple[int, GenerateResult]:
         async with AsyncClient(transport=carrier) as client:
             task = asyncio.ensure_future(client.generate("plain", seeds=range(64)))
             await until(lambda: len(transport.held) == 4)
@@ -111,8 +126,10 @@ def test_parts_come_back_in_order_and_four_at_a_time(carrier, transport):
     )
 
 
-def test_retries_and_giving_up(carrier, transport):
-    async def run():
+def test_retries_and_giving_up(
+    carrier: Transport | AsyncTransport, transport: FakeTransport
+) -> None:
+    async def run() -> int:
         async with AsyncClient(transport=carrier) as client:
             transport.faults = [ServerGone("gone")] * 2
             assert len(await client.generate("plain", seeds=range(20))) == 20
@@ -125,8 +142,10 @@ def test_retries_and_giving_up(carrier, transport):
     assert asyncio.run(run()) == 3
 
 
-def test_an_error_of_one_part_is_the_calls_error(carrier, transport):
-    async def run():
+def test_an_error_of_one_part_is_the_calls_error(
+    carrier: Transport | AsyncTransport, transport: FakeTransport
+) -> None:
+    async def run() -> None:
         async with AsyncClient(transport=carrier) as client:
             transport.faults = [None, InvalidOutput("NaN", seeds=[9])]
             with pytest.raises(InvalidOutput, match="NaN"):
@@ -135,10 +154,12 @@ def test_an_error_of_one_part_is_the_calls_error(carrier, transport):
     asyncio.run(run())
 
 
-def test_a_timeout_and_a_cancelled_task_abandon_the_answer(carrier, transport):
-    transport.held = []
+def test_a_timeout_and_a_cancelled_task_abandon_the_answer(
+    carrier: Transport | AsyncTransport, transport: FakeTransport
+) -> None:
+    transport.holds = True
 
-    async def run():
+    async def run() -> int:
         async with AsyncClient(transport=carrier) as client:
             with pytest.raises(TimedOut, match=r"timeout_s=0\.05"):
                 await client.generate("plain", seeds=1, timeout_s=0.05)
@@ -153,8 +174,10 @@ def test_a_timeout_and_a_cancelled_task_abandon_the_answer(carrier, transport):
     assert asyncio.run(run()) == 1
 
 
-def test_closing_a_stream_early(carrier, transport):
-    async def run():
+def test_closing_a_stream_early(
+    carrier: Transport | AsyncTransport, transport: FakeTransport
+) -> None:
+    async def run() -> None:
         client = AsyncClient(transport=carrier)
         async with client, aclosing(client.stream("plain", seeds=range(100))) as chunks:
             async for _ in chunks:
@@ -164,11 +187,13 @@ def test_closing_a_stream_early(carrier, transport):
     assert transport.stream_log == ["request", "closed"]
 
 
-def test_cancelling_the_task_of_a_stream(carrier, transport):
-    async def run():
+def test_cancelling_the_task_of_a_stream(
+    carrier: Transport | AsyncTransport, transport: FakeTransport
+) -> None:
+    async def run() -> None:
         async with AsyncClient(transport=carrier) as client:
 
-            async def read():
+            async def read() -> None:
                 async for _ in client.stream("plain", seeds=range(4000)):
                     await asyncio.sleep(0.01)
 
@@ -182,8 +207,8 @@ def test_cancelling_the_task_of_a_stream(carrier, transport):
     assert transport.stream_log[-1] == "closed"
 
 
-def test_broken_streams(carrier, transport):
-    async def run():
+def test_broken_streams(carrier: Transport | AsyncTransport, transport: FakeTransport) -> None:
+    async def run() -> list[StreamChunk]:
         async with AsyncClient(transport=carrier) as client:
             transport.stream_faults = [(2, ServerGone("gone"))]
             with pytest.raises(ServerGone, match="after 16 of 40 samples") as e:
@@ -199,8 +224,10 @@ def test_broken_streams(carrier, transport):
     assert sum(map(len, asyncio.run(run()))) == 40
 
 
-def test_a_resumption_that_fails_says_where_to_go_on(carrier, transport):
-    async def read(*question_faults):
+def test_a_resumption_that_fails_says_where_to_go_on(
+    carrier: Transport | AsyncTransport, transport: FakeTransport
+) -> None:
+    async def read(*question_faults: LatentryError) -> int:
         delivered = 0
         transport.stream_faults = [(2, ServerGone("gone"))]
         async with AsyncClient(transport=carrier) as client:
@@ -217,8 +244,10 @@ def test_a_resumption_that_fails_says_where_to_go_on(carrier, transport):
     assert e.value.resume_at == 16
 
 
-def test_models_info_and_health(carrier, transport):
-    async def run():
+def test_models_info_and_health(
+    carrier: Transport | AsyncTransport, transport: FakeTransport
+) -> None:
+    async def run() -> None:
         async with AsyncClient(transport=carrier) as client:
             assert await client.models() == ["digits", "mapped", "plain"]
             assert (await client.info("plain")).name == "plain"
@@ -229,17 +258,18 @@ def test_models_info_and_health(carrier, transport):
     asyncio.run(run())
 
 
-def test_a_replaced_model(carrier, transport, info):
+def test_a_replaced_model(
+    carrier: Transport | AsyncTransport, transport: FakeTransport, info: InfoOf
+) -> None:
     transport.infos["plain"] = info("plain", "2")
-    answers = [info("plain", "1"), info("plain", "2")]
-    transport.model_info = lambda model: answers.pop(0)
+    transport.old_infos = [info("plain", "1")]
 
-    async def run():
+    async def run() -> GenerateResult:
         async with AsyncClient(transport=carrier) as client:
             return await client.generate("plain", seeds=1)
 
     assert asyncio.run(run()).model_digest == "digest-2"
 
 
-def test_replies_are_data():
+def test_replies_are_data() -> None:
     assert Reply("1", {}) == Reply("1", {})

@@ -19,18 +19,20 @@ ITEM = st.one_of(
 
 
 @given(st.lists(ITEM, min_size=1, max_size=6), st.sampled_from([",", ", ", " ,"]))
-def test_a_list_means_its_items_in_order(items, separator):
+def test_a_list_means_its_items_in_order(
+    items: list[tuple[str, list[int]]], separator: str
+) -> None:
     seeds = parse_seeds(separator.join(text for text, _ in items))
     assert seeds.dtype == np.int64
     assert seeds.tolist() == [seed for _, numbers in items for seed in numbers]
 
 
-def test_the_documented_example():
+def test_the_documented_example() -> None:
     assert parse_seeds("1,2,5-7").tolist() == [1, 2, 5, 6, 7]
 
 
 @given(st.text(max_size=12))
-def test_other_text_is_refused_and_never_crashes(text):
+def test_other_text_is_refused_and_never_crashes(text: str) -> None:
     try:
         seeds = parse_seeds(text)
     except BadRequest:
@@ -54,12 +56,12 @@ def test_other_text_is_refused_and_never_crashes(text):
         ("0-4294967295", "names 4294967296 numbers; one call takes"),
     ],
 )
-def test_what_is_refused(text, words):
+def test_what_is_refused(text: str, words: str) -> None:
     with pytest.raises(BadRequest, match=words.replace("?", r"\?")):
         parse_seeds(text)
 
 
-def test_classes():
+def test_classes() -> None:
     assert parse_classes("0-2,7").tolist() == [0, 1, 2, 7]
     with pytest.raises(BadRequest, match="--class holds 'x'"):
         parse_classes("x")

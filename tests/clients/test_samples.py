@@ -1,57 +1,66 @@
 import array
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
+from doubles import InfoOf
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from latentry.clients import BadRequest
 from latentry.clients.samples import (
     MAX_SAMPLES,
-    Arguments,
+    CallerArguments,
     check_chunk_size,
     samples_from_arguments,
     stream_requests,
     unary_requests,
 )
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.wire import rows_from_request
+from latentry.contract.wire import Rows, rows_from_request
 from latentry.serving.runtime.streaming import stream_from_request
 
 Z = np.zeros((3, 4), np.float32)
+MASKED: Any = np.ma.array  # it has no types
 IMAGE = {"height": 6, "width": 5, "channels": 3}
 
 
 class Failing:
     """Raises an error wherever it is asked for a number, its length or its text."""
 
-    def __index__(self):
+    def __index__(self) -> int:
         raise ValueError("no number today")
 
-    __float__ = __repr__ = __index__
+    def __float__(self) -> float:
+        return self.__index__()
+
+    def __repr__(self) -> str:
+        return str(self.__index__())
 
 
-class FailingLength(list):
-    def __len__(self):
+class FailingLength(list[int]):
+    def __len__(self) -> int:
         raise RuntimeError("no length today")
 
 
 class FailingArray:
     @property
-    def __array__(self):
+    def __array__(self) -> object:
         raise OSError("no array today")
 
 
-def failing_iterator():
+def failing_iterator() -> Iterator[int]:
     yield 1
     raise KeyError("no more today")
 
 
-def itself():
-    value = []
+def itself() -> list[Any]:
+    value: list[Any] = []
     value.append(value)
     return value
 
@@ -73,10 +82,10 @@ REFUSED = [
     ("plain", {"seeds": memoryview(b"ab")}, "seeds holds <memory at .*>, a memoryview"),
     ("plain", {"seeds": memoryview(bytearray(b"ab"))}, "a memoryview"),
     ("plain", {"z": [memoryview(b"abcd")]}, "z holds <memory at .*>, a memoryview"),
-    ("plain", {"seeds": np.ma.array([1, 2], mask=[0, 1])}, "seeds is a masked array, which may"),
+    ("plain", {"seeds": MASKED([1, 2], mask=[0, 1])}, "seeds is a masked array, which may"),
     ("plain", {"seeds": [np.ma.masked]}, "seeds is a masked array"),
-    ("plain", {"z": np.ma.array(Z, mask=Z == 0)}, r"z is a masked array.* give \.filled"),
-    ("digits", {"seeds": 1, "class_label": np.ma.array([1])}, "class_label is a masked array"),
+    ("plain", {"z": MASKED(Z, mask=Z == 0)}, r"z is a masked array.* give \.filled"),
+    ("digits", {"seeds": 1, "class_label": MASKED([1])}, "class_label is a masked array"),
     ("plain", {"seeds": -1}, "seed -1 is out of range"),
     ("plain", {"seeds": 2**32}, "seed 4294967296 is out of range"),
     ("plain", {"seeds": range(2**32 - 1, 2**32 + 1)}, "seed 4294967296 is out of range"),
@@ -138,13 +147,17 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("model", "arguments", "words"), REFUSED)
-def test_what_a_server_would_refuse_does_not_travel(info, model, arguments, words):
+def test_what_a_server_would_refuse_does_not_travel(
+    info: InfoOf, model: str, arguments: dict[str, Any], words: str
+) -> None:
     with pytest.raises(BadRequest, match=words):
-        samples_from_arguments(info(model), Arguments(**arguments))
+        samples_from_arguments(info(model), CallerArguments(**arguments))
 
 
-def test_defaults_are_filled_in(info):
-    (request,) = unary_requests(samples_from_arguments(info("mapped"), Arguments(seeds=[3, 4])))
+def test_defaults_are_filled_in(info: InfoOf) -> None:
+    (request,) = unary_requests(
+        samples_from_arguments(info("mapped"), CallerArguments(seeds=[3, 4]))
+    )
     assert list(request) == ["seed", "truncation_psi"]
     assert request["seed"].tolist() == [[3], [4]]
     assert request["truncation_psi"].dtype == np.float32
@@ -152,8 +165,8 @@ def test_defaults_are_filled_in(info):
 
 
 @pytest.mark.parametrize("label", [2, np.int32(2), [2, 2], np.array([[2], [2]]), (2, 2)])
-def test_one_class_for_all_or_one_for_each(info, label):
-    arguments = Arguments(seeds=[0, 2**32 - 1], class_label=label)
+def test_one_class_for_all_or_one_for_each(info: InfoOf, label: Any) -> None:
+    arguments = CallerArguments(seeds=[0, 2**32 - 1], class_label=label)
     (request,) = unary_requests(samples_from_arguments(info("digits"), arguments))
     assert request["class_label"].dtype == np.int64
     assert request["class_label"].tolist() == [[2], [2]]
@@ -162,8 +175,8 @@ def test_one_class_for_all_or_one_for_each(info, label):
 @pytest.mark.parametrize(
     "seeds", [7, np.int64(7), [7], (7,), {7: 8}.keys(), iter([7]), np.array([7])]
 )
-def test_seeds_come_in_many_shapes(info, seeds):
-    samples = samples_from_arguments(info("plain"), Arguments(seeds=seeds))
+def test_seeds_come_in_many_shapes(info: InfoOf, seeds: Any) -> None:
+    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=seeds))
     assert samples.seeds is not None
     assert samples.seeds.tolist() == [7]
 
@@ -171,20 +184,20 @@ def test_seeds_come_in_many_shapes(info, seeds):
 class Exchanged:
     """An array that speaks DLPack and nothing else."""
 
-    def __init__(self, array):
+    def __init__(self, array: NDArray[Any]) -> None:
         self._array = array
 
-    def __dlpack__(self, **kwargs):
+    def __dlpack__(self, **kwargs: Any) -> object:
         return self._array.__dlpack__(**kwargs)
 
-    def __dlpack_device__(self):
+    def __dlpack_device__(self) -> tuple[int, int]:
         return self._array.__dlpack_device__()
 
 
 class Index:
     """An integer of another library."""
 
-    def __index__(self):
+    def __index__(self) -> int:
         return 7
 
 
@@ -199,20 +212,20 @@ class Index:
         [np.array(7)],
         [np.uint64(7)],
         array.array("q", [7]),
-        memoryview(np.array([7])),
+        memoryview(np.array([7]).data),
     ],
 )
-def test_seeds_of_any_library(info, seeds):
-    samples = samples_from_arguments(info("plain"), Arguments(seeds=seeds))
+def test_seeds_of_any_library(info: InfoOf, seeds: Any) -> None:
+    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=seeds))
     assert samples.seeds is not None
     assert samples.seeds.tolist() == [7]
 
 
-def test_tensors_of_torch(info):
+def test_tensors_of_torch(info: InfoOf) -> None:
     torch = pytest.importorskip("torch")
 
-    def rows(model, **arguments):
-        return samples_from_arguments(info(model), Arguments(**arguments)).rows
+    def rows(model: str, **arguments: Any) -> Rows:
+        return samples_from_arguments(info(model), CallerArguments(**arguments)).rows
 
     assert rows("plain", seeds=torch.tensor([1, 2])).values.tolist() == [[1], [2]]
     assert rows("plain", seeds=torch.tensor(5)).values.tolist() == [[5]]
@@ -232,49 +245,55 @@ def test_tensors_of_torch(info):
             rows("plain", seeds=bad)
 
 
-def test_controls_are_read_once(info):
+def test_controls_are_read_once(info: InfoOf) -> None:
     labels = (label for label in (1, 2))
-    samples = samples_from_arguments(info("digits"), Arguments(seeds=[3, 4], class_label=labels))
+    samples = samples_from_arguments(
+        info("digits"), CallerArguments(seeds=[3, 4], class_label=labels)
+    )
     assert samples.rows.controls["class_label"].tolist() == [[1], [2]]
-    half = samples_from_arguments(info("mapped"), Arguments(seeds=1, truncation_psi=Fraction(1, 2)))
+    half = samples_from_arguments(
+        info("mapped"), CallerArguments(seeds=1, truncation_psi=Fraction(1, 2))
+    )
     assert half.rows.controls["truncation_psi"].tolist() == [[0.5]]
 
 
 @pytest.mark.parametrize("n", [np.int64(3), np.array(3), Index(), 3])
-def test_n_of_any_library(info, n):
-    count = samples_from_arguments(info("plain"), Arguments(n=n)).rows.count
+def test_n_of_any_library(info: InfoOf, n: Any) -> None:
+    count = samples_from_arguments(info("plain"), CallerArguments(n=n)).rows.count
     assert count == (7 if isinstance(n, Index) else 3)
 
 
-def test_n_draws_seeds_once(info):
-    samples = samples_from_arguments(info("plain"), Arguments(n=20))
+def test_n_draws_seeds_once(info: InfoOf) -> None:
+    samples = samples_from_arguments(info("plain"), CallerArguments(n=20))
     assert samples.seeds is not None
     assert len(set(samples.seeds.tolist())) == 20
     sent = [request["seed"] for request in unary_requests(samples)]
     assert np.concatenate(sent)[:, 0].tolist() == samples.seeds.tolist()
 
 
-def test_latents_of_another_type_are_brought_to_float32(info):
-    samples = samples_from_arguments(info("plain"), Arguments(z=[[1, 2, 3, 4.5]]))
+def test_latents_of_another_type_are_brought_to_float32(info: InfoOf) -> None:
+    samples = samples_from_arguments(info("plain"), CallerArguments(z=[[1, 2, 3, 4.5]]))
     (request,) = unary_requests(samples)
     assert request["z"].dtype == np.float32
     assert samples.seeds is None
 
 
-def test_format_is_sent_only_when_it_is_not_raw(info):
-    (raw,) = unary_requests(samples_from_arguments(info("plain"), Arguments(seeds=1)))
+def test_format_is_sent_only_when_it_is_not_raw(info: InfoOf) -> None:
+    (raw,) = unary_requests(samples_from_arguments(info("plain"), CallerArguments(seeds=1)))
     assert "format" not in raw
-    (png,) = unary_requests(samples_from_arguments(info("plain"), Arguments(seeds=1, format="png")))
+    (png,) = unary_requests(
+        samples_from_arguments(info("plain"), CallerArguments(seeds=1, format="png"))
+    )
     assert png["format"].tolist() == [[b"png"]]
 
 
-def test_a_result_over_the_limit_is_refused_before_seeds_are_drawn(info):
+def test_a_result_over_the_limit_is_refused_before_seeds_are_drawn(info: InfoOf) -> None:
     with pytest.raises(BadRequest, match=r"10000000 images of 6 x 5 x 3 .* Use stream"):
-        samples_from_arguments(info("plain"), Arguments(n=10_000_000), max_bytes=1000)
+        samples_from_arguments(info("plain"), CallerArguments(n=10_000_000), max_bytes=1000)
     with pytest.raises(BadRequest, match="more than one call takes"):
-        samples_from_arguments(info("plain"), Arguments(n=10**12))
+        samples_from_arguments(info("plain"), CallerArguments(n=10**12))
     with pytest.raises(BadRequest, match=f"it takes {MAX_SAMPLES}"):
-        samples_from_arguments(info("plain"), Arguments(seeds=itertools.count()))
+        samples_from_arguments(info("plain"), CallerArguments(seeds=itertools.count()))
 
 
 @pytest.mark.parametrize(
@@ -288,27 +307,30 @@ def test_a_result_over_the_limit_is_refused_before_seeds_are_drawn(info):
         ("plain", "w", Z[0], None, "this model takes no w"),
     ],
 )
-def test_no_more_is_read_than_can_be_used(info, model, argument, row, max_bytes, words):
+def test_no_more_is_read_than_can_be_used(
+    info: InfoOf, model: str, argument: str, row: Any, max_bytes: int | None, words: str
+) -> None:
     taken = 0
 
-    def rows():
+    def rows() -> Iterator[object]:
         nonlocal taken
         while True:
             taken += 1
             yield row
 
     wide = GeneratorSpec(inputs=({"role": "z", "shape": (2**16,)},), image=IMAGE)
+    given: dict[str, Any] = {argument: rows()}
     asked = replace(info("plain"), spec=wide) if model == "wide" else info(model)
     with pytest.raises(BadRequest, match=words):
-        samples_from_arguments(asked, Arguments(**{argument: rows()}), max_bytes=max_bytes)
+        samples_from_arguments(asked, CallerArguments(**given), max_bytes=max_bytes)
     assert taken <= (4097 if model == "wide" else 101)
 
 
 @given(count=st.integers(1, 60), size=st.integers(1, 17))
-def test_parts_cover_the_samples_in_order(info, count, size):
+def test_parts_cover_the_samples_in_order(info: InfoOf, count: int, size: int) -> None:
     model = info("digits", max_batch_size=size)
     labels = [seed % 3 for seed in range(count)]
-    samples = samples_from_arguments(model, Arguments(seeds=range(count), class_label=labels))
+    samples = samples_from_arguments(model, CallerArguments(seeds=range(count), class_label=labels))
     requests = unary_requests(samples)
     for request in requests:
         rows_from_request(model.spec, request, most=size)
@@ -321,10 +343,12 @@ def test_parts_cover_the_samples_in_order(info, count, size):
     start=st.integers(0, 39),
     one_class=st.booleans(),
 )
-def test_stream_requests_mean_the_samples_in_order(info, seeds, start, one_class):
+def test_stream_requests_mean_the_samples_in_order(
+    info: InfoOf, seeds: Any, start: int, one_class: bool
+) -> None:
     labels = 1 if one_class else [seed % 3 for seed in seeds]
     model = info("digits")
-    samples = samples_from_arguments(model, Arguments(seeds=seeds, class_label=labels))
+    samples = samples_from_arguments(model, CallerArguments(seeds=seeds, class_label=labels))
     asked = [
         stream_from_request(model.spec, request, max_batch_size=model.max_batch_size)
         for request in stream_requests(samples, start)
@@ -335,8 +359,8 @@ def test_stream_requests_mean_the_samples_in_order(info, seeds, start, one_class
     assert classes == np.broadcast_to(labels, len(seeds)).tolist()[start:]
 
 
-def test_a_range_travels_as_its_first_seed_and_a_count(info):
-    samples = samples_from_arguments(info("plain"), Arguments(seeds=range(5, 10_000)))
+def test_a_range_travels_as_its_first_seed_and_a_count(info: InfoOf) -> None:
+    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=range(5, 10_000)))
     requests = list(stream_requests(samples, 0, chunk_size=16))
     assert [r["count"].tolist() for r in requests] == [[4096], [4096], [1803]]
     assert [r["seed"].tolist() for r in requests] == [[5], [4101], [8197]]
@@ -344,14 +368,14 @@ def test_a_range_travels_as_its_first_seed_and_a_count(info):
     assert requests[0]["chunk_size"].tolist() == [16]
 
 
-def test_latents_and_formats_of_a_stream(info):
-    samples = samples_from_arguments(info("plain"), Arguments(z=Z, format="webp"))
+def test_latents_and_formats_of_a_stream(info: InfoOf) -> None:
+    samples = samples_from_arguments(info("plain"), CallerArguments(z=Z, format="webp"))
     (request,) = stream_requests(samples)
     assert request["z"].shape == (3, 4)
     assert request["format"].tolist() == [b"webp"]
 
 
 @pytest.mark.parametrize("size", [0, -1, 4097, True, 1.5, "8"])
-def test_chunk_sizes_that_are_refused(size):
+def test_chunk_sizes_that_are_refused(size: int) -> None:
     with pytest.raises(BadRequest, match="it takes an integer from 1 to 4096"):
         check_chunk_size(size)

@@ -11,16 +11,16 @@ from PIL import Image
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.images import (
-    Format,
     Uint8,
     decode_image,
     encode_image,
-    format_from_text,
     grid_from_images,
+    is_same_but_for_rounding,
     png_from_uint8,
     png_with_text,
     uint8_from_sample,
 )
+from latentry.contract.wire import Format, format_from_text
 
 IMAGES = st.sampled_from([(5, 7, 3), (4, 4, 1), (1, 1, 3)]).flatmap(lambda s: arrays(np.uint8, s))
 
@@ -112,3 +112,33 @@ def test_pixels_need_not_lie_in_a_row() -> None:
 def test_text_goes_between_the_header_and_the_pixels() -> None:
     png = png_with_text(png_from_uint8(np.zeros((2, 2, 1), np.uint8)), {"a": "1", "b": "2"})
     assert [kind for kind, _ in chunks_of(png)] == [b"IHDR", b"tEXt", b"tEXt", b"IDAT", b"IEND"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "elements", "levels", "is_same"),
+    [
+        ((8, 8, 1), 0, 0, True),
+        ((8, 8, 1), 1, 1, True),
+        ((8, 8, 1), 1, -1, True),
+        ((8, 8, 1), 1, 2, False),
+        ((8, 8, 1), 2, 1, False),
+        ((8, 32, 32, 1), 8, 1, True),
+        ((8, 32, 32, 1), 8, 2, False),
+        ((8, 32, 32, 1), 9, -1, False),
+    ],
+)
+def test_rounding_moves_one_element_in_a_thousand_by_one_level(
+    shape: tuple[int, ...], elements: int, levels: int, is_same: bool
+) -> None:
+    images = np.full(shape, 128, np.uint8)
+    others = images.copy()
+    others.reshape(-1)[:elements] = 128 + levels
+    assert is_same_but_for_rounding(images, others) is is_same
+    assert is_same_but_for_rounding(others, images) is is_same
+
+
+def test_black_and_white_are_far_apart() -> None:
+    black, white = np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4, 1), np.uint8)
+    white[0, 0] = 255  # which is one level away where differences wrap
+    assert not is_same_but_for_rounding(black, white)
+    assert not is_same_but_for_rounding(white, black)

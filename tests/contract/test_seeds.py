@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.seeds import (
@@ -67,7 +70,7 @@ def test_arrays_of_anything_else_are_refused() -> None:
     with pytest.raises(BadRequest, match="is a list"):
         check_seeds(np.array([[1]]))
     with pytest.raises(BadRequest, match="is a MaskedConstant"):
-        check_seeds(np.ma.array([1, 2], mask=[False, True]))
+        check_seeds(np.ma.array([1, 2], mask=[False, True]))  # type: ignore[no-untyped-call]
     for raw in (b"ab", bytearray(b"ab"), memoryview(b"ab")):
         with pytest.raises(BadRequest, match=f"is a {type(raw).__name__}"):
             check_seeds(raw)
@@ -79,6 +82,8 @@ def test_no_seeds_are_refused() -> None:
 
 
 @given(SEEDS, st.integers(1, 100))
+@example(MAX_SEED, 1)
+@example(MAX_SEED, 2)
 def test_a_range_counts_up_or_is_refused_past_the_end(first: int, count: int) -> None:
     if first + count - 1 > MAX_SEED:
         with pytest.raises(BadRequest, match=f"{count} seeds from {first} run past {MAX_SEED}"):
@@ -142,6 +147,7 @@ def test_streams_and_neighbouring_seeds_have_nothing_to_do_with_each_other() -> 
         assert len(np.unique(drawn)) == len(seeds)
         counts, _ = np.histogram(drawn, 10, (0, 1))
         assert ((counts - 500) ** 2 / 500).sum() < 40  # chi-squared with 9 degrees of freedom
+    pairs: list[tuple[NDArray[Any], NDArray[Any]]]
     pairs = [(first, second), (first[:-1], first[1:]), (first, z), (second, z)]
     assert all(abs(np.corrcoef(a, b)[0, 1]) < limit for a, b in pairs)
 

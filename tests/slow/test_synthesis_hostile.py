@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hostile_jobs import attack, make_jobs
+from jobs.hostile import attack, make_jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")

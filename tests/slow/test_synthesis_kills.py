@@ -10,9 +10,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from synthesis_jobs import (
+from jobs.runs import (
     SHARDS,
-    STRACE,
     JobRun,
     Kills,
     crash_at,
@@ -20,6 +19,8 @@ from synthesis_jobs import (
     end,
     kill_until_done,
     local_run,
+    needs_strace,
+    run_here,
     traced,
     tree,
     work_seconds,
@@ -27,12 +28,7 @@ from synthesis_jobs import (
     write_job,
 )
 
-from latentry.synthesis.job import job_from_file
-from latentry.synthesis.run import run_job
-from latentry.synthesis.shard_making import Origin
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
-needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 
 KILLS = 300
 
@@ -41,7 +37,7 @@ KILLS = 300
 def expected(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return the files of a job that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    run_job(job_from_file(write_job(folder)), Origin(repository=repository), str(folder / "out"))
+    run_here(write_job(folder), folder / "out", repository)
     return tree(folder / "out")
 
 

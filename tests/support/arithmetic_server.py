@@ -1,20 +1,21 @@
 """A generator made of arithmetic, behind a transport in this process and behind a gRPC server."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from typing import Any
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from latentry.clients import ModelInfo, NotFound, Reply
 from latentry.contract.errors import LatentryError
-from latentry.contract.images import Format, encode_image
+from latentry.contract.images import encode_image
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.wire import rows_from_request
+from latentry.contract.wire import Arrays, Format, rows_from_request
 from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
 
 Z_DIM = 4
@@ -43,7 +44,7 @@ def info_of(name: str, version: str = "1", max_batch_size: int = 8) -> ModelInfo
     return ModelInfo(name, version, f"digest-{version}", "numpy-1", SPECS[name], max_batch_size)
 
 
-def draw(info: ModelInfo, request: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def draw(info: ModelInfo, request: Arrays) -> dict[str, NDArray[Any]]:
     """Draw as a server does: an image is a function of its row alone."""
     rows = rows_from_request(info.spec, request, most=info.max_batch_size)
     numbers = rows.values.reshape(rows.count, -1).sum(axis=1) * 7
@@ -67,11 +68,15 @@ class FakeTransport:
         self.infos = {name: info_of(name) for name in SPECS}
         self.faults: list[LatentryError | None] = []  # of the next unary requests
         self.question_faults: list[LatentryError] = []
+        self.old_infos: list[ModelInfo] = []  # what is said of models first, whatever is so
         self.stream_faults: list[tuple[int, LatentryError]] = []  # (after so many chunks, error)
-        self.requests: list[dict[str, np.ndarray]] = []
+        self.requests: list[dict[str, NDArray[Any]]] = []
+        # What becomes of a stream's replies on their way.
+        self.alter: Callable[[Iterator[Reply]], Iterator[Reply]] = iter
         self.stream_log: list[str] = []
         self.delays_s: list[float] = []
-        self.held: list[Callable[[], None]] | None = None  # answers, where none is to be given yet
+        self.holds = False  # whether answers are held back, here:
+        self.held: list[Callable[[], None]] = []
         self.is_ready = True
         self.closed = False
 
@@ -86,9 +91,9 @@ class FakeTransport:
         self._fail()
         if model not in self.infos:
             raise NotFound(f"model {model!r} is not being served")
-        return self.infos[model]
+        return self.old_infos.pop(0) if self.old_infos else self.infos[model]
 
-    def infer(self, model: str, inputs: Mapping[str, np.ndarray]) -> "Future[Reply]":
+    def infer(self, model: str, inputs: Arrays) -> "Future[Reply]":
         self.requests.append(dict(inputs))
         future: Future[Reply] = Future()
         fault = self.faults.pop(0) if self.faults else None
@@ -105,7 +110,7 @@ class FakeTransport:
             else:
                 future.set_result(Reply(self.infos[model].version, outputs))
 
-        if self.held is not None:
+        if self.holds:
             self.held.append(answer)
         elif delay_s:
             threading.Timer(delay_s, answer).start()
@@ -113,7 +118,10 @@ class FakeTransport:
             answer()
         return future
 
-    def stream(self, requests: Iterator[Mapping[str, np.ndarray]]) -> Iterator[Reply]:
+    def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
+        return self.alter(self._replies(requests))
+
+    def _replies(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
         sent = 0
         try:
             for request in requests:
@@ -135,7 +143,7 @@ class FakeTransport:
 
     def let_go(self) -> None:
         """Give the answers that are held, and all that follow."""
-        answers, self.held = self.held or [], None
+        answers, self.held, self.holds = self.held, [], False
         for answer in answers:
             answer()
 
@@ -151,7 +159,7 @@ _DTYPES = {"INT64": np.int64, "FP32": np.float32}
 _NAMES = {np.dtype(np.int64): "INT64", np.dtype(np.float32): "FP32", np.dtype(np.uint8): "UINT8"}
 
 
-class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):
+class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # untyped
     """Answers Triton's gRPC calls with the fake generators."""
 
     def __init__(self) -> None:
@@ -248,7 +256,7 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):
         return request.name in self.transport.infos
 
 
-def _arrays(request: Any) -> dict[str, np.ndarray]:
+def _arrays(request: Any) -> dict[str, NDArray[Any]]:
     arrays = {}
     for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
         if tensor.datatype == "BYTES":
@@ -264,7 +272,7 @@ def _arrays(request: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _response(request: Any, version: str, outputs: Mapping[str, np.ndarray]) -> Any:
+def _response(request: Any, version: str, outputs: Arrays) -> Any:
     response = service_pb2.ModelInferResponse(model_name=request.model_name, model_version=version)
     for name, array in outputs.items():
         datatype = _NAMES.get(array.dtype, "BYTES")

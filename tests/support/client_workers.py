@@ -17,7 +17,7 @@ from latentry.clients import Client
 _HANGS_S = 120
 
 
-class Images:
+class DrawnImages:
     """A data set for torch: one image an item."""
 
     def __init__(self, client: Client) -> None:
@@ -28,7 +28,8 @@ class Images:
         return self.size
 
     def __getitem__(self, index: int) -> np.ndarray[Any, Any]:
-        return self.client.generate("wide", seeds=index).images[0]
+        image: np.ndarray[Any, Any] = self.client.generate("wide", seeds=index).images[0]
+        return image
 
 
 def draw_seven(client: Client, answers: Any) -> None:
@@ -39,7 +40,7 @@ def draw_seven(client: Client, answers: Any) -> None:
 def main(url: str, method: str) -> None:
     """Compare what the workers draw."""
     with Client(url, timeout_s=_HANGS_S) as client:
-        images = Images(client)
+        images = DrawnImages(client)
         expected = client.generate("wide", seeds=range(len(images))).images
         stop = threading.Event()
 

@@ -1,12 +1,32 @@
-"""Fixtures around the generator made of arithmetic."""
+"""Fixtures around the generator made of arithmetic, and what runs a command in this process."""
 
+import re
 from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import pytest
 from arithmetic_server import ArithmeticServer, FakeTransport, info_of
 from certificates import Authority
 
+from latentry.cli.main import main
 from latentry.contract.transport import ModelInfo
+
+
+class Done(NamedTuple):
+    """What a command did; the white space of ``err`` is single blanks."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+class InfoOf(Protocol):
+    """Returns what a generator of that name tells of itself."""
+
+    def __call__(self, name: str, version: str = "1", max_batch_size: int = 8) -> ModelInfo: ...
 
 
 @pytest.fixture(scope="session")
@@ -40,5 +60,18 @@ def start_server() -> Iterator[Callable[..., ArithmeticServer]]:
 
 
 @pytest.fixture(scope="session")
-def info() -> Callable[..., ModelInfo]:
+def info() -> InfoOf:
     return info_of
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return what runs a command, given as its arguments, on a wide terminal."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Done:
+        code = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Done(code, said.out, re.sub(r"\s+", " ", said.err))
+
+    return call

@@ -93,7 +93,7 @@ def main(silent_s: str, longest_execute_s: str, *arguments: str) -> int:
         server_life.Limits, start_s=float(os.environ.get("MOST_START_S", "60"))
     )
     supervisor._BACK_OFF_S = (0.0,)
-    server_folder.MODEL_PY = model_py("front_model")
+    server_folder.MODEL_PY = model_py("front_model")  # type: ignore[attr-defined]
     server_folder._copy_stream_model = copy_and_replace
     return run(arguments)
 

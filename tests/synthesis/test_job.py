@@ -1,186 +1,23 @@
 import math
 import re
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from jobs.specs import DIGITS, MAPPED, PLAIN, controls_of
+from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.seeds import MAX_SEED, draw_uniform
 from latentry.contract.spec import GeneratorSpec, Role
-from latentry.synthesis.job import (
-    CONTROL_STREAMS,
-    Choice,
-    Job,
-    Plan,
-    Uniform,
-    job_from_file,
-    plan_from_job,
-)
-
-IMAGE = {"height": 8, "width": 8, "channels": 1}
-Z = {"role": "z", "shape": [8]}
-PLAIN = GeneratorSpec.model_validate({"inputs": [Z], "image": IMAGE})
-DIGITS = GeneratorSpec.model_validate(
-    {
-        "inputs": [Z, {"role": "class_label", "classes": [str(i) for i in range(10)]}],
-        "image": IMAGE,
-    }
-)
-MAPPED = GeneratorSpec.model_validate(
-    {
-        "inputs": [
-            Z,
-            {"role": "class_label", "classes": ["cat", "dog", "emu", "fox"]},
-            {"role": "w", "shape": [2, 3], "w_avg": [0, 0, 0]},
-            {"role": "truncation_psi", "default": 0.5},
-        ],
-        "image": IMAGE,
-    }
-)
-
-SHARD_SIZES = st.integers(1, 60)
-RESERVES = st.sampled_from([0, 0.1, 0.25, 1, 3.5])
-
-
-@st.composite
-def class_jobs(draw: st.DrawFn) -> Job:
-    labels = draw(st.lists(st.integers(0, 9), min_size=1, max_size=10, unique=True))
-    samples = {
-        "per_class": {str(label): draw(st.integers(1, 80)) for label in labels},
-        "first_seed": draw(st.integers(0, 10**9)),
-        "reserve": draw(RESERVES),
-    }
-    output = {"shard_size": draw(SHARD_SIZES)}
-    return Job.model_validate({"model": "digits", "samples": samples, "output": output})
-
-
-@st.composite
-def seed_jobs(draw: st.DrawFn) -> Job:
-    first, count = draw(st.integers(0, 10**9)), draw(st.integers(1, 400))
-    samples = {"seeds": f"{first}-{first + count - 1}", "reserve": draw(RESERVES)}
-    output = {"shard_size": draw(SHARD_SIZES)}
-    return Job.model_validate({"model": "plain", "samples": samples, "output": output})
-
-
-JOBS = st.one_of(class_jobs(), seed_jobs())
-
-
-def plan_of(job: Job) -> Plan:
-    return plan_from_job(job, DIGITS)
-
-
-@given(JOBS)
-def test_the_shards_are_the_job_and_no_seed_is_in_two_places(job: Job) -> None:
-    plan = plan_of(job)
-    shards = [plan.shard(number) for number in range(plan.shards)]
-    assert [shard.number for shard in shards] == list(range(plan.shards))
-    assert shards[0].first_index == 0
-    assert all(a.first_index + len(a) == b.first_index for a, b in pairwise(shards))
-    assert shards[-1].first_index + len(shards[-1]) == plan.samples
-    own = np.concatenate([shard.seeds for shard in shards])
-    assert own.tolist() == list(range(plan.first_seed, plan.first_seed + plan.samples))
-    reserves = [seed for shard in shards for seed in shard.reserve]
-    assert len({*own.tolist(), *reserves}) == plan.samples + plan.shards * plan.reserve
-    assert max([*own.tolist(), *reserves]) <= MAX_SEED
-
-
-@given(JOBS)
-def test_shards_are_of_one_size_none_is_empty_and_none_over_shard_size(job: Job) -> None:
-    plan = plan_of(job)
-    assert job.output.shard_size is not None
-    assert plan.shards == math.ceil(plan.samples / job.output.shard_size)
-    sizes = [plan.size(number) for number in range(plan.shards)]
-    assert sizes == [len(plan.shard(number)) for number in range(plan.shards)]
-    assert min(sizes) >= 1
-    assert max(sizes) - min(sizes) <= 1
-    assert max(sizes) <= job.output.shard_size
-    assert plan.reserve == math.ceil(job.samples.reserve * max(sizes))
-
-
-@given(class_jobs())
-def test_every_class_has_its_count_spread_evenly_over_the_shards(job: Job) -> None:
-    plan = plan_of(job)
-    found = {label: [] for label, _ in plan.counts}
-    for number in range(plan.shards):
-        labels = plan.shard(number).labels
-        assert labels is not None
-        assert len(labels) == plan.size(number)
-        for label, shares in found.items():
-            shares.append(int((labels == label).sum()))
-        # In turn: nowhere does a class come again before every class that has some left.
-        for label in np.unique(labels):
-            places = np.flatnonzero(labels == label)
-            for start, stop in pairwise(places):
-                between = labels[start:stop]
-                assert len(np.unique(between)) == len(between)
-    for label, count in plan.counts:
-        assert sum(found[label]) == count
-        assert all(abs(share - count / plan.shards) < 1 for share in found[label])
-
-
-def test_a_thousand_classes_of_one_image_fill_every_shard() -> None:
-    classes = [str(i) for i in range(1000)]
-    spec = GeneratorSpec.model_validate(
-        {"inputs": [Z, {"role": "class_label", "classes": classes}], "image": IMAGE}
-    )
-    samples = {"per_class": {"0-999": 1}}
-    job = Job.model_validate({"model": "m", "samples": samples, "output": {"shard_size": 100}})
-    plan = plan_from_job(job, spec)
-    labels = [plan.shard(number).labels for number in range(plan.shards)]
-    assert [len(part) for part in labels if part is not None] == [100] * 10
-    assert sorted(np.concatenate(labels).tolist()) == list(range(1000))
-
-
-@given(JOBS, st.data())
-def test_shard_of_and_limits_agree_with_the_plan(job: Job, data: st.DataObject) -> None:
-    plan = plan_of(job)
-    index = data.draw(st.integers(0, plan.samples - 1))
-    shard = plan.shard(plan.shard_of(index))
-    assert shard.first_index <= index < shard.first_index + len(shard)
-    limit = data.draw(st.integers(1, 2 * plan.samples))
-    shards = plan.shards_of_first(limit)
-    assert plan.first_index(shards) >= min(limit, plan.samples)
-    assert plan.first_index(shards - 1) < limit
-
-
-@given(JOBS)
-def test_the_plan_follows_from_the_job_alone(job: Job) -> None:
-    again = Job.model_validate_json(job.model_dump_json())
-    assert again == job
-    assert plan_of(again) == plan_of(job)
-    # Neither the filters nor the file format move a seed.
-    other = {"filters": [{"kind": "constant"}], "controls": {"class_label": 3}}
-    changed = Job.model_validate({**job.model_dump(), **other})
-    assert plan_of(changed) == plan_of(job)
-
-
-def test_the_size_of_a_shard_follows_from_the_images_where_it_is_left_out() -> None:
-    job = Job.model_validate({"model": "m", "samples": {"seeds": "0-9999"}})
-    assert plan_from_job(job, PLAIN).shards == 10
-    image = {"height": 1024, "width": 1024, "channels": 3}
-    large = GeneratorSpec.model_validate({"inputs": [Z], "image": image})
-    assert plan_from_job(job, large).shards == math.ceil(10_000 / 85)  # 256 MiB of pixels each
-
-
-def test_a_small_job_has_a_small_reserve() -> None:
-    job = Job.model_validate({"model": "m", "samples": {"seeds": "0-9"}})
-    assert plan_from_job(job, PLAIN) == Plan(0, ((None, 10),), shards=1, reserve=3)
-
+from latentry.synthesis.job import CONTROL_STREAMS, Choice, Job, Uniform, job_from_file
+from latentry.synthesis.plan import JobPlan, plan_from_job
 
 SEEDS = st.lists(st.integers(0, MAX_SEED), min_size=1, max_size=30).map(
     lambda seeds: np.array(seeds, np.int64)
 )
-
-
-def controls_of(
-    job: Job, seeds: np.ndarray, labels: np.ndarray | None = None, spec: GeneratorSpec = MAPPED
-) -> dict[str, np.ndarray]:
-    job.check(spec)
-    return job.controls_of(spec, seeds, labels)
 
 
 def job_with(**controls: object) -> Job:
@@ -200,7 +37,7 @@ def test_fixed_controls_and_the_models_default() -> None:
 
 @given(SEEDS, st.data())
 def test_a_drawn_control_depends_on_the_samples_seed_alone(
-    seeds: np.ndarray, data: st.DataObject
+    seeds: NDArray[np.int64], data: st.DataObject
 ) -> None:
     job = job_with(class_label={"choice": "0-3"}, truncation_psi={"uniform": [0.3, 0.9]})
     whole = controls_of(job, seeds)
@@ -248,35 +85,24 @@ def test_a_uniform_control_stays_between_its_ends(a: float, b: float, drawn: flo
     assert np.float32(low) <= np.float32(found) <= np.float32(high)
 
 
-@given(class_jobs(), st.data())
-def test_a_replaced_sample_keeps_its_class_and_draws_the_rest_anew(
-    job: Job, data: st.DataObject
-) -> None:
-    job = Job.model_validate(
-        {
-            **job.model_dump(),
-            "samples": {**job.samples.model_dump(), "reserve": 1, "per_class": {"0-3": 6}},
-            "controls": {"truncation_psi": {"uniform": [0, 1]}},
-        }
-    )
-    shard = plan_from_job(job, MAPPED).shard(0)
-    place = data.draw(st.integers(0, len(shard) - 1))
-    assert shard.labels is not None
-    label = shard.labels[place : place + 1]
-    own = controls_of(job, shard.seeds[place : place + 1], label)
-    replaced = controls_of(job, np.array([shard.reserve[0]]), label)
-    assert own["class_label"] == replaced["class_label"] == label
-    assert own["truncation_psi"] != replaced["truncation_psi"]
-    stream = CONTROL_STREAMS[Role.TRUNCATION_PSI]
-    assert replaced["truncation_psi"] == draw_uniform([shard.reserve[0]], stream).astype(np.float32)
-
-
 OK = 'model = "m"\n[samples]\nseeds = "0-9"\n'
+
+
 CLASSES = 'model = "m"\n[samples]\n'
+
+
 LABEL = OK + "[controls]\nclass_label = "
+
+
 PSI = OK + "[controls]\nclass_label = 0\ntruncation_psi = "
+
+
 FILTER = OK + "[[filters]]\nkind = "
+
+
 NUMBER = 'give a number, { choice = [0, 1] }, { choice = "0-9" } or { uniform = [0.5, 1] }'
+
+
 WRONG = [
     (PLAIN, "", "model is missing; samples is missing"),
     (PLAIN, "model = ", "is no TOML: Invalid value"),
@@ -427,14 +253,4 @@ def test_a_whole_job_reads_as_it_is_written(tmp_path: Path) -> None:
     job = job_from_file(path)
     job.check(MAPPED)
     plan = plan_from_job(job, MAPPED)
-    assert plan == Plan(7, ((0, 3), (1, 3), (2, 3), (3, 1000)), shards=11, reserve=92)
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 200))
-def test_a_seed_range_may_end_at_the_last_seed(count: int) -> None:
-    samples = {"seeds": f"{MAX_SEED - count}-{MAX_SEED}", "reserve": 0}
-    job = Job.model_validate({"model": "m", "samples": samples})
-    shard = plan_from_job(job, PLAIN).shard(0)
-    assert shard.seeds[-1] == MAX_SEED
-    assert list(shard.reserve) == []
+    assert plan == JobPlan(7, ((0, 3), (1, 3), (2, 3), (3, 1000)), shards=11, reserve=92)

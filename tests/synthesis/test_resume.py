@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs.runs import flip, tree
 
 from latentry.cli.common import console
 from latentry.cli.main import main
 from latentry.contract.errors import BadRequest, JobError
+from latentry.synthesis.crews.crew import make_here
 from latentry.synthesis.job import Job
 from latentry.synthesis.records import check_shard, read_job, read_shard_record
-from latentry.synthesis.run import make_here, run_job
+from latentry.synthesis.run import run_job
 from latentry.synthesis.shard_making import Origin, Progress, Settled, Work
-from latentry.synthesis.storage.storage import LocalFolder, ObjectStore
+from latentry.synthesis.storage.local_folder import LocalFolder
+from latentry.synthesis.storage.object_store import ObjectStore
 from latentry.synthesis.verify import verify_job
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")
@@ -47,10 +50,6 @@ def begun(made: Path, tmp_path: Path) -> Path:
     return out
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def go_on(out: Path | str, repository: Path, **options: Any) -> list[str]:
     """Run the job, and return what it says of shards that were not sound."""
     told: list[str] = []
@@ -58,12 +57,6 @@ def go_on(out: Path | str, repository: Path, **options: Any) -> list[str]:
         JOB, Origin(repository), str(out), on_fault=lambda text, _: told.append(text), **options
     )
     return told
-
-
-def flip(path: Path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
 
 
 # --- finished shards ----------------------------------------------------------------------------
@@ -103,13 +96,23 @@ def swap(out: Path) -> None:
     shutil.copy(out / "shard-000001.json", out / RECORD)
 
 
+def replace(name: str, make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Return what puts another thing under a file's name."""
+
+    def put(out: Path) -> None:
+        (out / name).unlink()
+        make(out / name)
+
+    return put
+
+
 def of_version_0_2(out: Path) -> None:
     record = read_shard_record(LocalFolder(out), read_job(LocalFolder(out)), 2)
     old = record.model_copy(update={"seal": "", "md5": ""}).as_bytes()
     (out / RECORD).write_bytes(old.replace(b'"shard":2', b'"shard":3'))
 
 
-DAMAGES = {
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda out: (out / RECORD).write_bytes(b""),
     "torn": lambda out: (out / RECORD).write_bytes((out / RECORD).read_bytes()[:200]),
     "another shard's": swap,
@@ -133,10 +136,10 @@ DAMAGES = {
     "another hash": damage(lambda facts: facts.update(sha256="0" * 64)),
     "a shorter shard": lambda out: (out / SHARD).write_bytes((out / SHARD).read_bytes()[:-512]),
     "an empty shard": lambda out: (out / SHARD).write_bytes(b""),
-    "a FIFO for a shard": lambda out: ((out / SHARD).unlink(), os.mkfifo(out / SHARD)),
-    "a FIFO for a record": lambda out: ((out / RECORD).unlink(), os.mkfifo(out / RECORD)),
-    "an endless shard": lambda out: ((out / SHARD).unlink(), (out / SHARD).symlink_to("/dev/zero")),
-    "a link to itself": lambda out: ((out / RECORD).unlink(), (out / RECORD).symlink_to(RECORD)),
+    "a FIFO for a shard": replace(SHARD, os.mkfifo),
+    "a FIFO for a record": replace(RECORD, os.mkfifo),
+    "an endless shard": replace(SHARD, lambda path: path.symlink_to("/dev/zero")),
+    "a link to itself": replace(RECORD, lambda path: path.symlink_to(RECORD)),
 }
 
 
@@ -233,7 +236,16 @@ def test_the_command_says_in_one_line_which_shard_was_made_again_and_why(
     )
     flip(begun / SHARD, 1000)
     found = hashlib.sha256((begun / SHARD).read_bytes()).hexdigest()
-    command = ["synthesize", job, "--out", begun, "--engine", "local", "--repository", repository]
+    command = [
+        "synthesize",
+        job,
+        "--out",
+        begun,
+        "--draw-with",
+        "local",
+        "--repository",
+        repository,
+    ]
     assert main([*map(str, command), "--workers", str(workers), "--json"]) == 0
     line = f"{begun / SHARD} was changed: its SHA-256 is {found}, its record says "
     (told,) = [text for text in capsys.readouterr().err.splitlines() if SHARD in text]
@@ -287,11 +299,12 @@ def test_a_store_that_tells_the_md5_is_not_read(
     )
     read: list[str] = []
     sha256 = ObjectStore.sha256
-    monkeypatch.setattr(
-        ObjectStore,
-        "sha256",
-        lambda self, name, most: (read.append(name), sha256(self, name, most=most))[1],
-    )
+
+    def counted(self: ObjectStore, name: str, most: int) -> str:
+        read.append(name)
+        return sha256(self, name, most=most)
+
+    monkeypatch.setattr(ObjectStore, "sha256", counted)
     record = read_job(ObjectStore("memory://job"))
     check_shard(ObjectStore("memory://job"), record, 2)
     assert read == []
@@ -320,17 +333,19 @@ def test_an_output_that_is_no_folder_is_named_for_what_it_is(
     tmp_path: Path, repository: Path, kind: str, below: str
 ) -> None:
     path = tmp_path / "out"
-    {
+    make: dict[str, Callable[[], object]] = {
         "file": lambda: path.write_text("mine"),
         "fifo": lambda: os.mkfifo(path),
         "dangling": lambda: path.symlink_to(tmp_path / "gone"),
         "loop": lambda: path.symlink_to(path),
-    }[kind]()
+    }
+    make[kind]()
     what = "is no folder" if kind in ("file", "fifo") else "leads to nothing"
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: run_job(JOB, Origin(repository), f"{path}{below}"),
         lambda: verify_job(f"{path}{below}", None),
-    ):
+    )
+    for call in calls:
         with pytest.raises(BadRequest, match=f"{path} {what}; give a folder, or a name that is"):
             call()
     assert not (tmp_path / "gone").exists()

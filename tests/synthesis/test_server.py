@@ -10,24 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running_server import RunningServer, run_server
-from synthesis_jobs import (
-    JobRun,
-    children_of,
-    end,
-    is_running,
-    local_run,
-    tree,
-    wait_until,
-    write_job,
-)
+from jobs.runs import JobRun, children_of, end, is_running, local_run, run_here, tree, write_job
+from running_server import RunningServer, run_server, wait_until
 
 from latentry.clients import Client, LatentryError
 from latentry.serving.entries.manifest import MANIFEST_FILE, manifest_bytes
 from latentry.serving.entries.repository import newest_entries
-from latentry.synthesis.job import job_from_file
-from latentry.synthesis.run import run_job
-from latentry.synthesis.shard_making import Origin
 
 pytestmark = pytest.mark.server
 
@@ -66,8 +54,7 @@ def running(narrow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def expected(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return the files of the job, made without a server."""
     folder = tmp_path_factory.mktemp("whole")
-    path = write_job(folder, TEXT)
-    run_job(job_from_file(path), Origin(repository=repository), str(folder / "out"))
+    run_here(write_job(folder, TEXT), folder / "out", repository)
     return tree(folder / "out")
 
 
@@ -79,7 +66,7 @@ def job(running: RunningServer, tmp_path: Path) -> JobRun:
 
 def server_run(job: Path, out: Path, url: str) -> JobRun:
     """Return the run of a job with a server."""
-    return JobRun(job, out, ("--engine", "server", "--url", url, "--workers", "2"))
+    return JobRun(job, out, ("--draw-with", "server", "--url", url, "--workers", "2"))
 
 
 def is_busy(url: str) -> bool:

@@ -2,31 +2,31 @@ import dataclasses
 import hashlib
 import io
 import itertools
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from jobs.runs import flip
 
 from latentry.contract.errors import JobError, NotFound
+from latentry.contract.images import png_from_uint8
 from latentry.synthesis import verify as verification
+from latentry.synthesis.crews import processes
 from latentry.synthesis.job import Job
-from latentry.synthesis.records import made_shards, read_job, read_shard_record
+from latentry.synthesis.records import JOB_FILE, made_shards, read_job, read_shard_record
 from latentry.synthesis.run import finish, run_job
 from latentry.synthesis.shard_making import Origin
-from latentry.synthesis.sinks.shards import (
-    Sample,
-    data_from_image,
-    image_from_data,
-    pixel_sha256,
-    read_shard,
-    shard_bytes,
-)
-from latentry.synthesis.storage.storage import LocalFolder
-from latentry.synthesis.verify import Verdict, find_duplicates, verify_job
+from latentry.synthesis.sinks.image_data import data_from_image, image_from_data
+from latentry.synthesis.sinks.sample import Sample, pixel_sha256
+from latentry.synthesis.sinks.shards import read_shard, shard_bytes
+from latentry.synthesis.storage.local_folder import LocalFolder
+from latentry.synthesis.verify import JobVerdict, find_duplicates, verify_job
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")
 
@@ -60,7 +60,7 @@ def out(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "out"))
 
 
-def verdict_of(out: Path, origin: Origin | None = None, samples: int = 60) -> Verdict:
+def verdict_of(out: Path, origin: Origin | None = None, samples: int = 60) -> JobVerdict:
     return verify_job(str(out), origin, samples=samples)
 
 
@@ -144,10 +144,8 @@ def test_several_processes_share_nothing_that_a_kill_would_leave(made: Path) -> 
 
 
 def test_a_process_that_was_killed_is_told(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start_worker = verification.start_worker
-
     def start_and_kill(*arguments: Any) -> Any:
-        process, connection = start_worker(*arguments)
+        process, connection = processes.start_worker(*arguments)
         process.kill()
         return process, connection
 
@@ -245,12 +243,6 @@ def test_what_another_model_drew_is_not_judged(out: Path, tmp_path: Path) -> Non
 # --- faults -------------------------------------------------------------------------------------
 
 
-def flip(path: Path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
-
-
 def test_a_flipped_bit_is_found_in_every_file(made: Path, tmp_path: Path) -> None:
     for name in sorted(path.name for path in made.iterdir()):
         out = Path(shutil.copytree(made, tmp_path / f"{len(list(tmp_path.iterdir()))}"))
@@ -293,7 +285,7 @@ def test_swapped_shards_are_found(out: Path) -> None:
 
 
 def test_many_faults_are_not_all_shown() -> None:
-    verdict = Verdict(problems=[f"p{n}" for n in range(30)], duplicates=[[0, 1]] * 30)
+    verdict = JobVerdict(problems=[f"p{n}" for n in range(30)], duplicates=[[0, 1]] * 30)
     lines = list(verdict.lines())
     assert lines[0] == "fault: p0"
     assert lines[20] == "and 10 more"
@@ -317,3 +309,72 @@ def test_a_sample_is_found_in_its_shard(made: Path) -> None:
         assert [record.plan.shard_of(sample.index) for sample in samples] == [number] * len(samples)
     sizes = [record.plan.size(number) for number in range(record.shards)]
     assert list(itertools.accumulate(sizes))[-1] == 60
+
+
+def damage(out: Path, random: Random) -> tuple[str, list[str]]:
+    """Do something to a job's folder; return the file and the hashes to expect in a message."""
+    path = random.choice(sorted(out.iterdir()))
+    data = path.read_bytes()
+    kind = random.choice(["bit", "byte", "truncate", "append", "space", "swap", "delete", "add"])
+    if kind == "delete" and path.name != JOB_FILE:
+        path.unlink()
+        return path.name, []
+    if kind == "add":
+        (out / f"{path.name}.bak").write_bytes(data)
+        return f"{path.name}.bak", []
+    if kind == "swap":
+        other = random.choice(
+            sorted({p for p in out.iterdir() if p.suffix == path.suffix} - {path})
+        )
+        if path.suffix == ".tar" or "shard" in path.name and "shard" in other.name:
+            path.write_bytes(other.read_bytes())
+            other.write_bytes(data)
+            return path.name, []
+    changed = bytearray(data)
+    if kind == "truncate":
+        del changed[random.randrange(len(changed)) :]
+    elif kind == "append":
+        changed += random.randbytes(random.randint(1, 600))
+    elif kind == "space":
+        changed += b" "
+    elif kind == "byte":
+        changed[random.randrange(len(changed))] ^= random.randint(1, 255)
+    else:
+        changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)
+    path.write_bytes(changed)
+    hashes = [hashlib.sha256(content).hexdigest() for content in (data, bytes(changed))]
+    return path.name, hashes
+
+
+def told_of(out: Path) -> str:
+    """Return all that ``verify`` says of a folder."""
+    try:
+        verdict: JobVerdict = verify_job(str(out), None)
+    except JobError as error:
+        return str(error)
+    return "\n".join(verdict.problems)
+
+
+def test_any_damage_is_found(whole: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    random = Random(11)
+    assert told_of(whole) == ""
+    for turn in range(100):
+        out = tmp_path / str(turn)
+        shutil.copytree(whole, out)
+        name, hashes = damage(out, random)
+        message = told_of(out)
+        assert name in message
+        # What is no longer understood at all, or has another size, has no hash to expect.
+        if not re.search("is damaged|bytes, its record says", message):
+            assert all(sha256 in message for sha256 in hashes), (name, message)
+        shutil.rmtree(out)
+
+
+def test_another_contact_sheet_is_found(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    data = png_from_uint8(np.zeros((64, 64, 1), np.uint8))
+    (out / "contact-sheet.png").write_bytes(data)
+    message = told_of(out)
+    assert f"{out}/contact-sheet.png was changed" in message
+    assert hashlib.sha256(data).hexdigest() in message

@@ -1,9 +1,11 @@
 """Engines run a network: arrays by name in, arrays by name out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
+from latentry.contract.wire import Arrays
 
 
 class Engine(Protocol):
@@ -16,8 +18,6 @@ class Engine(Protocol):
 
     engine_class: str
 
-    def run(
-        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]
-    ) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return the named ``outputs`` for ``inputs``, all with the same first dimension."""
         ...

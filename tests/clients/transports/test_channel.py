@@ -1,11 +1,21 @@
+from pathlib import Path
+from typing import Any
+
 import grpc
 import pytest
 
 from latentry.clients import AsyncClient, BadRequest, Client
-from latentry.clients.transports.channel import address_from_arguments, is_connected, open_channel
+from latentry.clients.transports.channel import (
+    Tls,
+    address_from_arguments,
+    is_connected,
+    open_channel,
+)
 
 
-def test_the_address_comes_from_the_argument_the_environment_or_the_default(monkeypatch):
+def test_the_address_comes_from_the_argument_the_environment_or_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("LATENTRY_URL", raising=False)
     assert address_from_arguments(None).url == "127.0.0.1:8001"
     monkeypatch.setenv("LATENTRY_URL", "render-3:9000")
@@ -16,7 +26,7 @@ def test_the_address_comes_from_the_argument_the_environment_or_the_default(monk
 @pytest.mark.parametrize(
     "url", ["", "host", "host:", ":8001", "http://host:1", "host:0", "host:65536", "a b:1", "h:1/x"]
 )
-def test_addresses_that_are_refused(url):
+def test_addresses_that_are_refused(url: str) -> None:
     with pytest.raises(BadRequest, match="is not allowed; give HOST:PORT"):
         address_from_arguments(url)
 
@@ -32,12 +42,14 @@ def test_addresses_that_are_refused(url):
         (8001, "address 8001 is not allowed"),
     ],
 )
-def test_addresses_that_are_refused_with_advice(url, hint):
+def test_addresses_that_are_refused_with_advice(url: str, hint: str) -> None:
     with pytest.raises(BadRequest, match=hint):
         address_from_arguments(url)
 
 
-def test_a_wrong_variable_is_named_and_an_empty_one_is_none(monkeypatch):
+def test_a_wrong_variable_is_named_and_an_empty_one_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("LATENTRY_URL", "render-3")
     with pytest.raises(BadRequest, match="in the environment's LATENTRY_URL 'render-3' is not"):
         address_from_arguments(None)
@@ -45,13 +57,15 @@ def test_a_wrong_variable_is_named_and_an_empty_one_is_none(monkeypatch):
     assert address_from_arguments(None).url == "127.0.0.1:8001"
 
 
-def test_headers_become_metadata():
+def test_headers_become_metadata() -> None:
     address = address_from_arguments("h:1", tls=True, headers={"Authorization": "Bearer x"})
     assert address.metadata == (("authorization", "Bearer x"),)
 
 
 @pytest.mark.parametrize("make", [Client, AsyncClient])
-def test_headers_go_to_another_machine_through_tls_only(make):
+def test_headers_go_to_another_machine_through_tls_only(
+    make: type[Client] | type[AsyncClient],
+) -> None:
     headers = {"authorization": "Bearer secret"}
     for url in ("render-3:8001", "10.0.0.1:8001", "[::2]:8001", "localhost.example:8001"):
         with pytest.raises(BadRequest, match=r"is not sent to .* without TLS.* tls=True") as error:
@@ -63,41 +77,42 @@ def test_headers_go_to_another_machine_through_tls_only(make):
 
 
 @pytest.mark.parametrize("name", ["", "a b", "grpc-timeout", "key-bin", "ü"])
-def test_header_names_that_are_refused(name):
+def test_header_names_that_are_refused(name: str) -> None:
     with pytest.raises(BadRequest, match="use a-z, 0-9"):
         address_from_arguments("h:1", headers={name: "x"})
 
 
 @pytest.mark.parametrize("value", [7, None, b"secret"])
-def test_header_values_are_texts(value):
+def test_header_values_are_texts(value: Any) -> None:
     with pytest.raises(BadRequest, match="'token' holds something other") as error:
         address_from_arguments("h:1", headers={"token": value})
     assert "secret" not in str(error.value)
 
 
-def test_a_bad_header_value_is_not_shown():
+def test_a_bad_header_value_is_not_shown() -> None:
     with pytest.raises(BadRequest, match="'token' holds something other") as error:
         address_from_arguments("h:1", headers={"token": "secret\n"})
     assert "secret" not in str(error.value)
 
 
-def test_tls_files_that_cannot_be_read(tmp_path):
+def test_tls_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="roots.pem cannot be read: No such file"):
         address_from_arguments("h:1", tls=tmp_path / "roots.pem")
     with pytest.raises(BadRequest, match="private key, certificate chain"):
         address_from_arguments("h:1", tls=("a", "b"))  # type: ignore[arg-type]
 
 
-def test_tls_makes_credentials(tmp_path):
+def test_tls_makes_credentials(tmp_path: Path) -> None:
     for name in ("roots", "key", "chain"):
         (tmp_path / name).write_bytes(b"pem")
-    files = tuple(str(tmp_path / name) for name in ("roots", "key", "chain"))
+    roots, key, chain = (str(tmp_path / name) for name in ("roots", "key", "chain"))
+    choices: tuple[Tls, ...] = (True, roots, (roots, key, chain), (None, key, chain))
     assert address_from_arguments("h:1").credentials is None
-    for tls in (True, files[0], files, (None, *files[1:])):
+    for tls in choices:
         assert address_from_arguments("h:1", tls=tls).credentials is not None
     open_channel(grpc, address_from_arguments("h:1", tls=True)).close()
 
 
-def test_a_new_channel_is_not_connected():
+def test_a_new_channel_is_not_connected() -> None:
     with open_channel(grpc, address_from_arguments("127.0.0.1:1")) as channel:
         assert not is_connected(channel)

@@ -1,12 +1,17 @@
+from typing import Any
+
 import numpy as np
 import pytest
+from doubles import InfoOf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from latentry.clients import NotFound, ServerFault, SpecError
 from latentry.clients.transports import codec
+from latentry.contract.wire import Arrays
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=5)
 ARRAYS = st.one_of(
@@ -17,13 +22,13 @@ ARRAYS = st.one_of(
 )
 
 
-def texts_array(texts):
+def texts_array(texts: list[bytes]) -> NDArray[Any]:
     array = np.empty(len(texts), np.object_)
     array[:] = texts
     return array
 
 
-def echoed(request):
+def echoed(request: Any) -> Any:
     """Return the response that sends a request's tensors back."""
     response = service_pb2.ModelInferResponse(model_name="m", model_version="3")
     for tensor in request.inputs:
@@ -33,7 +38,7 @@ def echoed(request):
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), ARRAYS))
-def test_arrays_survive_the_wire(inputs):
+def test_arrays_survive_the_wire(inputs: Arrays) -> None:
     message = codec.infer_request("m", inputs).SerializeToString()
     request = service_pb2.ModelInferRequest.FromString(message)
     reply = codec.reply_from_response(echoed(request))
@@ -47,7 +52,7 @@ def test_arrays_survive_the_wire(inputs):
             assert reply.outputs[name].tolist() == array.tolist()
 
 
-def test_numbers_are_views_of_the_message():
+def test_numbers_are_views_of_the_message() -> None:
     request = codec.infer_request("m", {"a": np.arange(6).reshape(2, 3)})
     array = codec.reply_from_response(echoed(request)).outputs["a"]
     assert not array.flags.owndata
@@ -65,7 +70,9 @@ def test_numbers_are_views_of_the_message():
         ("BYTES", [2], b"\1\0\0\0a", "1 elements"),
     ],
 )
-def test_malformed_answers_are_the_servers_fault(datatype, shape, raw, words):
+def test_malformed_answers_are_the_servers_fault(
+    datatype: str, shape: list[int], raw: bytes, words: str
+) -> None:
     response = service_pb2.ModelInferResponse()
     response.outputs.add(name="image", datatype=datatype, shape=shape)
     response.raw_output_contents.append(raw)
@@ -73,21 +80,21 @@ def test_malformed_answers_are_the_servers_fault(datatype, shape, raw, words):
         codec.reply_from_response(response)
 
 
-def test_an_answer_without_contents_is_the_servers_fault():
+def test_an_answer_without_contents_is_the_servers_fault() -> None:
     response = service_pb2.ModelInferResponse()
     response.outputs.add(name="image", datatype="UINT8", shape=[1])
     with pytest.raises(ServerFault, match="lacks the contents"):
         codec.reply_from_response(response)
 
 
-def config_with(**parameters):
+def config_with(**parameters: str) -> Any:
     config = model_config_pb2.ModelConfig(name="digits", max_batch_size=32)
     for key, value in parameters.items():
         config.parameters[f"latentry.{key}"].string_value = value
     return config
 
 
-def test_info_comes_from_the_configuration(info):
+def test_info_comes_from_the_configuration(info: InfoOf) -> None:
     spec = info("digits").spec
     config = config_with(spec=spec.model_dump_json(), model_digest="abc", engine_class="ort-avx2")
     found = codec.info_from_config(config, ["9", "10"])
@@ -96,11 +103,11 @@ def test_info_comes_from_the_configuration(info):
     assert (found.model_digest, found.engine_class) == ("abc", "ort-avx2")
 
 
-def test_other_models_are_no_generators():
+def test_other_models_are_no_generators() -> None:
     with pytest.raises(NotFound, match="digits is not a Latentry generator"):
         codec.info_from_config(config_with(), ["1"])
 
 
-def test_a_spec_of_another_age_is_refused():
+def test_a_spec_of_another_age_is_refused() -> None:
     with pytest.raises(SpecError, match="the configuration of digits is no generator spec"):
         codec.info_from_config(config_with(spec='{"new": 1}', model_digest="abc"), ["1"])

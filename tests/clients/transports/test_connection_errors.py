@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
-from certificates import tls_server
+from arithmetic_server import ArithmeticServer
+from certificates import Authority, tls_server
 
 from latentry.clients import BadRequest, Client, LatentryError, ServerFault, ServerGone
 from latentry.clients.transports.connection_errors import proxy_note
@@ -40,13 +43,13 @@ def talker(words: bytes) -> Iterator[str]:
     thread.join()
 
 
-def failure(url: str, **arguments) -> LatentryError:
+def failure(url: str, **arguments: Any) -> LatentryError:
     with Client(url, **arguments) as client, pytest.raises(LatentryError) as error:
         client.models()
     return error.value
 
 
-def test_tls_with_the_authority_that_signed(authority, server):
+def test_tls_with_the_authority_that_signed(authority: Authority, server: ArithmeticServer) -> None:
     double = server.double
     with tls_server(authority.certificate(), double) as url, Client(url, tls=authority.roots) as c:
         assert c.models() == ["digits", "mapped", "plain"]
@@ -60,7 +63,9 @@ def test_tls_with_the_authority_that_signed(authority, server):
         ({"days": -1}, True, "certificate that has expired"),
     ],
 )
-def test_certificates_that_are_refused(authority, certificate, trusted, words):
+def test_certificates_that_are_refused(
+    authority: Authority, certificate: dict[str, Any], trusted: bool, words: str
+) -> None:
     with tls_server(authority.certificate(**certificate)) as url:
         error = failure(url, tls=authority.roots if trusted else True, retry_for_s=30)
     assert type(error) is ServerFault  # another attempt would not help
@@ -68,13 +73,13 @@ def test_certificates_that_are_refused(authority, certificate, trusted, words):
         raise error
 
 
-def test_tls_and_no_tls(authority, server):
+def test_tls_and_no_tls(authority: Authority, server: ArithmeticServer) -> None:
     assert "speaks no TLS; leave out tls (--tls, --ca)" in str(failure(server.url, tls=True))
     with tls_server(authority.certificate()) as url:
         assert "if it speaks TLS say tls=True (--tls)" in str(failure(url))
 
 
-def test_roots_that_are_no_certificates(authority, tmp_path):
+def test_roots_that_are_no_certificates(authority: Authority, tmp_path: Path) -> None:
     roots = tmp_path / "roots.pem"
     roots.write_text("nonsense")
     with tls_server(authority.certificate()) as url:
@@ -86,21 +91,21 @@ def test_roots_that_are_no_certificates(authority, tmp_path):
 @pytest.mark.parametrize(
     "words", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK ready\r\n"]
 )
-def test_other_protocols(words):
+def test_other_protocols(words: bytes) -> None:
     with talker(words) as url:
         error = failure(url, retry_for_s=30)
     assert type(error) is ServerFault
     assert f"{url} is no gRPC server: it speaks another protocol" in str(error)
 
 
-def test_a_listener_that_says_nothing():
+def test_a_listener_that_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         error = failure(f"127.0.0.1:{listener.getsockname()[1]}", retry_for_s=0)
     assert type(error) is ServerGone
     assert "takes the connection and says nothing: it hangs, or is no gRPC server" in str(error)
 
 
-def test_an_http_server():
+def test_an_http_server() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -110,7 +115,7 @@ def test_an_http_server():
     assert "is no gRPC server" in str(error)
 
 
-def test_a_grpc_server_that_is_no_triton():
+def test_a_grpc_server_that_is_no_triton() -> None:
     with futures.ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool)
         url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -119,7 +124,7 @@ def test_a_grpc_server_that_is_no_triton():
         server.stop(None).wait()
 
 
-def test_a_refused_connection_and_an_unknown_host():
+def test_a_refused_connection_and_an_unknown_host() -> None:
     refused = failure("127.0.0.1:1")
     assert type(refused) is ServerGone
     assert "Connection refused" in str(refused)
@@ -127,7 +132,7 @@ def test_a_refused_connection_and_an_unknown_host():
     assert "no-such-host.invalid:8001 is not known: its host name has no address" in str(unknown)
 
 
-def test_a_proxy_of_the_environment_is_named(monkeypatch):
+def test_a_proxy_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("grpc_proxy", "http_proxy", "no_proxy", "no_grpc_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:1")
@@ -142,7 +147,9 @@ def test_a_proxy_of_the_environment_is_named(monkeypatch):
 @pytest.mark.parametrize(
     "code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED]
 )
-def test_a_refused_token_says_how_to_give_one(server, code):
+def test_a_refused_token_says_how_to_give_one(
+    server: ArithmeticServer, code: grpc.StatusCode
+) -> None:
     server.double.abort = (code, "who are you?")
     text = str(failure(server.url, headers={"authorization": "Bearer secret"}))
     assert "refuses the token, or wants one (who are you?)" in text

@@ -4,12 +4,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from contextlib import aclosing
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from arithmetic_server import ArithmeticServer
+from doubles import InfoOf
 from running_server import wait_until
 from tritonclient.grpc import service_pb2_grpc
 
@@ -20,6 +24,7 @@ from latentry.clients import (
     Client,
     Draining,
     InvalidOutput,
+    LatentryError,
     NotFound,
     ServerFault,
     ServerGone,
@@ -28,48 +33,51 @@ from latentry.clients import (
 
 NO_DEADLINE_S = 1e6
 
+# What is done with a client of either kind; what it returns may be awaited or read as a stream.
+Step = Callable[[Any], Any]
+
 
 class Driver:
     """Runs the same checks on both clients."""
 
-    def __init__(self, asynchronous):
+    def __init__(self, asynchronous: bool) -> None:
         self.asynchronous = asynchronous
 
-    def run(self, steps, *args, **kwargs):
+    def run(self, steps: Sequence[Step], *args: Any, **kwargs: Any) -> list[Any]:
         if self.asynchronous:
             return asyncio.run(self._run(steps, *args, **kwargs))
         with Client(*args, **kwargs) as client:
             return [step(client) for step in steps]
 
-    async def _run(self, steps, *args, **kwargs):
+    async def _run(self, steps: Sequence[Step], *args: Any, **kwargs: Any) -> list[Any]:
         async with AsyncClient(*args, **kwargs) as client:
             return [await self._finish(step(client)) for step in steps]
 
-    async def _finish(self, value):
+    async def _finish(self, value: Any) -> Any:
         if hasattr(value, "__aiter__"):
             return [item async for item in value]
         return await value if hasattr(value, "__await__") else value
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
-def driver(request):
+def driver(request: pytest.FixtureRequest) -> Driver:
     return Driver(request.param)
 
 
-def generate(**kwargs):
+def generate(**kwargs: Any) -> Step:
     arguments = {"seeds": range(3), "class_label": 1, **kwargs}
     return lambda client: client.generate("digits", **arguments)
 
 
-def stream(count, **kwargs):
-    def step(client):
+def stream(count: int, **kwargs: Any) -> Step:
+    def step(client: Any) -> Any:
         chunks = client.stream("plain", seeds=range(count), **kwargs)
         return chunks if hasattr(chunks, "__aiter__") else list(chunks)
 
     return step
 
 
-def test_images_headers_and_no_deadline(server, driver):
+def test_images_headers_and_no_deadline(server: ArithmeticServer, driver: Driver) -> None:
     expected = Client(transport=server.double.transport).generate(
         "digits", seeds=range(30), class_label=1
     )
@@ -85,36 +93,40 @@ def test_images_headers_and_no_deadline(server, driver):
     assert all(left is None or left > NO_DEADLINE_S for left in server.double.deadlines)
 
 
-def test_a_model_is_asked_about_once(server, driver):
+def test_a_model_is_asked_about_once(server: ArithmeticServer, driver: Driver) -> None:
     driver.run([generate(), generate(), generate()], server.url)
     assert server.double.calls.count("config") == 1
     assert server.double.calls.count("infer") == 3
 
 
-def test_a_reply_of_another_version_is_noticed(server, driver, info):
-    def replace(client):
+def test_a_reply_of_another_version_is_noticed(
+    server: ArithmeticServer, driver: Driver, info: InfoOf
+) -> None:
+    def replace(client: Any) -> None:
         server.double.transport.infos["digits"] = info("digits", "2")
 
     _, _, result = driver.run([generate(), replace, generate()], server.url)
     assert (result.version, result.model_digest) == ("2", "digest-2")
 
 
-def test_a_server_that_came_back_is_asked_again(start_server, driver, info):
+def test_a_server_that_came_back_is_asked_again(
+    start_server: Callable[..., ArithmeticServer], driver: Driver, info: InfoOf
+) -> None:
     first = start_server()
 
-    def replace(client):
+    def replace(client: Any) -> None:
         first.stop()
         second = start_server(first.port)
         second.double.transport.infos["digits"] = info("digits", "1", max_batch_size=2)
 
-    def ask(client):
+    def ask(client: Any) -> Any:
         return client.info("digits")
 
     before, _, after = driver.run([ask, replace, ask], first.url, retry_for_s=60)
     assert (before.max_batch_size, after.max_batch_size) == (8, 2)
 
 
-def test_models_info_and_health(server, driver):
+def test_models_info_and_health(server: ArithmeticServer, driver: Driver) -> None:
     names, info, health = driver.run(
         [lambda c: c.models(), lambda c: c.info("digits"), lambda c: c.health()], server.url
     )
@@ -123,13 +135,13 @@ def test_models_info_and_health(server, driver):
     assert health.reason == "serving digits, mapped, plain"
 
 
-def test_health_of_nobody(driver):
+def test_health_of_nobody(driver: Driver) -> None:
     (health,) = driver.run([lambda c: c.health()], "127.0.0.1:1")
     assert not health
     assert "no answer from 127.0.0.1:1" in health.reason
 
 
-def test_unknown_models_and_strangers(server, driver):
+def test_unknown_models_and_strangers(server: ArithmeticServer, driver: Driver) -> None:
     with pytest.raises(NotFound, match="'cats' is not being served; these are: digits, mapped"):
         driver.run([lambda c: c.generate("cats", seeds=1)], server.url)
     with pytest.raises(NotFound, match="resnet is not a Latentry generator"):
@@ -147,28 +159,30 @@ def test_unknown_models_and_strangers(server, driver):
         ("INTERNAL", "boom", ServerFault),
     ],
 )
-def test_faults_arrive_as_errors(server, driver, code, text, expected):
-    def fail(client):
+def test_faults_arrive_as_errors(
+    server: ArithmeticServer, driver: Driver, code: str, text: str, expected: type[LatentryError]
+) -> None:
+    def fail(client: Any) -> None:
         server.double.abort = (grpc.StatusCode[code], text)
 
-    def fail_in_stream(client):
+    def fail_in_stream(client: Any) -> None:
         server.double.stream_error = text
 
     for how, step in ((fail, generate()), (fail, stream(20)), (fail_in_stream, stream(20))):
         server.double.abort = server.double.stream_error = None
         with pytest.raises(expected, match=r".") as error:
             driver.run([lambda c: c.info("digits"), how, step], server.url)
-        if expected is InvalidOutput:
+        if isinstance(error.value, InvalidOutput):
             assert error.value.seeds == (1,)
 
 
-def test_an_error_inside_a_stream_ends_the_call(server, driver):
+def test_an_error_inside_a_stream_ends_the_call(server: ArithmeticServer, driver: Driver) -> None:
     server.double.stream_error = "[INVALID_ARGUMENT] class_label in row 0 is 10"
 
-    def stream_ended(client):
+    def stream_ended(client: Any) -> bool:
         return server.double.stream_ended.wait(5)
 
-    def refused(client):
+    def refused(client: Any) -> Any:
         chunks = client.stream("plain", seeds=range(5000))
         return _refused_async(chunks) if hasattr(chunks, "__aiter__") else _refused(chunks)
 
@@ -177,24 +191,24 @@ def test_an_error_inside_a_stream_ends_the_call(server, driver):
     assert server.double.continues == [False]
 
 
-def _refused(chunks):
+def _refused(chunks: Any) -> None:
     with pytest.raises(BadRequest, match="^class_label in row 0 is 10$"):
         list(chunks)
 
 
-async def _refused_async(chunks):
+async def _refused_async(chunks: Any) -> None:
     with pytest.raises(BadRequest, match="^class_label in row 0 is 10$"):
         [chunk async for chunk in chunks]
 
 
-def test_a_refusal_has_the_servers_words(server):
+def test_a_refusal_has_the_servers_words(server: ArithmeticServer) -> None:
     with Client(server.url) as client:
         future = client._transport.infer("plain", {"seed": np.array([[-1]])})
         with pytest.raises(BadRequest, match="^seed in row 0 is -1"):
             future.result(60)
 
 
-def test_streams(server, driver):
+def test_streams(server: ArithmeticServer, driver: Driver) -> None:
     expected = Client(transport=server.double.transport).generate("plain", seeds=range(5000))
     (chunks,) = driver.run([stream(5000)], server.url)
     assert np.array_equal(np.concatenate([c.images for c in chunks]), expected.images)
@@ -204,7 +218,7 @@ def test_streams(server, driver):
     assert server.double.continues == [False, True]
 
 
-def test_ipv6(server, driver):
+def test_ipv6(server: ArithmeticServer, driver: Driver) -> None:
     with futures.ThreadPoolExecutor(4) as pool:
         on_ipv6 = grpc.server(pool)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(server.double, on_ipv6)
@@ -219,7 +233,7 @@ def test_ipv6(server, driver):
     assert sum(map(len, chunks)) == 20
 
 
-def test_leaving_a_stream_cancels_it(server):
+def test_leaving_a_stream_cancels_it(server: ArithmeticServer) -> None:
     with Client(server.url) as client:
         chunks = client.stream("plain", seeds=range(4000))
         next(chunks)
@@ -228,8 +242,8 @@ def test_leaving_a_stream_cancels_it(server):
         assert len(client.generate("plain", seeds=1)) == 1
 
 
-def test_leaving_a_stream_cancels_it_in_asyncio(server):
-    async def run():
+def test_leaving_a_stream_cancels_it_in_asyncio(server: ArithmeticServer) -> None:
+    async def run() -> tuple[bool, int]:
         async with AsyncClient(server.url) as client:
             async with aclosing(client.stream("plain", seeds=range(4000))) as chunks:
                 async for _ in chunks:
@@ -240,14 +254,16 @@ def test_leaving_a_stream_cancels_it_in_asyncio(server):
     assert asyncio.run(run()) == (True, 1)
 
 
-def stop_soon(server, delay_s=0.2):
+def stop_soon(server: ArithmeticServer, delay_s: float = 0.2) -> None:
     threading.Timer(delay_s, server.stop).start()
 
 
-def test_a_server_that_dies_is_one_error_soon(start_server, driver):
+def test_a_server_that_dies_is_one_error_soon(
+    start_server: Callable[..., ArithmeticServer], driver: Driver
+) -> None:
     server = start_server()
 
-    def hold(client):
+    def hold(client: Any) -> None:
         server.double.hold.clear()
         stop_soon(server)
 
@@ -257,7 +273,9 @@ def test_a_server_that_dies_is_one_error_soon(start_server, driver):
     assert time.monotonic() - start < 5  # on a quiet machine one second
 
 
-def test_a_stream_of_a_server_that_dies_says_where_to_go_on(start_server, driver):
+def test_a_stream_of_a_server_that_dies_says_where_to_go_on(
+    start_server: Callable[..., ArithmeticServer], driver: Driver
+) -> None:
     server = start_server()
     server.double.hold.clear()
     stop_soon(server, 0.0)
@@ -265,7 +283,7 @@ def test_a_stream_of_a_server_that_dies_says_where_to_go_on(start_server, driver
         driver.run([stream(4000)], server.url)
 
 
-def test_a_stream_goes_on_at_the_next_server(start_server):
+def test_a_stream_goes_on_at_the_next_server(start_server: Callable[..., ArithmeticServer]) -> None:
     first = start_server()
     expected = Client(transport=first.double.transport).generate("plain", seeds=range(300))
     images = []
@@ -278,14 +296,16 @@ def test_a_stream_goes_on_at_the_next_server(start_server):
     assert np.array_equal(np.concatenate(images), expected.images)
 
 
-def test_nobody_there_is_an_error_soon(driver):
+def test_nobody_there_is_an_error_soon(driver: Driver) -> None:
     start = time.monotonic()
     with pytest.raises(ServerGone, match="no answer from 127.0.0.1:1 .*`latentry serve`"):
         driver.run([generate()], "127.0.0.1:1")
     assert time.monotonic() - start < 5  # on a quiet machine one second
 
 
-def test_retry_for_s_waits_for_a_server(start_server, driver):
+def test_retry_for_s_waits_for_a_server(
+    start_server: Callable[..., ArithmeticServer], driver: Driver
+) -> None:
     first = start_server()
     first.stop()
     threading.Timer(0.5, start_server, [first.port]).start()
@@ -293,21 +313,21 @@ def test_retry_for_s_waits_for_a_server(start_server, driver):
     assert len(result) == 3
 
 
-def test_a_timeout_does_not_cancel_the_call(server, driver):
+def test_a_timeout_does_not_cancel_the_call(server: ArithmeticServer, driver: Driver) -> None:
     server.double.hold.clear()
     errors = []
 
-    def give_up(client):
+    def give_up(client: Any) -> None:
         with pytest.raises(TimedOut, match=r"timeout_s=0\.1") as error:
             client.generate("plain", seeds=1, timeout_s=0.1)
         errors.append(error.value)
 
-    async def give_up_in_asyncio(client):
+    async def give_up_in_asyncio(client: Any) -> None:
         with pytest.raises(TimedOut, match=r"timeout_s=0\.1") as error:
             await client.generate("plain", seeds=1, timeout_s=0.1)
         errors.append(error.value)
 
-    def see_what_becomes_of_it(client):
+    def see_what_becomes_of_it(client: Any) -> None:
         wait_until(lambda: "infer" in server.double.calls)
         server.double.hold.set()
         wait_until(lambda: server.double.still_wanted == [True])
@@ -326,8 +346,10 @@ QUESTIONS = {
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_every_question_keeps_timeout_s(server, driver, question):
-    def hang(client):
+def test_every_question_keeps_timeout_s(
+    server: ArithmeticServer, driver: Driver, question: str
+) -> None:
+    def hang(client: Any) -> None:
         server.double.hold_questions.clear()
 
     steps = [lambda c: c.models(), hang, QUESTIONS[question]]
@@ -335,8 +357,8 @@ def test_every_question_keeps_timeout_s(server, driver, question):
         driver.run(steps, server.url, timeout_s=0.2)
 
 
-def test_the_health_of_a_server_that_hangs(server, driver):
-    def hang(client):
+def test_the_health_of_a_server_that_hangs(server: ArithmeticServer, driver: Driver) -> None:
+    def hang(client: Any) -> None:
         server.double.hold_questions.clear()
 
     steps = [lambda c: c.models(), hang, lambda c: c.health()]
@@ -346,15 +368,15 @@ def test_the_health_of_a_server_that_hangs(server, driver):
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_listener_that_is_silent(driver, question):
+def test_a_listener_that_is_silent(driver: Driver, question: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(TimedOut, match=r"within .*0\.2"):
             driver.run([QUESTIONS[question]], url, timeout_s=0.2)
 
 
-def test_a_closed_client_says_so(server, driver):
-    def close(client):
+def test_a_closed_client_says_so(server: ArithmeticServer, driver: Driver) -> None:
+    def close(client: Any) -> Any:
         return client.aclose() if driver.asynchronous else client.close()
 
     for step in (generate(), stream(3), lambda c: c.models()):
@@ -363,7 +385,9 @@ def test_a_closed_client_says_so(server, driver):
 
 
 @pytest.mark.parametrize("what", ["pass", "client.models()", "next(client.stream('plain', n=99))"])
-def test_a_client_that_is_not_closed_does_not_keep_the_interpreter(server, what):
+def test_a_client_that_is_not_closed_does_not_keep_the_interpreter(
+    server: ArithmeticServer, what: str
+) -> None:
     code = f"from latentry.clients import Client; client = Client({server.url!r}); {what}"
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], timeout=120, capture_output=True, check=False

@@ -7,13 +7,18 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from running_server import wait_until
+from arithmetic_server import ArithmeticServer, FakeTransport
+from running_server import RunningServer, wait_until
 
 from latentry.clients import AsyncClient, BadRequest, Client
+from latentry.clients.transports.channel import Address
+from latentry.clients.transports.grpc_transport import AsyncGrpcTransport, GrpcTransport
 from latentry.serving.runtime.local import LocalTransport
 
 # Python 3.12 warns of every fork beside threads.
@@ -23,12 +28,12 @@ WORKERS = Path(__file__).resolve().parents[2] / "support" / "client_workers.py"
 CHILD_S = 60
 
 
-def in_fork(check):
+def in_fork(check: Callable[[], object]) -> Any:
     """Run ``check`` in a forked child; return what it returns, or its error as a text."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
 
-    def run():
+    def run() -> None:
         try:
             theirs.send(check())
         except Exception as error:
@@ -46,12 +51,12 @@ def in_fork(check):
 
 
 @contextmanager
-def busy(*works):
+def busy(*works: Callable[[], object]) -> Iterator[list[int]]:
     """Keep a thread at each of ``works`` until the block ends; give how often each was done."""
     counts = [0] * len(works)
     stop = threading.Event()
 
-    def repeat(index):
+    def repeat(index: int) -> None:
         while not stop.is_set():
             works[index]()
             counts[index] += 1
@@ -67,21 +72,22 @@ def busy(*works):
             thread.join()
 
 
-def first_pixels(client, seeds=range(3)):
-    return client.generate("plain", seeds=seeds).images[:, 0, 0, 0].tolist()
+def first_pixels(client: Client, seeds: range = range(3)) -> list[int]:
+    pixels: list[int] = client.generate("plain", seeds=seeds).images[:, 0, 0, 0].tolist()
+    return pixels
 
 
-def test_a_forked_child_draws_while_its_parent_is_busy(server):
+def test_a_forked_child_draws_while_its_parent_is_busy(server: ArithmeticServer) -> None:
     client = Client(server.url, timeout_s=20)
     expected = first_pixels(client)
 
-    def work():
+    def work() -> None:
         assert first_pixels(client) == expected
 
-    def work_on_stream():
+    def work_on_stream() -> None:
         assert sum(map(len, client.stream("plain", seeds=range(200)))) == 200
 
-    def check():
+    def check() -> tuple[list[int], int, list[int]]:
         again = first_pixels(client)
         streamed = sum(map(len, client.stream("plain", seeds=range(30))))
         fresh = first_pixels(Client(server.url))
@@ -96,15 +102,15 @@ def test_a_forked_child_draws_while_its_parent_is_busy(server):
     assert first_pixels(client) == expected
 
 
-def test_a_stream_begun_in_the_parent_says_so_in_the_child(server):
+def test_a_stream_begun_in_the_parent_says_so_in_the_child(server: ArithmeticServer) -> None:
     client = Client(server.url)
     chunks = client.stream("plain", seeds=range(100))
     first = next(chunks)
 
-    def go_on():
+    def go_on() -> int:
         return len(next(chunks))
 
-    def leave():
+    def leave() -> list[int]:
         chunks.close()
         return first_pixels(client)
 
@@ -113,14 +119,14 @@ def test_a_stream_begun_in_the_parent_says_so_in_the_child(server):
     assert len(first) + sum(map(len, chunks)) == 100
 
 
-def test_what_was_closed_stays_closed_in_a_child(server):
+def test_what_was_closed_stays_closed_in_a_child(server: ArithmeticServer) -> None:
     client = Client(server.url)
     client.models()
     client.close()
     assert "this client is closed" in in_fork(client.models)
 
 
-def test_a_child_of_a_child(server):
+def test_a_child_of_a_child(server: ArithmeticServer) -> None:
     client = Client(server.url)
     expected = first_pixels(client)
     assert in_fork(lambda: (first_pixels(client), in_fork(lambda: first_pixels(client)))) == (
@@ -129,13 +135,13 @@ def test_a_child_of_a_child(server):
     )
 
 
-def test_an_asynchronous_client_in_a_forked_child(server):
+def test_an_asynchronous_client_in_a_forked_child(server: ArithmeticServer) -> None:
     client = AsyncClient(server.url)
 
-    async def draw():
-        return (await client.generate("plain", seeds=5)).images[0, 0, 0, 0].item()
+    async def draw() -> int:
+        return int((await client.generate("plain", seeds=5)).images[0, 0, 0, 0])
 
-    async def draw_here_and_there():
+    async def draw_here_and_there() -> tuple[int, int, int]:
         here = await draw()
         return here, in_fork(lambda: asyncio.run(draw())), await draw()
 
@@ -144,7 +150,9 @@ def test_an_asynchronous_client_in_a_forked_child(server):
 
 
 @pytest.mark.parametrize("ending", ["sys.exit(0)", "pass", "del client, chunks; gc.collect()"])
-def test_a_child_that_ends_as_an_interpreter_does_ends(server, ending):
+def test_a_child_that_ends_as_an_interpreter_does_ends(
+    server: ArithmeticServer, ending: str
+) -> None:
     code = (
         "import gc, os, sys\nfrom latentry.clients import Client\n"
         f"client = Client({server.url!r})\n"
@@ -158,25 +166,33 @@ def test_a_child_that_ends_as_an_interpreter_does_ends(server, ending):
     assert (run.returncode, run.stderr) == (0, b"")
 
 
-def test_a_local_transport_in_a_forked_child(repository: Path):
+def test_a_local_transport_in_a_forked_child(repository: Path) -> None:
     with Client(transport=LocalTransport(repository, ("wide",), threads=2)) as client:
         expected = client.generate("wide", seeds=3).images.tolist()
         assert in_fork(lambda: client.generate("wide", seeds=3).images.tolist()) == expected
 
 
+def address_of(client: Client | AsyncClient) -> Address:
+    transport = client._transport
+    assert isinstance(transport, GrpcTransport | AsyncGrpcTransport)
+    return transport._address
+
+
 @pytest.mark.parametrize("make", [Client, AsyncClient])
-def test_a_client_pickles_by_its_arguments(make, tmp_path):
+def test_a_client_pickles_by_its_arguments(
+    make: type[Client] | type[AsyncClient], tmp_path: Path
+) -> None:
     roots = tmp_path / "roots.pem"
     roots.write_bytes(b"pem")
     client = make("h:1", timeout_s=3, retry_for_s=7, tls=roots, headers={"x-token": "secret"})
     for again in (pickle.loads(pickle.dumps(client)), copy.copy(client), copy.deepcopy(client)):
         assert again._transport is not client._transport
-        assert again._transport._address == client._transport._address
+        assert address_of(again) == address_of(client)
         assert (again._timeout_s, again._policy) == (client._timeout_s, client._policy)
     assert "secret" not in repr(client)
 
 
-def test_a_used_client_pickles_and_a_copy_is_on_its_own(server):
+def test_a_used_client_pickles_and_a_copy_is_on_its_own(server: ArithmeticServer) -> None:
     with Client(server.url) as client:
         expected = first_pixels(client)
         again = pickle.loads(pickle.dumps(client))
@@ -185,19 +201,24 @@ def test_a_used_client_pickles_and_a_copy_is_on_its_own(server):
         assert first_pixels(client) == expected
 
 
-def test_a_transport_that_does_not_pickle_is_named(transport):
-    transport.lock = threading.Lock()
-    with pytest.raises(BadRequest, match="transport, a FakeTransport, does not pickle .* make the"):
-        pickle.dumps(Client(transport=transport))
+class Locked(FakeTransport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
 
 
-def test_one_asynchronous_client_in_two_event_loops(server):
+def test_a_transport_that_does_not_pickle_is_named() -> None:
+    with pytest.raises(BadRequest, match="transport, a Locked, does not pickle .* make the"):
+        pickle.dumps(Client(transport=Locked()))
+
+
+def test_one_asynchronous_client_in_two_event_loops(server: ArithmeticServer) -> None:
     client = AsyncClient(server.url)
 
-    async def draw():
+    async def draw() -> int:
         return len(await client.generate("plain", seeds=5))
 
-    async def draw_in_two():
+    async def draw_in_two() -> int:
         await draw()
         with pytest.raises(BadRequest, match="in use by another event loop; make one AsyncClient"):
             await asyncio.to_thread(asyncio.run, draw())
@@ -210,7 +231,7 @@ def test_one_asynchronous_client_in_two_event_loops(server):
 
 @pytest.mark.server
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_workers_of_a_data_loader_and_other_processes(triton, method):
+def test_workers_of_a_data_loader_and_other_processes(triton: RunningServer, method: str) -> None:
     pytest.importorskip("torch", reason="the data loader is torch's")
     command = [sys.executable, str(WORKERS), triton.url, method]
     done = subprocess.run(command, timeout=240, capture_output=True, text=True, check=False)

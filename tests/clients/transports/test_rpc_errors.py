@@ -46,24 +46,26 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode))
-def test_every_status_has_an_error(code):
+def test_every_status_has_an_error(code: grpc.StatusCode) -> None:
     error = error_from_status(code, "words", "host:1")
     assert type(error) is BY_CODE.get(code, ServerFault)
     assert "words" in str(error)
 
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode))
-def test_a_status_without_words_still_says_something(code):
+def test_a_status_without_words_still_says_something(code: grpc.StatusCode) -> None:
     for details in (None, "", "[StatusCode.UNAVAILABLE] "):
         assert code.name in str(error_from_status(code, details, "host:1"))
 
 
 @pytest.mark.parametrize(("code", "text", "expected"), TEXTS)
-def test_tritons_words_decide_where_its_codes_mislead(code, text, expected):
+def test_tritons_words_decide_where_its_codes_mislead(
+    code: grpc.StatusCode, text: str, expected: type[LatentryError]
+) -> None:
     assert type(error_from_status(code, text, "host:1")) is expected
 
 
-def test_what_a_refusal_quotes_does_not_decide():
+def test_what_a_refusal_quotes_does_not_decide() -> None:
     error = error_from_status(Code.INVALID_ARGUMENT, "format 'Server exiting' is unknown", "h:1")
     assert type(error) is BadRequest
 
@@ -76,7 +78,7 @@ def test_what_a_refusal_quotes_does_not_decide():
         "Model digits - Error when running inference: [INVALID_ARGUMENT] seed in row 0 is -1",
     ],
 )
-def test_noise_is_stripped(text):
+def test_noise_is_stripped(text: str) -> None:
     assert str(error_from_status(Code.INVALID_ARGUMENT, text, "h:1")) == "seed in row 0 is -1"
 
 
@@ -93,18 +95,20 @@ def test_noise_is_stripped(text):
         ("Model a.b - Error when running inference: [UNAVAILABLE] shutting down", Draining),
     ],
 )
-def test_a_models_own_code_decides_whatever_the_status(code, text, expected):
+def test_a_models_own_code_decides_whatever_the_status(
+    code: grpc.StatusCode, text: str, expected: type[LatentryError]
+) -> None:
     error = error_from_status(code, text, "host:1")
     assert type(error) is expected
     assert f"[{text.partition('[')[2].partition(']')[0]}]" not in str(error)
 
 
-def test_a_bracket_that_is_no_code_is_part_of_the_text():
+def test_a_bracket_that_is_no_code_is_part_of_the_text() -> None:
     text = "[1, 2] is no seed"
     assert str(error_from_status(Code.INVALID_ARGUMENT, text, "h:1")) == text
 
 
-def test_an_error_without_a_code_and_a_text_says_where_it_came():
+def test_an_error_without_a_code_and_a_text_says_where_it_came() -> None:
     assert "in a stream" in str(error_from_status(None, "", "host:1"))
 
 
@@ -117,18 +121,20 @@ def test_an_error_without_a_code_and_a_text_says_where_it_came():
     ],
 )
 @pytest.mark.parametrize("code", [Code.INTERNAL, Code.UNKNOWN])
-def test_invalid_outputs_name_their_seeds(code, text, seeds):
+def test_invalid_outputs_name_their_seeds(
+    code: grpc.StatusCode, text: str, seeds: tuple[int, ...]
+) -> None:
     error = error_from_status(code, text, "host:1")
     assert isinstance(error, InvalidOutput)
     assert error.seeds == seeds
 
 
-def test_messages_say_what_to_do():
+def test_messages_say_what_to_do() -> None:
     gone = str(error_from_status(Code.UNAVAILABLE, "Connection refused", "host:1"))
     assert "host:1 (Connection refused)" in gone
     assert "start a server there with `latentry serve`" in gone
     assert "retry_for_s=30" in gone
 
 
-def test_every_error_is_one_of_the_tree():
+def test_every_error_is_one_of_the_tree() -> None:
     assert all(issubclass(expected, LatentryError) for _, _, expected in TEXTS)

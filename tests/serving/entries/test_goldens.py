@@ -51,6 +51,15 @@ def test_one_level_in_a_thousandth_passes_on_another_class_only(
     assert (verdict.worst, verdict.levels) == (5, levels)
 
 
+def test_one_element_of_small_goldens_may_differ_on_another_class() -> None:
+    goldens = np.full((8, 8, 8, 1), 100, np.uint8)
+    for elements, passes in ((1, True), (2, False)):
+        images = goldens.copy()
+        images[2].reshape(-1)[:elements] += 1
+        assert compare_with_goldens(images, goldens, same_class=False).passed is passes
+        assert not compare_with_goldens(images, goldens, same_class=True).passed
+
+
 def test_other_shapes_never_pass_and_can_be_looked_at(goldens: Uint8, tmp_path: Path) -> None:
     images = goldens[:, :16]
     verdict = compare_with_goldens(images, goldens, same_class=False)

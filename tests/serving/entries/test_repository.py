@@ -1,4 +1,5 @@
 import hashlib
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,19 +25,20 @@ from latentry.serving.entries.manifest import (
     manifest_bytes,
     read_manifest,
 )
+from latentry.serving.entries.publishing import (
+    publish,
+    remove_entry,
+    temporary_folder,
+    write_config,
+)
 from latentry.serving.entries.repository import (
-    TEMPORARY_FOLDER,
     Entry,
     list_entries,
     list_strays,
     newest_entries,
-    publish,
-    remove_entry,
-    tune_entry,
-    verify_entry,
-    with_serving,
-    write_config,
 )
+from latentry.serving.entries.tuning import tune_entry, with_serving
+from latentry.serving.entries.verification import verify_entry
 
 SPEC = GeneratorSpec.model_validate(
     {
@@ -95,8 +97,15 @@ def test_publishing_writes_one_whole_version(repository: Path, entry: Entry) -> 
     assert entry.folder == repository / "model" / "1"
     verify_entry(entry)
     assert newest_entries(repository) == [entry]
-    assert not (repository.parent / TEMPORARY_FOLDER).exists()
+    assert list(repository.parent.iterdir()) == [repository]
     assert 'name: "model"' in (repository / "model" / "config.pbtxt").read_text()
+
+
+def test_a_digest_that_is_not_the_newest_is_published_again(repository: Path, entry: Entry) -> None:
+    publish(repository, "model", *make(b"other"))
+    again, is_new = publish(repository, "model", *make())
+    assert (again.version, is_new) == (3, True)
+    assert again.manifest.digest == entry.manifest.digest
 
 
 def test_the_same_digest_again_writes_nothing(repository: Path, entry: Entry) -> None:
@@ -132,8 +141,9 @@ def test_other_tensors_need_another_name(repository: Path, entry: Entry) -> None
 
 def test_a_failed_write_leaves_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, files = make()
+    files["z"] = 7
     with pytest.raises(TypeError, match="bytes-like"):
-        publish(repository, "model", manifest, {**files, "z": 7})
+        publish(repository, "model", manifest, files)
     assert list(repository.parent.rglob("*")) == [repository]
 
 
@@ -198,6 +208,18 @@ def test_concurrent_publishers_take_turns(repository: Path) -> None:
     assert [entry.version for entry in list_entries(repository)[0]] == versions
 
 
+def test_writers_of_neighbouring_repositories_do_not_meet(tmp_path: Path) -> None:
+    def write(repository: Path) -> None:
+        publish(repository, "model", *make())
+        for _ in range(50):
+            (repository / "model" / "config.pbtxt").unlink()
+            write_config(repository, "model")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, [tmp_path / f"repository_{number}" for number in range(4)]))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_a_damaged_version_is_mended_by_publishing_again(repository: Path, entry: Entry) -> None:
     (entry.folder / "generator.onnx").write_bytes(b"damaged")
     mended, is_new = publish(repository, "model", *make())
@@ -247,6 +269,47 @@ def test_removing_a_version_brings_the_one_before_back(repository: Path, entry: 
         remove_entry(repository, "model")
 
 
+def test_what_two_remove_goes_once(repository: Path, entry: Entry) -> None:
+    def remove(_: int) -> int:
+        try:
+            return len(remove_entry(repository, "model"))
+        except NotFound:
+            return 0
+
+    for _ in range(10):
+        publish(repository, "model", *make())
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(remove, range(4))) == 1
+
+
+def test_what_is_written_lies_inside_where_nothing_may_lie_beside(
+    repository: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with temporary_folder(repository) as folder:
+        assert folder.parent == repository.parent
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != repository.parent)
+    with temporary_folder(repository) as folder:
+        assert folder.parent == repository
+        assert list_strays(repository) == []
+    assert list_strays(repository) == []
+
+
+def test_a_cleaner_may_be_quicker(repository: Path, entry: Entry) -> None:
+    with temporary_folder(repository) as folder:
+        folder.rmdir()
+    shutil.rmtree(entry.folder.parent)
+    write_config(repository, "model")
+    assert list(repository.iterdir()) == []
+
+
+def test_who_writes_is_told_that_there_is_no_repository(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="is no folder; give the model repository"):
+        tune_entry(tmp_path / "gone", "model", {}, model_digest="0" * 64)
+    with pytest.raises(NotFound, match="is no folder; give the model repository"):
+        remove_entry(tmp_path / "gone", "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_config_pbtxt_may_be_written_again(repository: Path, entry: Entry) -> None:
     path = repository / "model" / "config.pbtxt"
     before = path.read_text()
@@ -293,7 +356,7 @@ def test_tuning_changes_the_serving_part_and_nothing_else(repository: Path, entr
     config = (repository / "model" / "config.pbtxt").read_text()
     assert "count: 3" in config
     assert "max_batch_size: 8" in config
-    assert not (repository.parent / TEMPORARY_FOLDER).exists()
+    assert list(repository.parent.iterdir()) == [repository]
 
 
 def test_tuning_refuses_another_digest_and_what_is_not_allowed(
@@ -308,6 +371,8 @@ def test_tuning_refuses_another_digest_and_what_is_not_allowed(
         tune_entry(repository, "model", {"speed": 9}, model_digest=digest)
     with pytest.raises(NotFound, match="other is not in"):
         tune_entry(repository, "other", {}, model_digest=digest)
+    with pytest.raises(BadRequest, match="model name '../model' is not allowed"):
+        tune_entry(repository, "../model", {}, model_digest=digest)
     assert newest_entries(repository, ("model",)) == [entry]
 
 

@@ -1,3 +1,7 @@
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +37,58 @@ def test_the_engine_class_names_what_the_bits_depend_on() -> None:
     assert (name, precision) == ("onnxruntime", "fp32")
     assert version.count(".") == 2
     assert level
+
+
+# The kernel ends a process of this at its first socket of the Internet, whichever library asks for
+# it: prctl(PR_SET_NO_NEW_PRIVS), then PR_SET_SECCOMP with a filter of the call and its family.
+NO_INTERNET = """
+import ctypes, platform, socket, struct
+SOCKET = {"x86_64": 41, "aarch64": 198}[platform.machine()]
+LOAD, IF_EQUAL, RETURN, KILL, ALLOW = 0x20, 0x15, 0x06, 0x80000000, 0x7FFF0000
+NUMBER, FAMILY = 0, 16  # where they are in the kernel's record of a call
+code = b"".join(
+    struct.pack("HBBI", *step)
+    for step in (
+        (LOAD, 0, 0, NUMBER),
+        (IF_EQUAL, 0, 4, SOCKET),
+        (LOAD, 0, 0, FAMILY),
+        (IF_EQUAL, 1, 0, socket.AF_INET),
+        (IF_EQUAL, 0, 1, socket.AF_INET6),
+        (RETURN, 0, 0, KILL),
+        (RETURN, 0, 0, ALLOW),
+    )
+)
+buffer = ctypes.create_string_buffer(code, len(code))
+program = ctypes.create_string_buffer(
+    struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
+)
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()
+"""
+DRAW = """
+import sys
+import numpy as np
+from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+engine = OnnxRuntimeEngine(open(sys.argv[1], "rb").read(), threads=2)
+engine.run({"z": np.zeros((4, 64), np.float32)}, ["image"])
+"""
+
+
+def run_without_internet(code: str, network: Path, home: Path) -> int:
+    home.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    command = [sys.executable, "-c", NO_INTERNET + code, str(network)]
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def test_no_engine_tells_anybody_anything(network: Path, tmp_path: Path) -> None:
+    assert run_without_internet(DRAW, network, tmp_path / "home") == 0
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.mark.parametrize("family", ["AF_INET", "AF_INET6"])
+def test_who_told_somebody_would_be_caught(family: str, network: Path, tmp_path: Path) -> None:
+    code = f"socket.socket(socket.{family}, socket.SOCK_DGRAM)"
+    assert run_without_internet(code, network, tmp_path / "home") == -signal.SIGSYS

@@ -19,8 +19,13 @@ from running_server import LATENTRY, RunningServer, run_server, wait_until
 
 from latentry.clients import Client, LatentryError, ServerGone
 from latentry.serving.entries.goldens import GOLDEN_FILE, golden_bytes, read_goldens
-from latentry.serving.entries.manifest import file_record, manifest_bytes, read_manifest
-from latentry.serving.entries.repository import MANIFEST_FILE, Entry, newest_entries
+from latentry.serving.entries.manifest import (
+    MANIFEST_FILE,
+    file_record,
+    manifest_bytes,
+    read_manifest,
+)
+from latentry.serving.entries.repository import Entry, newest_entries
 
 pytestmark = pytest.mark.server
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -82,7 +83,7 @@ def test_a_folder_that_starts_no_programs_is_named_at_once(
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this container may not mount")
     try:
-        variables = {"XDG_RUNTIME_DIR": "", "TMPDIR": ""} | {variable: str(folder)}
+        variables: dict[str, Any] = {"XDG_RUNTIME_DIR": "", "TMPDIR": ""} | {variable: str(folder)}
         with starting(small, **variables) as process:
             assert process.wait(timeout=60) == 1
             assert process.stderr is not None

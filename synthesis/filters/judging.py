@@ -1,0 +1,47 @@
+"""What every filter is: options out of the job's file, and a judge of samples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentry.contract.images import Uint8
+from latentry.contract.strict import Strict
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Samples that are judged together, in the order of the shard.
+
+    Attributes:
+        images: uint8 [N, H, W, C].
+        seeds: int64 [N].
+        controls: Every control in effect, by role, [N].
+        sha256: Hexadecimal SHA-256 of each image's pixels.
+        seen: Those of all images of the shard that were judged before; for filters to add to.
+    """
+
+    images: Uint8
+    seeds: NDArray[np.int64]
+    controls: Mapping[str, NDArray[Any]]
+    sha256: Sequence[str]
+    seen: set[str]
+
+
+class Filter(Protocol):
+    """Judges samples; what it knows of a shard is in the batches."""
+
+    def judge(self, candidates: Candidates) -> Sequence[str | None]:
+        """Return for each sample None, or the reason why it is rejected."""
+        ...
+
+
+class JudgeOptions(Strict):
+    """What a job's file says of something that judges images, or looks at them."""
+
+    def files(self) -> list[Path]:
+        """Return the files on which the verdict depends."""
+        return []

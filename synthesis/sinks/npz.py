@@ -1,0 +1,81 @@
+"""NPZ: an array of pixels, and one of each thing that is said of a sample."""
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentry.contract.npy import read_npy
+from latentry.contract.spec import ImageOutput, Role
+from latentry.synthesis.sinks.sample import CONTROLS, Sample, columns_of, pixel_sha256
+from latentry.synthesis.sinks.shard_format import ROOM_OF_FILE, ShardFormat
+
+
+def _write(
+    samples: Sequence[Sample], image_format: str, image: ImageOutput, model_digest: str
+) -> bytes:
+    pixels = np.frombuffer(b"".join(sample.data for sample in samples), np.uint8)
+    arrays: dict[str, NDArray[Any]] = {
+        "images": pixels.reshape(len(samples), *image.row_shape),
+        **columns_of(samples),
+        "model_digest": np.array(model_digest),
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+class _CarefulFile:
+    """A file of which up to ``most`` bytes are read at once: zipfile reads a whole directory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.most: int | None = ROOM_OF_FILE
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._read = file.read
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next ``size`` bytes, or up to the end."""
+        if self.most is None:
+            return self._read(size)
+        data = self._read(self.most + 1 if size < 0 else min(size, self.most + 1))
+        if len(data) > self.most:
+            raise ValueError(f"its directory takes over {self.most:,} bytes")
+        return data
+
+
+def _read(file: BinaryIO, image_format: str, image: ImageOutput, count: int) -> Iterator[Sample]:
+    careful = _CarefulFile(file)
+    with zipfile.ZipFile(careful) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if odd := set(names) - {"images", "model_digest", "index", "seed", *CONTROLS}:
+            raise ValueError(f"it holds {min(odd)[:100]}")
+        careful.most = None
+        columns = {
+            name: _read_column(archive, name, count)
+            for name in names
+            if name not in ("images", "model_digest")
+        }
+        with archive.open("images.npy") as member:
+            images = read_npy(member, np.uint8, (count, *image.row_shape))
+    for place, pixels in enumerate(images):
+        row = {name: values[place].item() for name, values in columns.items()}
+        yield Sample(
+            index=row.pop("index"),
+            seed=row.pop("seed"),
+            controls=row,
+            sha256=pixel_sha256(pixels),
+            data=pixels.tobytes(),
+        )
+
+
+def _read_column(archive: zipfile.ZipFile, name: str, count: int) -> NDArray[Any]:
+    """Return a column of numbers, [count]; psi is the only one that is not of integers."""
+    dtype = np.float32 if name == Role.TRUNCATION_PSI else np.int64
+    with archive.open(f"{name}.npy") as member:
+        return read_npy(member, dtype, (count,))
+
+
+NPZ = ShardFormat(".npz", write=_write, read=_read, library="numpy")

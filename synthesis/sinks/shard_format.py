@@ -1,0 +1,29 @@
+"""What a format of shards has to answer."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from latentry.contract.spec import ImageOutput
+from latentry.synthesis.sinks.sample import Sample
+
+# What a file may take beside its samples; more is nothing that was written here.
+ROOM_OF_FILE = 64 * 2**10
+
+
+@dataclass(frozen=True)
+class ShardFormat:
+    """A format of shards.
+
+    Attributes:
+        suffix: Ending of a file's name.
+        write: Return the file of samples, given how their images are written, the size of the
+            images and the digest of the model.
+        read: Yield so many samples of a file, given how their images are written and their size.
+        library: On whose version a file's bytes depend; empty for Python alone.
+    """
+
+    suffix: str
+    write: Callable[[Sequence[Sample], str, ImageOutput, str], bytes]
+    read: Callable[[BinaryIO, str, ImageOutput, int], Iterator[Sample]]
+    library: str = ""

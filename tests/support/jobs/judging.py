@@ -1,0 +1,94 @@
+"""Filters as a job's file gives them, and samples for them to judge."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import TypeAdapter
+
+from latentry.synthesis.filters.filters import FilterOptions
+from latentry.synthesis.filters.judging import Candidates, Filter
+from latentry.synthesis.sinks.sample import pixel_sha256
+
+OPTIONS: TypeAdapter[Any] = TypeAdapter(FilterOptions)
+
+Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images, uint8 [N, 8, 8, 1], and their class labels, [N]."""
+
+Write = Callable[..., Path]
+"""Writes an ONNX classifier of a name, with an input and outputs of any kind."""
+
+
+def load(kind: str, **options: Any) -> Filter:
+    """Return the filter of this kind, loaded."""
+    made: Filter = OPTIONS.validate_python({"kind": kind, **options}).load()
+    return made
+
+
+def candidates_of(
+    images: NDArray[Any], labels: Sequence[int] | NDArray[Any] | None = None
+) -> Candidates:
+    """Return images as the first samples of a shard."""
+    return Candidates(
+        images=images,
+        seeds=np.arange(len(images), dtype=np.int64),
+        controls={} if labels is None else {"class_label": np.array(labels, np.int64)},
+        sha256=[pixel_sha256(image) for image in images],
+        seen=set(),
+    )
+
+
+def part_of(batch: Candidates, part: slice) -> Candidates:
+    """Return some of the samples, which share what was seen before."""
+    controls = {role: values[part] for role, values in batch.controls.items()}
+    return Candidates(
+        batch.images[part], batch.seeds[part], controls, batch.sha256[part], batch.seen
+    )
+
+
+def enlarged(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Return uint8 [N, H, W, 1] in another size."""
+    pictures = [Image.fromarray(image[..., 0]).resize((size, size)) for image in images]
+    return np.stack([np.asarray(picture, np.uint8)[..., None] for picture in pictures])
+
+
+HOOKS = """
+import numpy as np
+
+def dark(images, seeds, controls):
+    assert images.dtype == np.uint8 and seeds.dtype == np.int64
+    return [None if image.mean() > 30 else f"too dark: {seed}"
+            for image, seed in zip(images, seeds)]
+
+def by_class(images, seeds, controls):
+    return np.array([None if label else "a zero" for label in controls["class_label"]], object)
+
+def one_answer(images, seeds, controls):
+    return [None]
+
+def booleans(images, seeds, controls):
+    return [True] * len(images)
+
+def nothing(images, seeds, controls):
+    pass
+
+def raising(images, seeds, controls):
+    return 1 / 0
+
+def leaving(images, seeds, controls):
+    raise SystemExit(3)
+
+def scribbling(images, seeds, controls):
+    images[:] = 0
+    controls["class_label"] = None
+    return [None] * len(images)
+
+class Judge:
+    def __call__(self, images, seeds, controls):
+        return [None] * len(images)
+
+judge = Judge()
+"""

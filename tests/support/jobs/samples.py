@@ -1,0 +1,106 @@
+"""Samples for shards, shards of them, and files that are none of ours."""
+
+import hashlib
+import io
+import json
+import resource
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from latentry.contract.spec import ImageOutput
+from latentry.synthesis.job import OutputPart
+from latentry.synthesis.sinks.image_data import data_from_image
+from latentry.synthesis.sinks.sample import Sample, pixel_sha256
+from latentry.synthesis.sinks.shards import read_shard, shard_bytes
+
+DIGEST = "d" * 64
+GREY = ImageOutput(height=6, width=5, channels=1)
+SMALL = ImageOutput(height=4, width=4, channels=1)
+RGB = ImageOutput(height=4, width=7, channels=3)
+OUTPUTS = [
+    OutputPart(format="webdataset", image="png"),
+    OutputPart(format="webdataset", image="webp"),
+    OutputPart(format="webdataset", image="raw"),
+    OutputPart(format="parquet", image="png"),
+    OutputPart(format="parquet", image="webp"),
+    OutputPart(format="parquet", image="raw"),
+    OutputPart(format="npz"),
+]
+FEATURES = OutputPart.model_construct(format="parquet", image="none")
+
+any_output = pytest.mark.parametrize("output", OUTPUTS, ids=lambda o: f"{o.format}-{o.image}")
+any_image = pytest.mark.parametrize("image", [GREY, RGB], ids=["grey", "rgb"])
+
+
+def pixels_of(image: ImageOutput, count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return random images, uint8 [count, H, W, C]."""
+    shape = (count, *image.row_shape)
+    return np.random.RandomState(seed).randint(0, 256, shape).astype(np.uint8)
+
+
+def samples_of(output: OutputPart, image: ImageOutput, count: int = 7) -> list[Sample]:
+    """Return samples with every control, from index 1000 on."""
+    return [
+        Sample(
+            index=1000 + place,
+            seed=2**32 - 1 - place,
+            controls={"class_label": np.int64(place % 3), "truncation_psi": np.float32(0.7)},
+            sha256=pixel_sha256(pixels),
+            data=data_from_image(pixels, output.image),
+            features=np.arange(4, dtype=np.float32) + place
+            if output.image == "none"
+            else np.empty(0, np.float32),
+        )
+        for place, pixels in enumerate(pixels_of(image, count))
+    ]
+
+
+def written(output: OutputPart, image: ImageOutput, count: int = 7) -> bytes:
+    """Return a shard of them."""
+    return shard_bytes(samples_of(output, image, count), output, image, DIGEST)
+
+
+def read(data: bytes, output: OutputPart, image: ImageOutput, count: int = 7) -> list[Sample]:
+    """Return the samples in a shard."""
+    return list(read_shard(io.BytesIO(data), output, image, count))
+
+
+def plain(sample: Sample) -> dict[str, Any]:
+    """Return what a shard says of a sample, whatever the types."""
+    controls = {name: round(float(value), 6) for name, value in sample.controls.items()}
+    return {"index": sample.index, "seed": sample.seed, "sha256": sample.sha256, **controls}
+
+
+# What a WebDataset says of a small sample.
+FACTS = json.dumps({"index": 0, "seed": 0, "sha256": "0" * 64}).encode()
+
+
+BLACK = hashlib.sha256(bytes(16)).hexdigest()
+"""SHA-256 of the pixels of a small black image."""
+
+
+def png_of(height: int, width: int) -> bytes:
+    """Return a grey PNG that says that it has this size, whatever is in it."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + crc
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = zlib.compress(bytes(2**22))
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def refuse(data: bytes, kind: str, count: int = 1) -> None:
+    """See that a file is not taken for a shard of ``count`` small samples, and not unpacked."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    output = OutputPart.model_validate({"format": kind})
+    with pytest.raises(Exception):  # noqa: B017, PT011  # of any kind; the caller takes all
+        list(read_shard(io.BytesIO(data), output, SMALL, count))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000

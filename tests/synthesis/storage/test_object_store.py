@@ -1,0 +1,38 @@
+import errno
+from typing import Any
+
+import pytest
+
+from latentry.contract.errors import OutOfSpace
+from latentry.synthesis.storage.object_store import ObjectStore
+from latentry.synthesis.storage.urls import storage_from_url
+
+
+def test_two_stores_of_one_address_see_each_other(memory: ObjectStore) -> None:
+    memory.write("shard.json", b"x")
+    with memory.locked(), storage_from_url("memory://jobs/digits").locked():
+        assert storage_from_url("memory://jobs/digits").sizes() == {"shard.json": 1}
+    assert memory.owner() == ""
+
+
+def test_an_upload_is_tried_again_and_then_told(
+    memory: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    pipe, failures = files.pipe_file, [OSError("reset by peer")] * 2
+
+    def pipe_file(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        pipe(*arguments)
+
+    monkeypatch.setattr(type(files), "pipe_file", lambda _, *arguments: pipe_file(*arguments))
+    memory.write("a", b"data")
+    assert memory.read("a") == b"data"
+    failures += [OSError(errno.ENOSPC, "quota")]
+    with pytest.raises(
+        OutOfSpace, match=r"memory://jobs/digits cannot be written \(b, 4 bytes\).*quota"
+    ):
+        memory.write("b", b"data")
