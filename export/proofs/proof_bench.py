@@ -1,6 +1,6 @@
 """The proof bench: ONNX Runtime and torch, fed with the same rows in batches of any size."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,5 +154,5 @@ def _split(rows: Arrays, size: int) -> list[Arrays]:
     ]
 
 
-def _join(parts: list[Arrays]) -> Arrays:
+def _join(parts: Sequence[Arrays]) -> Arrays:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

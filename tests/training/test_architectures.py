@@ -66,6 +66,7 @@ def test_an_unknown_architecture_lists_the_known() -> None:
         ({"z_dim": 4}, r"lacks \['width', 'channels'\]; it takes z_dim, width, channels, resolut"),
         ({"z_dim": "4", "width": 2, "channels": 1}, "z_dim is '4'; it is an integer from 1"),
         ({"z_dim": 4, "width": 0, "channels": 1}, "width is 0; it is an integer from 1"),
+        ({"z_dim": 65537, "width": 2, "channels": 1}, "z_dim is 65537; it is .* from 1 to 65536"),
         ({"z_dim": 4, "width": 2, "channels": True}, "channels is True"),
         ({"z_dim": 4, "width": 2, "channels": 1, "resolution": 48}, "48; it is a power of two"),
         ({"z_dim": 4, "width": 2, "channels": 1, "resolution": 4}, "4; it is a power of two"),

@@ -9,7 +9,7 @@ from latentry.export.graphs.quiet import captured_noise
 
 def test_everything_said_is_kept_and_nothing_gets_out(capfd: pytest.CaptureFixture[str]) -> None:
     with captured_noise() as noise:
-        sys.stdout.write("to stdout\n")
+        sys.stdout.write("to stdout\n\n")
         sys.stderr.write("to stderr\n")
         logging.getLogger("torch.onnx").warning("to a logger")
         logging.getLogger("onnxscript.optimizer").warning("to another logger")
