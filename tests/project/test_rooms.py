@@ -174,6 +174,15 @@ def test_a_room_refuses_its_bare_name(room: str) -> None:
     assert f"import this package as latentry.{room}, not as {room}" in done.stderr
 
 
+def test_no_two_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+
+
 def python_files() -> list[Path]:
     folders = [*FOLDERS, "model_repository", "tests", "benchmarks"]
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
