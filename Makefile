@@ -1,7 +1,8 @@
 # make demo: generated images out of a real Triton, in demo/
 # make test: lint, types and every test that needs no GPU
+# make coverage: the same tests; lines and branches of the rooms that none of them runs
 # make benchmark: the table in docs/performance.md
-# Both set up .venv/ by themselves; the second time they install nothing.
+# Each sets up .venv/ by itself; the second time they install nothing.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ CLIENTS := tests/clients tests/synthesis tests/profiling tests/cli
 STAMP := .venv/.installed
 EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 
-.PHONY: demo test test-clients test-others check lint types format benchmark clean
+.PHONY: demo test test-clients test-others check lint types format coverage benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/python demo.py
@@ -37,6 +38,12 @@ test-others: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Tests that fail do not keep the report back.
+coverage: $(STAMP)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run $(BIN)/pytest; result=$$?; \
+	  $(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$result
 
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/serving.py

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from latentry.clients import Client
-from latentry.contract.images import grid_from_images, pil_from_uint8
+from latentry.contract.images import Uint8, grid_from_images, pil_from_uint8
 
 ROOT = Path(__file__).resolve().parent
 OUT = ROOT / "demo"
@@ -56,7 +56,8 @@ def draw(client: Client) -> None:
         raise SystemExit("seed 42 drew two different images; this must never happen")
     console.print("seed 42 asked for alone draws the very image it drew among the hundred")
 
-    start, chunks = time.perf_counter(), []
+    start = time.perf_counter()
+    chunks: list[Uint8] = []
     for chunk in client.stream("textures", seeds=range(64)):
         if not chunks:
             console.print(f"first {len(chunk)} textures {time.perf_counter() - start:.3f} s after")

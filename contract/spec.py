@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, ValidationError, model_validator
 
 from latentry.contract.errors import BadRequest, SpecError
 from latentry.contract.strict import Strict, explain
@@ -272,3 +272,14 @@ def check_name(name: str) -> str:
             "the first a letter or digit"
         )
     return name
+
+
+def _checked_name(name: str) -> str:
+    try:
+        return check_name(name)
+    except BadRequest as error:  # pydantic tells ValueErrors only
+        raise ValueError(str(error)) from error
+
+
+ModelName = Annotated[str, AfterValidator(_checked_name)]
+"""The name of a model in a file that pydantic checks."""

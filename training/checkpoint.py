@@ -12,18 +12,25 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, FiniteFloat, JsonValue, ValidationError
+from pydantic import FiniteFloat, JsonValue, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from latentry.contract.errors import BadRequest, CheckpointError
-from latentry.contract.files import open_regular, parse_json, read_regular, sha256_regular
-from latentry.contract.spec import GeneratorSpec, Role, check_name
-from latentry.contract.strict import explain
+from latentry.contract.errors import CheckpointError
+from latentry.contract.files import (
+    open_regular,
+    parse_json,
+    publish_folder,
+    read_regular,
+    sha256_regular,
+    write_new,
+)
+from latentry.contract.spec import GeneratorSpec, ModelName, Role
+from latentry.contract.strict import Strict, explain
 from latentry.training.architectures import build
 
 GENERATOR_FILE = "generator.json"
@@ -50,18 +57,7 @@ _DTYPES = {
 }
 
 
-def _named(name: str) -> str:
-    try:
-        return check_name(name)
-    except BadRequest as error:
-        raise ValueError(str(error)) from error
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataSource(_Strict):
+class DataSource(Strict):
     """Where training data comes from, under which licence, and what of it was used."""
 
     source: str
@@ -69,7 +65,7 @@ class DataSource(_Strict):
     detail: str
 
 
-class Provenance(_Strict):
+class Provenance(Strict):
     """How a generator came to be.
 
     Attributes:
@@ -89,7 +85,7 @@ class Provenance(_Strict):
     steps: int = 0
 
 
-class Checkpoint(_Strict):
+class Checkpoint(Strict):
     """The content of ``generator.json``.
 
     Attributes:
@@ -102,7 +98,7 @@ class Checkpoint(_Strict):
     """
 
     format: Literal[1] = 1
-    name: Annotated[str, AfterValidator(_named)]
+    name: ModelName
     architecture: str
     config: dict[str, JsonValue]
     spec: GeneratorSpec
@@ -110,7 +106,7 @@ class Checkpoint(_Strict):
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _DeclaredTensor:
     """One tensor as a header or a module declares it."""
 
     shape: tuple[int, ...]
@@ -148,16 +144,13 @@ def save_checkpoint(
         made = Path(temporary, "new")
         made.mkdir()
         text = json.dumps(checkpoint.model_dump(mode="json"), indent=2) + "\n"
-        (made / GENERATOR_FILE).write_text(text, encoding="utf-8")
-        (made / WEIGHTS_FILE).write_bytes(save(tensors))
+        write_new(made / GENERATOR_FILE, text.encode())
+        write_new(made / WEIGHTS_FILE, save(tensors))
         if samples_png is not None:
-            (made / SAMPLES_FILE).write_bytes(samples_png)
-        for path in (*made.iterdir(), made):
-            _sync(path)
+            write_new(made / SAMPLES_FILE, samples_png)
         if folder.exists():
             folder.rename(Path(temporary, "old"))
-        made.rename(folder)
-    _sync(folder.parent)
+        publish_folder(made, folder)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -188,7 +181,7 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, nn.Module]:
     """
     checkpoint = read_checkpoint(folder)
     weights = _existing(folder, WEIGHTS_FILE)
-    _check_entries(weights, _read_header(weights), _entries(_outline(checkpoint, folder)))
+    _check_declared(weights, _read_header(weights), _declared_by(_outline(checkpoint, folder)))
     module = build(checkpoint.architecture, checkpoint.config)
     load_weights(module, weights)
     _check_fits(module, checkpoint.spec, folder)
@@ -216,7 +209,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         CheckpointError: The file is missing, truncated, a pickle or no safetensors file; a tensor
             is missing, unknown, of another shape or dtype, or holds NaN or infinity.
     """
-    _check_entries(path, _read_header(path), _entries(module))
+    _check_declared(path, _read_header(path), _declared_by(module))
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -264,7 +257,7 @@ def _existing(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _read_header(path: Path) -> dict[str, _Entry]:
+def _read_header(path: Path) -> dict[str, _DeclaredTensor]:
     """Return the tensors that a safetensors file declares; its size must fit them."""
     try:
         opened = open_regular(path)
@@ -287,7 +280,7 @@ def _read_header(path: Path) -> dict[str, _Entry]:
         declared.pop("__metadata__", None)
         ends = [int(item["data_offsets"][1]) for item in declared.values()]
         entries = {
-            name: _Entry(tuple(item["shape"]), _DTYPES[item["dtype"]])
+            name: _DeclaredTensor(tuple(item["shape"]), _DTYPES[item["dtype"]])
             for name, item in declared.items()
         }
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -299,9 +292,9 @@ def _read_header(path: Path) -> dict[str, _Entry]:
     return entries
 
 
-def _entries(module: nn.Module) -> dict[str, _Entry]:
+def _declared_by(module: nn.Module) -> dict[str, _DeclaredTensor]:
     return {
-        name: _Entry(tuple(tensor.shape), tensor.dtype)
+        name: _DeclaredTensor(tuple(tensor.shape), tensor.dtype)
         for name, tensor in module.state_dict().items()
     }
 
@@ -322,7 +315,9 @@ def _explain_truncated(path: Path, size: int, needed: int) -> str:
     )
 
 
-def _check_entries(path: Path, found: dict[str, _Entry], expected: dict[str, _Entry]) -> None:
+def _check_declared(
+    path: Path, found: dict[str, _DeclaredTensor], expected: dict[str, _DeclaredTensor]
+) -> None:
     findings = [f"{name}: missing, expected {expected[name]}" for name in expected.keys() - found]
     findings += [f"{name}: {found[name]} is not expected" for name in found.keys() - expected]
     findings += [
@@ -374,11 +369,3 @@ def _list(findings: list[str]) -> str:
     shown = sorted(findings)[:_LISTED]
     more = len(findings) - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more else "")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,8 +31,8 @@ _TEXTURE_FILES = ("ihc.png", "hubble_deep_field.jpg", "coffee.png")
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Real images.
+class RealImages:
+    """Real images, to train on or to measure with.
 
     Attributes:
         images: float32 [N, C, H, W] in [-1, 1].
@@ -56,7 +56,7 @@ class Dataset(Protocol):
     image: ClassVar[ImageOutput]
     sources: ClassVar[tuple[DataSource, ...]]
 
-    def draw(self, count: int, rng: torch.Generator) -> Batch:
+    def draw(self, count: int, rng: torch.Generator) -> RealImages:
         """Return ``count`` random images of the training part."""
         ...
 
@@ -93,14 +93,14 @@ class Digits:
         images = interpolate(small, size, mode="bicubic", align_corners=False).clamp(-1, 1)
         targets = torch.from_numpy(labels).long()
         held_out = torch.from_numpy(_choose_held_out(labels))
-        self.train = Batch(images[~held_out], targets[~held_out])
-        self.held_out = Batch(images[held_out], targets[held_out])
+        self.train = RealImages(images[~held_out], targets[~held_out])
+        self.held_out = RealImages(images[held_out], targets[held_out])
 
-    def draw(self, count: int, rng: torch.Generator) -> Batch:
+    def draw(self, count: int, rng: torch.Generator) -> RealImages:
         """Return ``count`` random images of the training part with their labels."""
         chosen = torch.randint(len(self.train.images), (count,), generator=rng)
         labels = self.train.labels
-        return Batch(self.train.images[chosen], None if labels is None else labels[chosen])
+        return RealImages(self.train.images[chosen], None if labels is None else labels[chosen])
 
 
 class Textures:
@@ -135,10 +135,10 @@ class Textures:
         self._train = [p[:, :cut] for p, cut in zip(photographs, cuts, strict=True)]
         self._held_out = [p[:, cut:] for p, cut in zip(photographs, cuts, strict=True)]
 
-    def draw(self, count: int, rng: torch.Generator) -> Batch:
+    def draw(self, count: int, rng: torch.Generator) -> RealImages:
         """Return ``count`` random crops of the training part, mixed, in equal shares."""
         images, _ = self.draw_crops(count, rng)
-        return Batch(images, None)
+        return RealImages(images, None)
 
     def draw_crops(
         self, count: int, rng: torch.Generator, *, held_out: bool = False

@@ -6,20 +6,19 @@ is not the last generator but the moving average of its weights (Karras et al. 2
 
 import copy
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.optim import Adam
 
 from latentry.contract.errors import BadRequest, CheckpointError
-from latentry.contract.files import open_regular, parse_json
+from latentry.contract.files import open_regular, parse_json, write_atomic
 from latentry.contract.seeds import MAX_SEED, LatentDrawer
 from latentry.training.architectures import build
 from latentry.training.data import load_dataset
@@ -144,11 +143,8 @@ class Trainer:
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"adam.{name}.{index}.{key}": value for key, value in state.items()}
         metadata = {"state_format": _STATE_FORMAT, "recipe": self.recipe.model_dump_json()}
-        temporary = path.with_suffix(".tmp")
-        save_file({key: value.contiguous() for key, value in tensors.items()}, temporary, metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        whole = {key: value.contiguous() for key, value in tensors.items()}
+        write_atomic(path, save(whole, metadata))
 
     def load_state(self, path: Path) -> None:
         """Go on from a state that a trainer of the same recipe saved; only ``steps`` may differ.

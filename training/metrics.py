@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool2d
 
 from latentry.contract.images import Uint8, uint8_from_sample
 from latentry.contract.seeds import LatentDrawer, seed_range
-from latentry.training.data import TEXTURE_NAMES, Batch, Digits, Textures, load_dataset
+from latentry.training.data import TEXTURE_NAMES, Digits, RealImages, Textures, load_dataset
 
 SAMPLES = 2000
 
@@ -137,9 +137,9 @@ def _measure_distances(
     }
 
 
-def _labelled_features(batch: Batch) -> tuple[Features, NDArray[np.int64]]:
-    labels = torch.zeros(len(batch.images)) if batch.labels is None else batch.labels
-    return _digit_features(batch.images), labels.numpy()
+def _labelled_features(real: RealImages) -> tuple[Features, NDArray[np.int64]]:
+    labels = torch.zeros(len(real.images)) if real.labels is None else real.labels
+    return _digit_features(real.images), labels.numpy()
 
 
 def _tensor_from_uint8(images: Uint8) -> Tensor:

@@ -4,53 +4,33 @@ import importlib.resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    JsonValue,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, FiniteFloat, JsonValue, ValidationError, model_validator
 
 from latentry.contract.errors import BadRequest, NotFound
 from latentry.contract.files import parse_toml, read_regular
 from latentry.contract.seeds import MAX_SEED
-from latentry.contract.spec import check_name
-from latentry.contract.strict import explain
+from latentry.contract.spec import ModelName
+from latentry.contract.strict import Strict, explain
 
 _MOST_BYTES = 2**20
 _Positive = Annotated[int, Field(ge=1)]
 _Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
-def _named(name: str) -> str:
-    try:
-        return check_name(name)
-    except BadRequest as error:
-        raise ValueError(str(error)) from error
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class GeneratorRecipe(_Strict):
+class GeneratorRecipe(Strict):
     """Which generator to build: an architecture's name and its config."""
 
     architecture: str
     config: dict[str, JsonValue]
 
 
-class DiscriminatorRecipe(_Strict):
+class DiscriminatorRecipe(Strict):
     """The discriminator's size: channels of its first layer."""
 
     width: _Positive
 
 
-class OptimizerRecipe(_Strict):
+class OptimizerRecipe(Strict):
     """Adam (Kingma and Ba 2015), with a rate for each of the two networks (Heusel et al. 2017).
 
     Attributes:
@@ -66,7 +46,7 @@ class OptimizerRecipe(_Strict):
     ema_decay: _Rate
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """How to train a generator.
 
     Attributes:
@@ -82,7 +62,7 @@ class Recipe(_Strict):
         at_most: Metrics that should not be above these values at the end.
     """
 
-    name: Annotated[str, AfterValidator(_named)]
+    name: ModelName
     data: Literal["digits", "textures"]
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     steps: _Positive

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from latentry.contract.errors import BadRequest
+from latentry.contract.files import write_atomic
 from latentry.contract.spec import ClassLabelInput, GeneratorSpec, Input, ZInput
 from latentry.training.checkpoint import Checkpoint, Provenance, save_checkpoint
 from latentry.training.gan import Trainer
@@ -126,8 +127,8 @@ def _save_progress(trainer: Trainer, folder: Path) -> None:
         return
     generator = trainer.finished_generator()
     samples = png_from_samples(generator, trainer.recipe.z_dim, len(trainer.data.classes))
-    (folder / "samples.png").write_bytes(samples)
-    (folder / "losses.png").write_bytes(png_from_losses(trainer.losses))
+    write_atomic(folder / "samples.png", samples)
+    write_atomic(folder / "losses.png", png_from_losses(trainer.losses))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from latentry.profiling.load.unary_calls import UnaryCalls
 
 # The seed is the last thing in a serialized request, and the image in a serialized answer.
 _SEED = struct.Struct("<q")
-_HEAD = infer_request(MODEL, {"seed": np.zeros((1, 1), np.int64)}).SerializeToString()[
+_HEAD: bytes = infer_request(MODEL, {"seed": np.zeros((1, 1), np.int64)}).SerializeToString()[
     : -_SEED.size
 ]
 

@@ -198,7 +198,7 @@ def _triton(
     (work / "bin" / "tritonserver").symlink_to(installation.binary)
     flags = lay_out_backends(installation, work / "backends")
     flags.append(f"--backend-config=python,shm-region-prefix-name=peer_{mark}_")
-    libraries = server_environment(installation, mark)["LD_LIBRARY_PATH"]
+    libraries = server_environment(installation, mark, work)["LD_LIBRARY_PATH"]
     path = os.pathsep.join([str(work / "bin"), environment["PATH"]])
     return environment | {"LD_LIBRARY_PATH": libraries, "PATH": path}, flags
 

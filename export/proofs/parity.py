@@ -11,8 +11,9 @@ from torch import nn
 from latentry.contract.errors import BadRequest, ExportRefused
 from latentry.contract.images import uint8_from_sample
 from latentry.contract.spec import GeneratorSpec, Role
+from latentry.contract.wire import Arrays
 from latentry.export.graphs.onnx_export import eval_copy
-from latentry.export.proofs.proof_bench import Arrays, Bench, count_rows, draw_rows, load_engines
+from latentry.export.proofs.proof_bench import ProofBench, count_rows, draw_rows, load_engines
 from latentry.export.sources.modules import check_stages
 from latentry.serving.entries.manifest import Parity
 
@@ -65,7 +66,7 @@ def prove(
     if max_batch_size < 1:
         raise BadRequest(f"max_batch_size is {max_batch_size}; it must be at least 1")
     check_stages(module, spec)
-    bench = Bench(spec, eval_copy(module), load_engines(spec, artefacts))
+    bench = ProofBench(spec, eval_copy(module), load_engines(spec, artefacts))
     rows = draw_rows(spec, max(max_batch_size, _LEAST_SEEDS))
     # One at a time first: what is wrong there is told without talk of batches.
     sizes = sorted({1, max_batch_size, *(b for b in _MIDDLE_BATCHES if b < max_batch_size)})
@@ -78,7 +79,7 @@ def prove(
         _check_identity(alone, together, f"in a batch of {size}")
         worst.append(_compare(bench, rows, together, size))
         _check_equal_rows(bench, rows, size)
-    one_thread = Bench(spec, bench.module, load_engines(spec, artefacts, threads=1))
+    one_thread = ProofBench(spec, bench.module, load_engines(spec, artefacts, threads=1))
     _check_identity(alone, one_thread.run_onnx(rows, max_batch_size), "with one engine thread")
     _check_images(alone)
     _check_z_matters(bench, rows, max_batch_size)
@@ -104,7 +105,7 @@ class _Differences:
     fraction: float
 
 
-def _compare(bench: Bench, rows: Arrays, served: Arrays, size: int) -> _Differences:
+def _compare(bench: ProofBench, rows: Arrays, served: Arrays, size: int) -> _Differences:
     expected = bench.run_torch(rows, served, size)
     _check_finite("torch", expected)
     floats = {key: _check_near(key, served[key], expected[key], size) for key in expected}
@@ -180,7 +181,7 @@ def _check_identity(alone: Arrays, other: Arrays, where: str) -> None:
             )
 
 
-def _check_equal_rows(bench: Bench, rows: Arrays, size: int) -> None:
+def _check_equal_rows(bench: ProofBench, rows: Arrays, size: int) -> None:
     same = {key: np.repeat(values[:1], size, axis=0) for key, values in rows.items()}
     outputs = bench.run_onnx(same, size)
     for name in _floats_first(outputs):
@@ -231,7 +232,7 @@ def _check_images(outputs: Arrays) -> None:
         )
 
 
-def _check_z_matters(bench: Bench, rows: Arrays, size: int) -> None:
+def _check_z_matters(bench: ProofBench, rows: Arrays, size: int) -> None:
     """Only z differs between these rows, so the images must."""
     held = {Role.CLASS_LABEL: 0, Role.TRUNCATION_PSI: 1}
     same = {

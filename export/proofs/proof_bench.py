@@ -1,6 +1,6 @@
 """The proof bench: ONNX Runtime and torch, fed with the same rows in batches of any size."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +12,16 @@ from torch import nn
 from latentry.contract.errors import ExportRefused
 from latentry.contract.seeds import LatentDrawer
 from latentry.contract.spec import GeneratorSpec, Role, TruncationPsiInput
+from latentry.contract.wire import Arrays
 from latentry.export.graphs.onnx_export import FROZEN_BATCH_CAUSES, output_rows, stage_network
 from latentry.serving.runtime.engines import Engine
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.generator import truncate
 
-Arrays = dict[str, NDArray[Any]]
-"""Arrays by role or output name, one row a sample."""
-
 
 @dataclass(frozen=True)
-class Bench:
-    """Both engines, fed with the same rows.
+class ProofBench:
+    """Both engines, fed with the same rows: arrays by role, one row a sample.
 
     Attributes:
         spec: What the generator takes and gives.
@@ -44,7 +42,7 @@ class Bench:
         """
         parts = []
         for part in _split(rows, size):
-            outputs: Arrays = {}
+            outputs: dict[str, NDArray[Any]] = {}
             for stage in self.spec.stages:
                 outputs |= self._run_graph(stage, self._inputs(stage, part, outputs))
             parts.append(outputs)
@@ -61,7 +59,7 @@ class Bench:
         """
         parts = []
         for part, made in zip(_split(rows, size), _split(served, size), strict=True):
-            outputs: Arrays = {}
+            outputs: dict[str, NDArray[Any]] = {}
             for stage in self.spec.stages:
                 name = "w" if stage == "mapping" else "sample"
                 outputs[name] = self._run_module(stage, self._inputs(stage, part, made))
@@ -132,7 +130,7 @@ def load_engines(
 
 def draw_rows(spec: GeneratorSpec, count: int) -> Arrays:
     """Return z of seeds 0 .. count-1, with classes and truncations spread over their ranges."""
-    rows: Arrays = {Role.Z: LatentDrawer(spec.z_dim).draw(range(count))}
+    rows: dict[str, NDArray[Any]] = {Role.Z: LatentDrawer(spec.z_dim).draw(range(count))}
     if spec.classes:
         labels = np.rint(np.linspace(0, len(spec.classes) - 1, count))
         rows[Role.CLASS_LABEL] = labels.astype(np.int64)[:, None]
@@ -156,5 +154,5 @@ def _split(rows: Arrays, size: int) -> list[Arrays]:
     ]
 
 
-def _join(parts: list[Arrays]) -> Arrays:
+def _join(parts: Sequence[Arrays]) -> Arrays:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -1,7 +1,11 @@
 """Small generators and their exports, shared because each export takes seconds."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 import torch
+from sample_generators import Exported, ExportSmall, Small
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -12,8 +16,14 @@ Z_DIM = 8
 HEIGHT, WIDTH = 48, 80
 
 
-def make_spec(height=HEIGHT, width=WIDTH, channels=3, z_dim=Z_DIM, classes=(), w=None):
-    inputs = [{"role": "z", "shape": [z_dim]}]
+def make_spec(
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    channels: int = 3,
+    classes: Sequence[str] = (),
+    w: Sequence[int] | None = None,
+) -> GeneratorSpec:
+    inputs: list[dict[str, Any]] = [{"role": "z", "shape": [Z_DIM]}]
     if classes:
         inputs.append({"role": "class_label", "classes": list(classes)})
     if w is not None:
@@ -25,7 +35,7 @@ def make_spec(height=HEIGHT, width=WIDTH, channels=3, z_dim=Z_DIM, classes=(), w
 class Upsampler(nn.Sequential):
     """[N, 16, 6, 10] to [N, 3, 48, 80], with one foldable BatchNorm of every kind."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(
             nn.ConvTranspose2d(16, 8, 4, 2, 1, groups=2, bias=False),
             nn.BatchNorm2d(8),
@@ -40,24 +50,26 @@ class Upsampler(nn.Sequential):
 
 
 class Plain(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(Z_DIM, 16 * 6 * 10)
         self.norm = nn.BatchNorm1d(16 * 6 * 10)
         self.up = Upsampler()
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.up(self.norm(self.first(z)).reshape(-1, 16, 6, 10))
+        sample: Tensor = self.up(self.norm(self.first(z)).reshape(-1, 16, 6, 10))
+        return sample
 
 
 class Conditional(nn.Module):
-    def __init__(self, classes):
+    def __init__(self, classes: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(classes, Z_DIM)
         self.plain = Plain()
 
     def forward(self, z: Tensor, class_label: Tensor) -> Tensor:
-        return self.plain(z * self.embedding(class_label))
+        sample: Tensor = self.plain(z * self.embedding(class_label))
+        return sample
 
 
 class Mapped(nn.Module):
@@ -65,7 +77,7 @@ class Mapped(nn.Module):
 
     num_ws, w_dim = 2, 8
 
-    def __init__(self, classes):
+    def __init__(self, classes: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(classes, Z_DIM)
         self.layers = nn.Sequential(nn.Linear(Z_DIM, 16), nn.LeakyReLU(0.2), nn.Linear(16, 8))
@@ -73,7 +85,7 @@ class Mapped(nn.Module):
         self.style = nn.Linear(self.w_dim, 3)
 
     def mapping(self, z: Tensor, class_label: Tensor) -> Tensor:
-        w = self.layers(z + self.embedding(class_label))
+        w: Tensor = self.layers(z + self.embedding(class_label))
         return w[:, None].repeat(1, self.num_ws, 1)
 
     def synthesis(self, w: Tensor) -> Tensor:
@@ -85,68 +97,55 @@ def trained(module: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for child in module.modules():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            for tensor in (child.weight.data, child.running_var):
+            for tensor in (child.weight.data, child.get_buffer("running_var")):
                 tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
-            for tensor in (child.bias.data, child.running_mean):
+            for tensor in (child.bias.data, child.get_buffer("running_mean")):
                 tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
     return module
 
 
+def exported(module: nn.Module, spec: GeneratorSpec) -> Exported:
+    return Exported(module, spec, onnx_from_module(module, spec))
+
+
 @pytest.fixture(scope="session")
-def plain():
+def plain() -> Exported:
     """An unconditional generator, left in training mode as a trainer would: module, spec, files."""
     torch.manual_seed(1)
     module, spec = trained(Plain()).train(), make_spec()
-    return module, spec, onnx_from_module(module, spec)
+    return exported(module, spec)
 
 
 @pytest.fixture(scope="session")
-def conditional():
+def conditional() -> Exported:
     torch.manual_seed(2)
     module, spec = trained(Conditional(12)), make_spec(classes=[str(i) for i in range(12)])
-    return module, spec, onnx_from_module(module, spec)
+    return exported(module, spec)
 
 
 @pytest.fixture(scope="session")
-def mapped():
+def mapped() -> Exported:
     torch.manual_seed(3)
     module = trained(Mapped(2))
     spec = make_spec(classes=["cat", "dog"], w=[Mapped.num_ws, Mapped.w_dim])
-    return module, spec, onnx_from_module(module, spec)
-
-
-class Small(nn.Module):
-    """A 4x6 grey generator around one function of z, to show one fault each."""
-
-    def __init__(self, function):
-        super().__init__()
-        torch.manual_seed(4)
-        self.linear = nn.Linear(Z_DIM, 24)
-        self.function = function
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.function(self, z)
-
-    def draw(self, z: Tensor) -> Tensor:
-        return self.linear(z).reshape(-1, 1, 4, 6).tanh()
+    return exported(module, spec)
 
 
 @pytest.fixture(scope="session")
-def small_spec():
+def small_spec() -> GeneratorSpec:
     return make_spec(height=4, width=6, channels=1)
 
 
 @pytest.fixture(scope="session")
-def export_small(small_spec):
-    """Return module and files of a Small around ``function(module, z)``."""
+def export_small(small_spec: GeneratorSpec) -> ExportSmall:
+    """Return what exports a Small around ``function(module, z)``."""
 
-    def export(function):
-        module = Small(function)
-        return module, onnx_from_module(module, small_spec)
+    def export(function: Callable[[Small, Tensor], Any]) -> Exported:
+        return exported(Small(function), small_spec)
 
     return export
 
 
 @pytest.fixture(scope="session")
-def small(export_small):
+def small(export_small: ExportSmall) -> Exported:
     return export_small(lambda module, z: module.draw(z))

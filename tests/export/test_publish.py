@@ -10,12 +10,8 @@ from torch import Tensor, nn
 
 from latentry.contract.errors import CheckpointError, ExportRefused, SpecError
 from latentry.contract.spec import GeneratorSpec
-from latentry.export.publish import (
-    PERF_INPUT_FILE,
-    Source,
-    export_generator,
-    source_from_target,
-)
+from latentry.export.publish import Source, export_generator, source_from_target
+from latentry.serving.entries.perf_input import PERF_INPUT_FILE
 from latentry.serving.entries.repository import list_strays
 from latentry.serving.entries.verification import verify_entry
 

@@ -219,7 +219,7 @@ def answer(body: bytes) -> bytes:
 
 def test_the_http_target_asks_and_takes_answers_in_pieces() -> None:
     ended: SimpleQueue[Exception | None] = SimpleQueue()
-    images = {}
+    images: dict[int, bytes] = {}
     with http_server(answer(b"a" * 100_000), answer(b"short")) as (address, asked):
         target = HttpTarget(
             address, get("/images/{seed}"), iter((5, 6, 7)),

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -163,6 +165,22 @@ def test_the_table_would_see_imports_of_every_kind(tmp_path: Path) -> None:
         assert ours_of("example") == {f"contract.{n}" for n in ("seeds", "files", "spec", "wire")}
     finally:
         del MODULES["example"]
+
+
+@pytest.mark.parametrize("room", FOLDERS)
+def test_a_room_refuses_its_bare_name(room: str) -> None:
+    command = [sys.executable, "-c", f"import {room}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"import this package as latentry.{room}, not as {room}" in done.stderr
+
+
+def test_no_two_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
 
 
 def python_files() -> list[Path]:

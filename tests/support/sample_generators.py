@@ -1,7 +1,12 @@
 """Generators of the tests, as a user's own package would hold them: small, untrained, different."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
+
+from latentry.contract.spec import GeneratorSpec
 
 
 class Wide(nn.Module):
@@ -89,6 +94,36 @@ class Breaking(nn.Module):
         sample = torch.tanh(self.first(z)).reshape(-1, 1, 8, 8)
         broken = (z[:, :1] < -3.0).reshape(-1, 1, 1, 1)
         return torch.where(broken, torch.full_like(sample, torch.nan), sample)
+
+
+class Small(nn.Module):
+    """z [N, 8] -> grey 4 x 6 around one function of module and z, to show one fault each."""
+
+    def __init__(self, function: Callable[["Small", Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.linear = nn.Linear(8, 24)
+        self.function = function
+
+    def forward(self, z: Tensor) -> Any:
+        return self.function(self, z)
+
+    def draw(self, z: Tensor) -> Tensor:
+        """Return what an honest generator would."""
+        sample: Tensor = self.linear(z).reshape(-1, 1, 4, 6)
+        return sample.tanh()
+
+
+class Exported(NamedTuple):
+    """A generator, its spec and its graphs (file name to ONNX bytes)."""
+
+    module: nn.Module
+    spec: GeneratorSpec
+    files: dict[str, bytes]
+
+
+ExportSmall = Callable[[Callable[[Small, Tensor], Any]], Exported]
+"""Exports a :class:`Small` around a function."""
 
 
 def _seeded(make: type[nn.Module]) -> nn.Module:

@@ -3,12 +3,15 @@ import os
 import pickle
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from latentry.contract.errors import CheckpointError
 from latentry.contract.spec import ClassLabelInput, GeneratorSpec, ImageOutput, ZInput
@@ -22,45 +25,50 @@ from latentry.training.checkpoint import (
     save_checkpoint,
 )
 
-CONFIG = {"z_dim": 4, "width": 2, "channels": 1, "num_classes": 3, "resolution": 8}
+CONFIG: dict[str, JsonValue] = {
+    "z_dim": 4,
+    "width": 2,
+    "channels": 1,
+    "num_classes": 3,
+    "resolution": 8,
+}
 
 
-def make_checkpoint(**changes):
+def make_checkpoint() -> Checkpoint:
     spec = GeneratorSpec(
         inputs=(ZInput(shape=(4,)), ClassLabelInput(classes=("a", "b", "c"))),
         image=ImageOutput(height=8, width=8, channels=1),
     )
-    fields = {"name": "tiny", "architecture": "conditional_dcgan", "config": CONFIG, "spec": spec}
-    return Checkpoint(**(fields | changes))
+    return Checkpoint(name="tiny", architecture="conditional_dcgan", config=CONFIG, spec=spec)
 
 
 @pytest.fixture
-def module():
+def module() -> nn.Module:
     return build("conditional_dcgan", CONFIG)
 
 
 @pytest.fixture
-def folder(tmp_path, module):
+def folder(tmp_path: Path, module: nn.Module) -> Path:
     folder = tmp_path / "tiny"
     save_checkpoint(folder, make_checkpoint(), module.state_dict())
     return folder
 
 
-def change_weights(folder, change):
+def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     path = folder / "weights.safetensors"
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path)
 
 
-def change_json(folder, change):
+def change_json(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = folder / "generator.json"
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
 
 
-def test_what_was_saved_is_loaded(folder, module):
+def test_what_was_saved_is_loaded(folder: Path, module: nn.Module) -> None:
     checkpoint, loaded = load_checkpoint(folder)
     assert checkpoint == make_checkpoint()
     for name, tensor in module.state_dict().items():
@@ -69,7 +77,9 @@ def test_what_was_saved_is_loaded(folder, module):
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-def test_a_checkpoint_is_replaced_whole_and_leaves_nothing_beside_it(folder, module):
+def test_a_checkpoint_is_replaced_whole_and_leaves_nothing_beside_it(
+    folder: Path, module: nn.Module
+) -> None:
     (folder / "old.txt").write_text("of the older checkpoint")
     save_checkpoint(folder, make_checkpoint(), module.state_dict(), samples_png=b"picture")
     files = sorted(path.name for path in folder.iterdir())
@@ -77,27 +87,27 @@ def test_a_checkpoint_is_replaced_whole_and_leaves_nothing_beside_it(folder, mod
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
 
 
-def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path, module):
+def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path: Path, module: nn.Module) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(CheckpointError, match="is no checkpoint, so it is not replaced"):
         save_checkpoint(tmp_path, make_checkpoint(), module.state_dict())
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_weights_that_are_nan_are_not_saved(tmp_path, module):
-    nn.init.constant_(module.last.bias, float("nan"))
+def test_weights_that_are_nan_are_not_saved(tmp_path: Path, module: nn.Module) -> None:
+    nn.init.constant_(module.get_parameter("last.bias"), float("nan"))
     with pytest.raises(CheckpointError, match=r"NaN or infinite: last\.bias: 1 of 1 values"):
         save_checkpoint(tmp_path / "tiny", make_checkpoint(), module.state_dict())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere is no folder; a checkpoint is a folder"):
         load_checkpoint(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["generator.json", "weights.safetensors"])
-def test_a_missing_file_is_named_and_what_is_there_listed(folder, name):
+def test_a_missing_file_is_named_and_what_is_there_listed(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=rf"has no {name} \(it holds .*; a checkpoint needs"):
         load_checkpoint(folder)
@@ -113,7 +123,9 @@ def test_a_missing_file_is_named_and_what_is_there_listed(folder, name):
         (lambda content: content["spec"].update(inputs=[]), "needs an input with role z"),
     ],
 )
-def test_a_wrong_generator_json_is_explained(folder, change, message):
+def test_a_wrong_generator_json_is_explained(
+    folder: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
     change_json(folder, change)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(folder)
@@ -121,7 +133,9 @@ def test_a_wrong_generator_json_is_explained(folder, change, message):
 
 @pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "folder", "loop"])
 @pytest.mark.parametrize("name", ["generator.json", "weights.safetensors"])
-def test_what_is_no_regular_file_is_refused_and_nothing_waits(folder, name, kind):
+def test_what_is_no_regular_file_is_refused_and_nothing_waits(
+    folder: Path, name: str, kind: str
+) -> None:
     path = folder / name
     path.unlink()
     if kind == "fifo":
@@ -135,27 +149,27 @@ def test_what_is_no_regular_file_is_refused_and_nothing_waits(folder, name, kind
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"config": ' * 100_000, " " * 2**25])
-def test_a_generator_json_that_is_deep_or_huge_is_one_line(folder, content):
+def test_a_generator_json_that_is_deep_or_huge_is_one_line(folder: Path, content: str) -> None:
     (folder / "generator.json").write_text(content)
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_a_generator_json_that_is_no_json_is_explained(folder):
+def test_a_generator_json_that_is_no_json_is_explained(folder: Path) -> None:
     (folder / "generator.json").write_text('{"format": 1,')
     with pytest.raises(CheckpointError, match="does not describe a checkpoint: .*Invalid JSON"):
         load_checkpoint(folder)
 
 
-def test_a_config_far_larger_than_the_weights_takes_no_memory(folder):
+def test_a_config_far_larger_than_the_weights_takes_no_memory(folder: Path) -> None:
     change_json(folder, lambda content: content["config"].update(width=65536))
     with pytest.raises(CheckpointError, match=r"last\.weight: found .*expected .*65536, 1, 4"):
         load_checkpoint(folder)
 
 
-def test_every_tensor_that_does_not_fit_is_listed(folder):
-    def change(tensors):
+def test_every_tensor_that_does_not_fit_is_listed(folder: Path) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
         del tensors["last.weight"]
         tensors["extra"] = torch.zeros(3)
         tensors["norms.0.scale.weight"] = torch.zeros(3, 9)
@@ -173,14 +187,14 @@ def test_every_tensor_that_does_not_fit_is_listed(folder):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(folder, value):
+def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> None:
     change_weights(folder, lambda tensors: tensors["last.weight"].fill_(value))
     with pytest.raises(CheckpointError, match=r"last\.weight: 32 of 32 values"):
         load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("kept", [0.99, 0.2])
-def test_a_truncated_file_is_told_by_its_size(folder, kept):
+def test_a_truncated_file_is_told_by_its_size(folder: Path, kept: float) -> None:
     path = folder / "weights.safetensors"
     os.truncate(path, int(path.stat().st_size * kept))
     with pytest.raises(CheckpointError, match="truncated: it has .* and its header declares"):
@@ -188,7 +202,7 @@ def test_a_truncated_file_is_told_by_its_size(folder, kept):
 
 
 @pytest.mark.parametrize("length", [2**62, 200_000_000])
-def test_an_absurd_header_length_is_refused_without_reading_it(folder, length):
+def test_an_absurd_header_length_is_refused_without_reading_it(folder: Path, length: int) -> None:
     (folder / "weights.safetensors").write_bytes(struct.pack("<Q", length) + b"{}")
     with pytest.raises(CheckpointError, match="is no safetensors file"):
         load_checkpoint(folder)
@@ -207,14 +221,14 @@ def test_an_absurd_header_length_is_refused_without_reading_it(folder, length):
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1e999]}}',
     ],
 )
-def test_a_damaged_header_is_refused(folder, header):
+def test_a_damaged_header_is_refused(folder: Path, header: bytes) -> None:
     content = struct.pack("<Q", len(header)) + header
     (folder / "weights.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged safetensors header|is no safetensors file"):
         load_checkpoint(folder)
 
 
-def test_overlapping_tensors_are_refused(folder):
+def test_overlapping_tensors_are_refused(folder: Path) -> None:
     path = folder / "weights.safetensors"
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -228,15 +242,17 @@ def test_overlapping_tensors_are_refused(folder):
 
 
 class _Trap:
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
         return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_a_pickle_is_refused_and_its_code_never_runs(folder, tmp_path, protocol):
+def test_a_pickle_is_refused_and_its_code_never_runs(
+    folder: Path, tmp_path: Path, protocol: int
+) -> None:
     trap = pickle.dumps({"weight": _Trap(tmp_path / "executed")}, protocol)
     (folder / "weights.safetensors").write_bytes(trap)
     with pytest.raises(CheckpointError, match="is a pickle; it is never opened because pickles"):
@@ -245,14 +261,14 @@ def test_a_pickle_is_refused_and_its_code_never_runs(folder, tmp_path, protocol)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_file_of_torch_save_is_refused(folder, module, zipped):
+def test_a_file_of_torch_save_is_refused(folder: Path, module: nn.Module, zipped: bool) -> None:
     path = folder / "weights.safetensors"
     torch.save(module.state_dict(), path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"convert it with safetensors\.torch\.save_file"):
         load_checkpoint(folder)
 
 
-def test_a_safetensors_file_that_starts_like_a_pickle_is_taken(tmp_path):
+def test_a_safetensors_file_that_starts_like_a_pickle_is_taken(tmp_path: Path) -> None:
     module = nn.Linear(1, 1)
     path = tmp_path / "weights.safetensors"
     for padding in range(0, 512, 8):
@@ -263,7 +279,7 @@ def test_a_safetensors_file_that_starts_like_a_pickle_is_taken(tmp_path):
     load_weights(module, path)
 
 
-def test_load_weights_serves_any_module(tmp_path):
+def test_load_weights_serves_any_module(tmp_path: Path) -> None:
     module = nn.Linear(2, 3)
     save_file(module.state_dict(), tmp_path / "mine.safetensors")
     other = nn.Linear(2, 3)
@@ -273,7 +289,7 @@ def test_load_weights_serves_any_module(tmp_path):
         load_weights(other, tmp_path / "yours.safetensors")
 
 
-def test_a_spec_that_the_generator_does_not_keep_is_refused(folder):
+def test_a_spec_that_the_generator_does_not_keep_is_refused(folder: Path) -> None:
     change_json(folder, lambda content: content["spec"]["image"].update(width=16))
     with pytest.raises(CheckpointError, match=r"shape \[1, 8, 8\]; its spec says \[1, 8, 16\]"):
         load_checkpoint(folder)
@@ -283,7 +299,7 @@ def test_a_spec_that_the_generator_does_not_keep_is_refused(folder):
         load_checkpoint(folder)
 
 
-def test_the_digest_follows_content_and_not_form(folder, tmp_path):
+def test_the_digest_follows_content_and_not_form(folder: Path, tmp_path: Path) -> None:
     digest = checkpoint_digest(folder)
     copied = shutil.copytree(folder, tmp_path / "copied")
     change_json(copied, lambda content: None)  # writes it without indentation
@@ -295,6 +311,6 @@ def test_the_digest_follows_content_and_not_form(folder, tmp_path):
     assert len(digest) == 64
 
 
-def test_read_checkpoint_does_not_open_the_weights(folder):
+def test_read_checkpoint_does_not_open_the_weights(folder: Path) -> None:
     (folder / "weights.safetensors").unlink()
     assert read_checkpoint(folder).name == "tiny"

@@ -15,7 +15,7 @@ MAX_BYTES = 4_000_000
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_was_made_by_the_committed_recipe_and_reaches_its_aims(name):
+def test_it_was_made_by_the_committed_recipe_and_reaches_its_aims(name: str) -> None:
     provenance = read_checkpoint(CHECKPOINTS / name).provenance
     recipe = find_recipe(name)
     assert provenance.recipe == recipe.model_dump(mode="json")
@@ -24,7 +24,7 @@ def test_it_was_made_by_the_committed_recipe_and_reaches_its_aims(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_stored_metrics_are_those_of_the_weights(name):
+def test_the_stored_metrics_are_those_of_the_weights(name: str) -> None:
     checkpoint, generator = load_checkpoint(CHECKPOINTS / name)
     measured = measure_generator(name, generator, checkpoint.spec.z_dim)
     # Another processor or library may round a pixel differently, which moves a sample or two.
@@ -32,7 +32,7 @@ def test_the_stored_metrics_are_those_of_the_weights(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_stays_small(name):
+def test_it_stays_small(name: str) -> None:
     sizes = {path.name: path.stat().st_size for path in (CHECKPOINTS / name).iterdir()}
     assert sizes.keys() == {"generator.json", "weights.safetensors", "samples.png"}
     assert max(sizes.values()) < MAX_BYTES
@@ -40,7 +40,7 @@ def test_it_stays_small(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_samples_are_images_of_its_spec(name):
+def test_its_samples_are_images_of_its_spec(name: str) -> None:
     checkpoint, generator = load_checkpoint(CHECKPOINTS / name)
     spec = checkpoint.spec
     images, _ = generate_images(generator, spec.z_dim, 8, len(spec.classes))
@@ -48,7 +48,7 @@ def test_its_samples_are_images_of_its_spec(name):
     assert images.std(axis=(1, 2, 3)).min() > 5
 
 
-def test_the_specs_are_the_promised_ones():
+def test_the_specs_are_the_promised_ones() -> None:
     digits, textures = (read_checkpoint(CHECKPOINTS / name).spec for name in NAMES)
     assert (digits.classes, digits.image.row_shape) == (tuple("0123456789"), (32, 32, 1))
     assert (textures.classes, textures.image.row_shape) == ((), (64, 64, 3))

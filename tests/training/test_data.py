@@ -3,31 +3,34 @@ import socket
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from latentry.contract.errors import NotFound
 from latentry.training.data import TEXTURE_NAMES, Digits, Textures, load_dataset
 
 
 @pytest.fixture(scope="module")
-def digits():
+def digits() -> Digits:
     return Digits()
 
 
 @pytest.fixture(scope="module")
-def textures():
+def textures() -> Textures:
     return Textures()
 
 
-def rng(seed=0):
+def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def rows(images):
+def rows(images: Tensor) -> set[bytes]:
     return {row.tobytes() for row in images.flatten(1).numpy()}
 
 
-def test_the_digits_split_is_whole_stratified_and_always_the_same(digits):
+def test_the_digits_split_is_whole_stratified_and_always_the_same(digits: Digits) -> None:
     train, held_out = digits.train, digits.held_out
+    assert train.labels is not None
+    assert held_out.labels is not None
     assert len(train.images) + len(held_out.images) == 1797
     assert not rows(train.images) & rows(held_out.images)
     shares = np.bincount(held_out.labels) / np.bincount(torch.cat([train.labels, held_out.labels]))
@@ -36,17 +39,17 @@ def test_the_digits_split_is_whole_stratified_and_always_the_same(digits):
     assert held_out.labels[:12].tolist() == [3, 7, 3, 9, 0, 8, 7, 0, 8, 0, 3, 3]
 
 
-def test_digits_are_32x32_in_range_and_keep_their_8x8_picture(digits):
+def test_digits_are_32x32_in_range_and_keep_their_8x8_picture(digits: Digits) -> None:
     images = digits.train.images
     assert images.shape[1:] == (1, 32, 32)
     assert images.dtype == torch.float32
-    assert (images.min(), images.max()) == (-1, 1)
+    assert (images.min().item(), images.max().item()) == (-1, 1)
     batch = digits.draw(17, rng())
     assert batch.images.shape == (17, 1, 32, 32)
     assert rows(batch.images) <= rows(images)
 
 
-def test_textures_come_in_equal_shares_and_in_range(textures):
+def test_textures_come_in_equal_shares_and_in_range(textures: Textures) -> None:
     images, photographs = textures.draw_crops(50, rng())
     assert images.shape == (50, 3, 64, 64)
     assert images.abs().max() <= 1
@@ -55,7 +58,7 @@ def test_textures_come_in_equal_shares_and_in_range(textures):
     assert textures.draw(4, rng()).labels is None
 
 
-def test_held_out_crops_are_of_rows_that_training_never_sees(textures):
+def test_held_out_crops_are_of_rows_that_training_never_sees(textures: Textures) -> None:
     for train, held_out, height in zip(
         textures._train, textures._held_out, (512, 872, 400), strict=True
     ):
@@ -64,7 +67,7 @@ def test_held_out_crops_are_of_rows_that_training_never_sees(textures):
 
 
 @pytest.mark.parametrize("name", ["digits", "textures"])
-def test_drawing_is_fixed_by_the_seed(name):
+def test_drawing_is_fixed_by_the_seed(name: str) -> None:
     data = load_dataset(name)
     first, again, other = (data.draw(6, rng(seed)).images for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -72,14 +75,14 @@ def test_drawing_is_fixed_by_the_seed(name):
 
 
 @pytest.mark.parametrize("name", ["digits", "textures"])
-def test_every_source_states_a_licence(name):
+def test_every_source_states_a_licence(name: str) -> None:
     sources = load_dataset(name).sources
     assert sources
     assert all(item.source and item.licence and item.detail for item in sources)
 
 
-def test_nothing_is_downloaded(monkeypatch):
-    def refuse(*_args, **_kwargs):
+def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
         raise AssertionError("a data set opened a socket")
 
     monkeypatch.setattr(socket, "socket", refuse)
@@ -87,6 +90,6 @@ def test_nothing_is_downloaded(monkeypatch):
     assert Textures().draw(3, rng()).images.shape == (3, 3, 64, 64)
 
 
-def test_an_unknown_data_set_lists_the_known():
+def test_an_unknown_data_set_lists_the_known() -> None:
     with pytest.raises(NotFound, match="'faces' is unknown; use one of digits, textures"):
         load_dataset("faces")

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from latentry.contract.images import Uint8
 from latentry.contract.seeds import LatentDrawer
 from latentry.training.data import Digits, Textures
 from latentry.training.metrics import (
@@ -18,13 +20,15 @@ Z_DIM = 4
 class Replay(nn.Module):
     """Draws real images: z chooses which, the class from which class."""
 
-    def __init__(self, images, labels=None, choices=None):
+    def __init__(
+        self, images: Tensor, labels: Tensor | None = None, choices: int | None = None
+    ) -> None:
         super().__init__()
         self.images, self.labels, self.choices = images, labels, choices
 
-    def forward(self, z, class_label=None):
+    def forward(self, z: Tensor, class_label: Tensor | None = None) -> Tensor:
         numbers = (z[:, 0].abs() * 1e4).long()
-        if class_label is None:
+        if class_label is None or self.labels is None:
             return self.images[numbers % len(self.images)]
         members = [torch.nonzero(self.labels == label)[:, 0] for label in class_label]
         return torch.stack(
@@ -35,13 +39,13 @@ class Replay(nn.Module):
         )
 
 
-def draw(generator, num_classes=0):
+def draw(generator: nn.Module, num_classes: int = 0) -> tuple[Uint8, NDArray[np.int64]]:
     return generate_images(generator, Z_DIM, SAMPLES, num_classes)
 
 
-def test_samples_follow_the_seed_contract():
+def test_samples_follow_the_seed_contract() -> None:
     class Echo(nn.Module):
-        def forward(self, z, class_label):
+        def forward(self, z: Tensor, class_label: Tensor) -> Tensor:
             scaled = (z[:, :1] / 10 + class_label[:, None] / 100)[:, :, None, None]
             return scaled.expand(-1, 1, 2, 2)
 
@@ -53,7 +57,7 @@ def test_samples_follow_the_seed_contract():
     assert images[202, 0, 0, 0] == expected
 
 
-def test_real_digits_pass_and_a_collapsed_generator_is_found_out():
+def test_real_digits_pass_and_a_collapsed_generator_is_found_out() -> None:
     train = Digits().train
     honest = measure_digits(*draw(Replay(train.images, train.labels), 10))
     assert honest["label_agreement"] > 0.99
@@ -64,12 +68,12 @@ def test_real_digits_pass_and_a_collapsed_generator_is_found_out():
 
 
 @pytest.fixture(scope="module")
-def held_out_crops():
+def held_out_crops() -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(9)
     return Textures().draw_crops(600, rng, held_out=True)
 
 
-def test_held_out_crops_pass_for_samples(held_out_crops):
+def test_held_out_crops_pass_for_samples(held_out_crops: tuple[Tensor, Tensor]) -> None:
     images, _ = held_out_crops
     metrics = measure_textures(*draw(Replay(images)))
     shares = [value for name, value in metrics.items() if name.startswith("share_")]
@@ -80,7 +84,7 @@ def test_held_out_crops_pass_for_samples(held_out_crops):
     assert metrics["nearest_ratio"] == pytest.approx(1, abs=0.15)
 
 
-def test_copies_of_one_photograph_are_found_out():
+def test_copies_of_one_photograph_are_found_out() -> None:
     rng = torch.Generator().manual_seed(1)  # the same crops that samples are compared with
     images, photographs = Textures().draw_crops(4000, rng)
     metrics = measure_textures(*draw(Replay(images[photographs == 0])))

@@ -1,5 +1,6 @@
 import importlib.resources
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -10,18 +11,18 @@ TEXT = importlib.resources.files("latentry.training").joinpath("recipes/digits.t
 
 
 @pytest.mark.parametrize("name", ["digits", "textures"])
-def test_the_bundled_recipes_are_named_as_their_files(name):
+def test_the_bundled_recipes_are_named_as_their_files(name: str) -> None:
     assert find_recipe(name).name == name
 
 
-def test_a_recipe_is_found_by_path(tmp_path):
+def test_a_recipe_is_found_by_path(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(TEXT.replace('name = "digits"', 'name = "mine"'))
     assert find_recipe(str(path)).name == "mine"
     assert find_recipe(str(path)).z_dim == 64
 
 
-def test_a_recipe_keeps_every_value_of_its_file():
+def test_a_recipe_keeps_every_value_of_its_file() -> None:
     recipe = recipe_from_toml(TEXT, "digits")
     assert recipe.model_dump(mode="json") == tomllib.loads(TEXT) | {"at_most": {}}
 
@@ -40,24 +41,24 @@ def test_a_recipe_keeps_every_value_of_its_file():
         ("seed = 0", "seed = ", "is no TOML"),
     ],
 )
-def test_a_wrong_recipe_is_explained(old, new, message):
+def test_a_wrong_recipe_is_explained(old: str, new: str, message: str) -> None:
     assert old in TEXT
     with pytest.raises(BadRequest, match=message):
         recipe_from_toml(TEXT.replace(old, new), "mine.toml")
 
 
-def test_a_file_that_is_no_text_is_explained(tmp_path):
+def test_a_file_that_is_no_text_is_explained(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
     with pytest.raises(BadRequest, match="it is not UTF-8 text"):
         find_recipe(str(tmp_path / "picture.png"))
 
 
-def test_an_unknown_recipe_lists_the_bundled():
+def test_an_unknown_recipe_lists_the_bundled() -> None:
     with pytest.raises(NotFound, match="no recipe 'faces'; .*or one of digits, textures"):
         find_recipe("faces")
 
 
-def test_shortfalls_name_what_is_missing_or_not_good_enough():
+def test_shortfalls_name_what_is_missing_or_not_good_enough() -> None:
     recipe = find_recipe("textures")
     good = dict.fromkeys(recipe.at_least, 0.3) | dict.fromkeys(recipe.at_most, 0.0)
     assert recipe.find_shortfalls(good) == []
@@ -72,7 +73,7 @@ def test_shortfalls_name_what_is_missing_or_not_good_enough():
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a" + ".a" * 100_000 + " = 1"])
-def test_a_recipe_that_is_nested_too_deeply_is_one_line(tmp_path, text):
+def test_a_recipe_that_is_nested_too_deeply_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.toml").write_text(text)
     with pytest.raises(BadRequest, match=r"recipe\.toml is no TOML: it is nested too deeply"):
         find_recipe(str(tmp_path / "recipe.toml"))

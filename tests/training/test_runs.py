@@ -1,6 +1,7 @@
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,15 +10,18 @@ from safetensors.torch import load_file
 from latentry.contract.errors import BadRequest
 from latentry.training.checkpoint import load_checkpoint
 from latentry.training.metrics import METRICS
+from latentry.training.recipe import Recipe
 from latentry.training.runs import continue_run, finish_run, open_run
 
 
 @pytest.fixture(autouse=True)
-def _quick_metrics(monkeypatch):
+def _quick_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS, "digits", lambda _images, _labels: {"label_agreement": 0.1})
 
 
-def test_a_run_ends_in_a_checkpoint_that_says_where_it_comes_from(tiny_recipe, tmp_path):
+def test_a_run_ends_in_a_checkpoint_that_says_where_it_comes_from(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
     trainer = open_run(tiny_recipe, tmp_path / "tiny")
     steps = []
     assert continue_run(trainer, tmp_path / "tiny", lambda: steps.append(trainer.step))
@@ -38,18 +42,20 @@ def test_a_run_ends_in_a_checkpoint_that_says_where_it_comes_from(tiny_recipe, t
 
 
 @pytest.mark.parametrize("name", ["samples.png", "losses.png", "checkpoint/samples.png"])
-def test_a_run_leaves_pictures(tiny_recipe, tmp_path, name):
+def test_a_run_leaves_pictures(tiny_recipe: Recipe, tmp_path: Path, name: str) -> None:
     trainer = open_run(tiny_recipe, tmp_path)
     continue_run(trainer, tmp_path, lambda: None)
     finish_run(trainer, tmp_path)
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_ctrl_c_finishes_the_step_and_the_run_goes_on_bit_equal(tiny_recipe, tmp_path):
+def test_ctrl_c_finishes_the_step_and_the_run_goes_on_bit_equal(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
     handler = signal.getsignal(signal.SIGINT)
     trainer = open_run(tiny_recipe, tmp_path / "interrupted")
 
-    def interrupt():
+    def interrupt() -> None:
         if trainer.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -66,10 +72,10 @@ def test_ctrl_c_finishes_the_step_and_the_run_goes_on_bit_equal(tiny_recipe, tmp
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_second_ctrl_c_stops_at_once(tiny_recipe, tmp_path):
+def test_a_second_ctrl_c_stops_at_once(tiny_recipe: Recipe, tmp_path: Path) -> None:
     trainer = open_run(tiny_recipe, tmp_path)
 
-    def interrupt_twice():
+    def interrupt_twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -77,7 +83,7 @@ def test_a_second_ctrl_c_stops_at_once(tiny_recipe, tmp_path):
         continue_run(trainer, tmp_path, interrupt_twice)
 
 
-def test_a_run_works_outside_the_main_thread(tiny_recipe, tmp_path):
+def test_a_run_works_outside_the_main_thread(tiny_recipe: Recipe, tmp_path: Path) -> None:
     trainer = open_run(tiny_recipe, tmp_path)
     thread = threading.Thread(target=continue_run, args=(trainer, tmp_path, lambda: None))
     thread.start()
@@ -85,12 +91,12 @@ def test_a_run_works_outside_the_main_thread(tiny_recipe, tmp_path):
     assert trainer.step == 6
 
 
-def test_a_run_is_not_started_over_by_accident(tiny_recipe, tmp_path):
+def test_a_run_is_not_started_over_by_accident(tiny_recipe: Recipe, tmp_path: Path) -> None:
     continue_run(open_run(tiny_recipe, tmp_path), tmp_path, lambda: None)
     with pytest.raises(BadRequest, match="already holds a run; go on with it with --resume"):
         open_run(tiny_recipe, tmp_path)
 
 
-def test_there_must_be_something_to_resume(tiny_recipe, tmp_path):
+def test_there_must_be_something_to_resume(tiny_recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="holds no run to resume; start it without --resume"):
         open_run(tiny_recipe, tmp_path, resume=True)

@@ -1,15 +1,20 @@
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from sample_generators import Exported, ExportSmall
+from torch import nn
 
 from latentry.contract.errors import ExportRefused
 from latentry.export.proofs.parity import prove
-from latentry.export.proofs.proof_bench import Bench, draw_rows, load_engines
+from latentry.export.proofs.proof_bench import ProofBench, draw_rows, load_engines
 
 
-def hand_made(rows, height=4):
+def hand_made(rows: int, height: int = 4) -> dict[str, bytes]:
     """Return files whose outputs have ``rows`` rows whatever goes in."""
-    values = {
+    values: dict[str, NDArray[Any]] = {
         "image": np.zeros((rows, height, 6, 1), np.uint8),
         "sample": np.zeros((rows, 1, height, 6), np.float32),
         "peak": np.zeros(rows, np.float32),
@@ -28,41 +33,45 @@ def hand_made(rows, height=4):
     return {"generator.onnx": model.SerializeToString()}
 
 
-def test_a_graph_that_gives_another_number_of_rows_is_refused(small, small_spec):
+def test_a_graph_that_gives_another_number_of_rows_is_refused(small: Exported) -> None:
     message = r"image of shape \[3, 4, 6, 1\] for a batch of 1, not 1 rows: .*len\(x\)"
     with pytest.raises(ExportRefused, match=message):
-        prove(small[0], small_spec, hand_made(3), 3)
+        prove(small.module, small.spec, hand_made(3), 3)
 
 
-def test_a_graph_that_gives_another_size_is_refused(small, small_spec):
+def test_a_graph_that_gives_another_size_is_refused(small: Exported) -> None:
     message = r"image with rows of shape \[5, 6, 1\]; the spec says \[4, 6, 1\]"
     with pytest.raises(ExportRefused, match=message):
-        prove(small[0], small_spec, hand_made(1, height=5), 3)
+        prove(small.module, small.spec, hand_made(1, height=5), 3)
 
 
-def test_a_frozen_graph_that_does_not_run_is_refused(small_spec, export_small):
-    module, files = export_small(lambda module, z: module.linear(z).reshape(len(z), 1, 4, 6).tanh())
+def test_a_frozen_graph_that_does_not_run_is_refused(export_small: ExportSmall) -> None:
+    module, spec, files = export_small(
+        lambda module, z: module.linear(z).reshape(len(z), 1, 4, 6).tanh()
+    )
     with pytest.raises(ExportRefused, match=r"not run generator on a batch of 1(.|\n)*len\(x\)"):
-        prove(module, small_spec, files, 3)
+        prove(module, spec, files, 3)
 
 
-def test_bytes_that_are_no_onnx_are_refused(small, small_spec):
+def test_bytes_that_are_no_onnx_are_refused(small: Exported) -> None:
     with pytest.raises(ExportRefused, match=r"ONNX Runtime cannot load generator\.onnx: "):
-        prove(small[0], small_spec, {"generator.onnx": b"nothing"}, 3)
+        prove(small.module, small.spec, {"generator.onnx": b"nothing"}, 3)
 
 
-def test_a_module_that_fails_in_torch_is_named(small, small_spec):
-    bench = Bench(small_spec, small[0].linear.__class__(3, 3), load_engines(small_spec, small[1]))
-    rows = draw_rows(small_spec, 2)
+def test_a_module_that_fails_in_torch_is_named(small: Exported) -> None:
+    bench = ProofBench(small.spec, nn.Linear(3, 3), load_engines(small.spec, small.files))
+    rows = draw_rows(small.spec, 2)
     with pytest.raises(ExportRefused, match="generator of Linear fails in torch on a batch of 2: "):
         bench.run_torch(rows, rows, 2)
 
 
-def test_rows_reach_the_ends_of_classes_and_truncation(conditional, mapped):
-    labels = draw_rows(conditional[1], 8)["class_label"]
+def test_rows_reach_the_ends_of_classes_and_truncation(
+    conditional: Exported, mapped: Exported
+) -> None:
+    labels = draw_rows(conditional.spec, 8)["class_label"]
     assert labels.dtype == np.int64
     assert labels.shape == (8, 1)
     assert {0, 11} <= set(labels[:, 0].tolist())
-    assert set(draw_rows(mapped[1], 8)["class_label"][:, 0].tolist()) == {0, 1}
-    psi = draw_rows(mapped[1], 8)["truncation_psi"]
+    assert set(draw_rows(mapped.spec, 8)["class_label"][:, 0].tolist()) == {0, 1}
+    psi = draw_rows(mapped.spec, 8)["truncation_psi"]
     assert set(psi[:, 0].tolist()) == {1.0, -0.5, 2.0, -2.0}
