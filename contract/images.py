@@ -37,6 +37,16 @@ class Format(StrEnum):
         """Whether images of this format travel as files."""
         return self not in (Format.RAW, Format.FLOAT)
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the tensors of an answer.
+
+        ``image`` is uint8 [N, H, W, C], ``sample`` float32 [N, C, H, W], ``encoded`` N files.
+        """
+        if self.encoded:
+            return ("encoded",)
+        return ("image", "sample") if self is Format.FLOAT else ("image",)
+
 
 def format_from_text(text: str) -> Format:
     """Return the format called ``text``.

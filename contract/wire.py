@@ -74,8 +74,8 @@ def rows_from_request(spec: GeneratorSpec, request: Arrays, *, most: int) -> Row
 
 def row_bytes(spec: GeneratorSpec, image_format: Format) -> int:
     """Return how much one sample's answer takes, at most; encoded files count as raw."""
-    # With float, every element travels as one uint8 and one float32.
-    return spec.image.row_bytes * (5 if image_format is Format.FLOAT else 1)
+    # Every element travels as one uint8 and, in the network's own output, as one float32.
+    return spec.image.row_bytes * (5 if "sample" in image_format.tensors else 1)
 
 
 def input_row_bytes(spec: GeneratorSpec, latent: str) -> int:

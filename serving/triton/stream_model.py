@@ -19,6 +19,7 @@ from latentry.contract.errors import (
     ServerFault,
     is_wire_text,
 )
+from latentry.contract.images import Format
 from latentry.contract.wire import CONTINUES, FROM_STREAM, TO_BE_CONTINUED
 from latentry.serving.entries.manifest import Manifest
 from latentry.serving.entries.repository import newest_entries
@@ -153,9 +154,8 @@ async def _draw(model: str, tensors: dict[str, Any]) -> Any:
 
 def _outputs_for(tensors: dict[str, Any]) -> list[str]:
     if "format" not in tensors:
-        return ["image"]
-    is_float = tensors["format"].flat[0] == b"float"
-    return ["image", "sample"] if is_float else ["encoded"]
+        return list(Format.RAW.tensors)
+    return list(Format(tensors["format"].flat[0].decode()).tensors)
 
 
 def _without_row_axis(tensor: Any) -> Any:
