@@ -106,3 +106,15 @@ def test_a_classifier_needs_classes(digits: Digits, write: Write) -> None:
     judge = load("classifier", file=write("plain"))
     with pytest.raises(BadRequest, match="the filter classifier needs samples of a class"):
         judge.judge(candidates_of(digits[0][:2]))
+
+
+def test_as_sure_as_is_asked_for_is_enough(digits: Digits, write: Write) -> None:
+    images, labels = digits[0][1200:1210], digits[1][1200:1210]
+    options = {"file": write("exact", outputs=("probabilities",)), "scale": "zero_to_one"}
+    network = load_network(NetworkOptions.model_validate(options))
+    least = float(network.run(images[:1]).max())
+    reasons = [
+        load("classifier", **options, min_probability=sure).judge(candidates_of(images, labels))[0]
+        for sure in (least, np.nextafter(least, 1))
+    ]
+    assert reasons == [None, "classified with low probability"]
