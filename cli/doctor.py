@@ -18,11 +18,8 @@ from rich.text import Text
 
 from latentry.cli.common.repository_options import AsJson, print_json
 from latentry.contract.errors import LatentryError, ServeError
-from latentry.profiling.perf_analyzer.program import (
-    INSTALL_COMMAND,
-    fetch_perf_analyzer,
-    find_perf_analyzer,
-)
+from latentry.profiling.perf_analyzer.fetch import fetch_perf_analyzer
+from latentry.profiling.perf_analyzer.program import INSTALL_COMMAND, find_perf_analyzer
 from latentry.serving.triton.tritonserver import find_tritonserver
 
 Status = Literal["ok", "warning", "error"]

@@ -70,6 +70,7 @@ COMMANDS = {
 # The extras that bring a module; any other that is missing is a fault of ours.
 _EXTRAS = {
     "fsspec": ("synthesis",),
+    "jinja2": ("profile",),
     "matplotlib": ("profile", "train"),
     "onnx": ("export",),
     "onnxruntime": ("cpu", "gpu"),
@@ -79,6 +80,7 @@ _EXTRAS = {
     "pytriton": ("serve",),
     "ray": ("ray",),
     "safetensors": ("export", "train"),
+    "scipy": ("profile",),
     "skimage": ("train",),
     "sklearn": ("train",),
     "tensorrt": ("gpu",),

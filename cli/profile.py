@@ -27,6 +27,12 @@ from latentry.clients.transports.channel import address_from_arguments, host_fro
 from latentry.contract.errors import BadRequest, LatentryError
 from latentry.contract.system import is_loopback
 from latentry.contract.transport import ModelInfo
+from latentry.profiling.cross_check import (
+    CROSS_CHECK_MOST_S,
+    CrossCheck,
+    cross_check,
+    cross_check_window_s,
+)
 from latentry.profiling.extras import (
     ClientOverhead,
     StreamFigures,
@@ -34,42 +40,30 @@ from latentry.profiling.extras import (
     measure_formats,
     measure_streams,
 )
-from latentry.profiling.load.load import TritonTarget
-from latentry.profiling.private_server import private_server
-from latentry.profiling.report.report import (
-    Profile,
-    answers,
+from latentry.profiling.inputs import valid_inputs
+from latentry.profiling.knee import find_knee
+from latentry.profiling.load.target import TritonTarget
+from latentry.profiling.perf_analyzer.measurement import ProfiledModel
+from latentry.profiling.points import Point
+from latentry.profiling.private_server import private_target
+from latentry.profiling.report.answers import answers
+from latentry.profiling.report.comparison import compare
+from latentry.profiling.report.contents import Profile
+from latentry.profiling.report.files import import_what_it_needs, read_profile, write_report
+from latentry.profiling.report.tables import (
     candidate_rows,
     change_rows,
-    compare,
     failed_requests,
-    import_what_it_needs,
     missing_figures,
     point_rows,
-    read_profile,
-    write_report,
 )
 from latentry.profiling.server_usage import served_configuration
-from latentry.profiling.slo.search import (
-    Objective,
-    Search,
-    SearchState,
-    SloAnswer,
-    answer,
-    find_held_rate,
-)
-from latentry.profiling.sweep import (
-    CROSS_CHECK_MOST_S,
-    Bench,
-    CrossCheck,
-    Plan,
-    Point,
-    cross_check,
-    cross_check_window_s,
-    find_knee,
-    sweep,
-    valid_inputs,
-)
+from latentry.profiling.slo.answer import SloAnswer, answer
+from latentry.profiling.slo.held_rate import find_held_rate
+from latentry.profiling.slo.objective import Objective
+from latentry.profiling.slo.search import Search
+from latentry.profiling.slo.state import SearchState
+from latentry.profiling.sweep import SweepPlan, sweep
 
 if TYPE_CHECKING:
     from latentry.serving.entries.repository import Entry
@@ -214,28 +208,28 @@ def _create_folder(folder: Path) -> None:
 
 
 def _measure(
-    plan: Plan, info: ModelInfo, url: str, input_file: Path, quiet: bool
+    plan: SweepPlan, info: ModelInfo, url: str, input_file: Path, quiet: bool
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Return the fields of the profile that is measured, remarks on it, and what failed."""
     from latentry.profiling.perf_analyzer.program import require_perf_analyzer
 
     tool = require_perf_analyzer()
-    bench = Bench(tool, url, info.name, input_file, info.spec.image.row_bytes)
+    profiled = ProfiledModel(tool, url, info.name, input_file, info.spec.image.row_bytes)
     steps = len(plan.concurrencies) + len(plan.rates or plan.shares) + len(plan.batches)
     fields: dict[str, Any] = {}
     notes: list[str] = []
     failures: list[str] = []
     with _progress(steps + _EXTRA_STEPS * plan.extras, quiet=quiet) as on_step:
-        points = list(sweep(bench, plan, on_step))
+        points = list(sweep(profiled, plan, on_step))
         fields |= {"points": points, "knee": find_knee(points)}
         if plan.extras:
-            more, notes, failures = _measure_extras(bench, points, on_step)
+            more, notes, failures = _measure_extras(profiled, points, on_step)
             fields |= more
     return fields, notes, failures
 
 
 def _measure_extras(
-    bench: Bench, points: list[Point], on_step: OnStep
+    profiled: ProfiledModel, points: list[Point], on_step: OnStep
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Likewise; what fails takes nothing else with it."""
     fields: dict[str, Any] = {}
@@ -252,20 +246,20 @@ def _measure_extras(
                 f"{min(rates):g} requests/s one window would take {window_s:.0f} s"
             )
             return None
-        return cross_check(bench, min(rates))
+        return cross_check(profiled, min(rates))
 
     def streams() -> StreamFigures:
-        with Client(bench.url) as client:
-            return measure_streams(client, bench.model, 5.0)
+        with Client(profiled.url) as client:
+            return measure_streams(client, profiled.model, 5.0)
 
     def overhead() -> ClientOverhead:
-        with Client(bench.url) as client:
-            return measure_client(client, bench.url, bench.model)
+        with Client(profiled.url) as client:
+            return measure_client(client, profiled.url, profiled.model)
 
     steps: dict[str, tuple[str, Callable[[], Any]]] = {
         "cross_check": ("our load generator against perf_analyzer", check),
         "streams": ("streams", streams),
-        "formats": ("formats", lambda: measure_formats(bench.url, bench.model)),
+        "formats": ("formats", lambda: measure_formats(profiled.url, profiled.model)),
         "client": ("the client's own share", overhead),
     }
     for field, (what, measure) in steps.items():
@@ -327,8 +321,7 @@ def _hold(
             search = None
             if entry is not None and budget_s and not no_search:
                 search = Search(
-                    serve=partial(private_server, _COMMAND, repository, info.name),
-                    model=info.name,
+                    serve=partial(private_target, _COMMAND, repository, info.name),
                     objective=objective,
                     default=entry.manifest.serving.model_dump(),
                     most_batch=most_proved_batch(entry),
@@ -353,7 +346,7 @@ def _plan(
     quick: bool,
     info: ModelInfo,
     before: Profile | None,
-) -> Plan:
+) -> SweepPlan:
     sizes = _numbers("--batches", batches) or [float(size) for size in _BATCHES]
     if batches and max(sizes) > info.max_batch_size:
         raise BadRequest(f"--batches {batches}: {info.name} takes 1 to {info.max_batch_size}")
@@ -365,11 +358,11 @@ def _plan(
     fitting = [int(size) for size in sizes if size <= info.max_batch_size]
     if quick:
         callers, fitting = callers[::2], fitting[::3]
-    return Plan(
+    return SweepPlan(
         concurrencies=tuple(callers),
         rates=tuple(chosen),
         batches=tuple(fitting),
-        shares=(0.5, 0.8) if quick else Plan().shares,
+        shares=(0.5, 0.8) if quick else SweepPlan().shares,
         extras=not quick,
     )
 

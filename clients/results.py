@@ -14,17 +14,16 @@ from PIL import Image
 from latentry.clients.samples import CheckedSamples
 from latentry.contract.errors import ServerFault
 from latentry.contract.images import (
-    Format,
     Uint8,
     decode_image,
     encode_image,
-    format_from_text,
     grid_from_images,
     pil_from_uint8,
     png_with_text,
 )
 from latentry.contract.spec import Role
 from latentry.contract.transport import ModelInfo, Reply
+from latentry.contract.wire import Format, format_from_text
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from latentry.clients.arrays import converting, integer, integers, numbers, without_generators
 from latentry.contract.errors import BadRequest
-from latentry.contract.images import Format, format_from_text
 from latentry.contract.seeds import MAX_SEED, check_seed, check_seeds, draw_seeds
 from latentry.contract.spec import Input
 from latentry.contract.transport import ModelInfo
 from latentry.contract.wire import (
     MAX_STREAMED_SAMPLES,
+    Format,
     Rows,
+    format_from_text,
     most_streamed_samples,
     row_bytes,
     rows_from_request,

@@ -6,13 +6,13 @@ import struct
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from latentry.contract.errors import BadRequest
+from latentry.contract.wire import Format
 
 Uint8 = NDArray[np.uint8]
 
@@ -21,43 +21,6 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEAD = len(_PNG_SIGNATURE) + 25  # and the header chunk
 _PNG_COLOUR_TYPES = {1: 0, 3: 2}
 _PNG_UP = 2
-
-
-class Format(StrEnum):
-    """What a request gets back; ``raw`` and ``float`` are tensors, the others encoded files."""
-
-    RAW = "raw"
-    FLOAT = "float"
-    PNG = "png"
-    JPEG = "jpeg"
-    WEBP = "webp"
-
-    @property
-    def encoded(self) -> bool:
-        """Whether images of this format travel as files."""
-        return self not in (Format.RAW, Format.FLOAT)
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """Names of the tensors of an answer.
-
-        ``image`` is uint8 [N, H, W, C], ``sample`` float32 [N, C, H, W], ``encoded`` N files.
-        """
-        if self.encoded:
-            return ("encoded",)
-        return ("image", "sample") if self is Format.FLOAT else ("image",)
-
-
-def format_from_text(text: str) -> Format:
-    """Return the format called ``text``.
-
-    Raises:
-        BadRequest: There is no such format; the message lists those that exist.
-    """
-    try:
-        return Format(text)
-    except ValueError:
-        raise BadRequest(f"format {text!r} is unknown; use one of {', '.join(Format)}") from None
 
 
 def uint8_from_sample(sample: NDArray[np.float32]) -> Uint8:

@@ -7,13 +7,13 @@ refuse the same things with the same words.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.images import Format, format_from_text
 from latentry.contract.seeds import MAX_SEED
 from latentry.contract.spec import LATENT_ROLES, GeneratorSpec, Role
 
@@ -35,6 +35,43 @@ CONTINUES = "continues"
 TO_BE_CONTINUED = "to_be_continued"
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+class Format(StrEnum):
+    """What a request gets back; ``raw`` and ``float`` are tensors, the others encoded files."""
+
+    RAW = "raw"
+    FLOAT = "float"
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def encoded(self) -> bool:
+        """Whether images of this format travel as files."""
+        return self not in (Format.RAW, Format.FLOAT)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the tensors of an answer.
+
+        ``image`` is uint8 [N, H, W, C], ``sample`` float32 [N, C, H, W], ``encoded`` N files.
+        """
+        if self.encoded:
+            return ("encoded",)
+        return ("image", "sample") if self is Format.FLOAT else ("image",)
+
+
+def format_from_text(text: str) -> Format:
+    """Return the format called ``text``.
+
+    Raises:
+        BadRequest: There is no such format; the message lists those that exist.
+    """
+    try:
+        return Format(text)
+    except ValueError:
+        raise BadRequest(f"format {text!r} is unknown; use one of {', '.join(Format)}") from None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+
+from latentry.contract.strict import Strict
 
 LEAST_BEYOND = 10
 """So many samples must lie above a percentile before it is printed: p99 needs 1,000 samples.
@@ -19,17 +20,12 @@ With fewer, the largest few latencies alone decide, and the normal approximation
 (see :func:`percentile_estimate`) is not allowed either.
 """
 
-_Z = 1.96
-# Student's t, 97.5 %, for 1 .. 30 degrees of freedom (any table of it).
-_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+_QUANTILE = 0.975  # both ends of an interval leave 2.5 % beyond
+_Z = 1.96  # of the normal distribution, there
 _MOST_PERMUTATIONS = 20_000
 
 
-class Estimate(BaseModel):
+class Estimate(Strict):
     """A figure with its 95 % interval, or the reason why there is none.
 
     Attributes:
@@ -39,8 +35,6 @@ class Estimate(BaseModel):
         windows: The same figure of each window alone.
         why: Why there is no value, and what would help.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float | None = None
     low: float | None = None
@@ -154,5 +148,7 @@ def _half_width(windows: Sequence[float]) -> float:
     count = len(windows)
     if count < 2:
         return math.inf
-    t = _T[count - 2] if count - 2 < len(_T) else _Z
-    return float(t * np.std(windows, ddof=1) / math.sqrt(count))
+    # Here, because importing it is slow; it is what scipy.stats.t.ppf calls, which is slower still.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(count - 1, _QUANTILE) * np.std(windows, ddof=1) / math.sqrt(count))

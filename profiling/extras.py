@@ -9,17 +9,18 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from latentry.clients.client import Client
 from latentry.contract.errors import LatentryError
+from latentry.contract.strict import Strict
 from latentry.profiling.estimates import (
     Estimate,
     mean_estimate,
     median_estimate,
     percentile_estimate,
 )
-from latentry.profiling.load.load import TritonTarget, run_closed, run_open
+from latentry.profiling.load.schedules import run_closed, run_open
+from latentry.profiling.load.target import TritonTarget
 
 _STREAM_SAMPLES = 128
 _WARM_UP_S = 0.5
@@ -27,11 +28,7 @@ _MOST_STREAMS = 64
 _DIFFERENT_SEEDS = 64
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StreamFigures(_Part):
+class StreamFigures(Strict):
     """Streams of the Python client, started as a Poisson process.
 
     Attributes:
@@ -53,7 +50,7 @@ class StreamFigures(_Part):
     errors: dict[str, int] = {}
 
 
-class FormatFigures(_Part):
+class FormatFigures(Strict):
     """One image a request, 16 requests outstanding, by output format."""
 
     image_format: str
@@ -62,7 +59,7 @@ class FormatFigures(_Part):
     errors: dict[str, int] = {}
 
 
-class ClientOverhead(_Part):
+class ClientOverhead(Strict):
     """What ``Client.generate`` adds to the bytes on the wire: medians of one image, idle server."""
 
     client_ms: Estimate

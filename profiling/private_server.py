@@ -1,6 +1,5 @@
 """A ``latentry serve`` of our own on free ports, for as long as a block runs."""
 
-import ctypes
 import json
 import signal
 import subprocess
@@ -10,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from latentry.contract.errors import ServeError
+from latentry.contract.system import dying_with_parent
+from latentry.profiling.load.target import TritonTarget
 
-_PR_SET_PDEATHSIG = 1
 _STOP_S = 30.0
 _OPTIONS = {
     "instances": "--instances",
@@ -45,7 +45,6 @@ def private_server(
     for name, option in _OPTIONS.items():
         if name in serving:
             arguments += [option, str(serving[name])]
-    libc = ctypes.CDLL(None)
     with (
         tempfile.TemporaryFile("w+") as words,
         subprocess.Popen(
@@ -55,7 +54,7 @@ def private_server(
             stderr=words,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+            preexec_fn=dying_with_parent(signal.SIGTERM),
         ) as process,
     ):
         try:
@@ -71,3 +70,15 @@ def private_server(
                 process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@contextmanager
+def private_target(
+    command: Sequence[str], repository: Path, model: str, serving: Mapping[str, int]
+) -> Iterator[TritonTarget]:
+    """Serve likewise; give what load can be put on."""
+    with (
+        private_server(command, repository, model, serving) as url,
+        TritonTarget(url, model) as target,
+    ):
+        yield target

@@ -18,7 +18,8 @@ from peers.http_target import HttpTarget, OnImage
 from peers.networks import CHECKED_SEEDS, IMAGE_BYTES, Artefacts
 from peers.servers import Server, running, wait_until_ready
 
-from latentry.profiling.load.load import LoadResult, run_closed, run_open
+from latentry.profiling.load.results import LoadResult
+from latentry.profiling.load.schedules import run_closed, run_open
 
 OUTSTANDING = 64
 MOST_LEVELS, MOST_SHARE = 1, 0.001

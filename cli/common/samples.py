@@ -11,9 +11,9 @@ from latentry.clients.client import Client
 from latentry.clients.ranges import parse_classes, parse_seeds
 from latentry.clients.samples import MAX_SAMPLES
 from latentry.contract.errors import BadRequest, LatentryError
-from latentry.contract.images import format_from_text
 from latentry.contract.spec import Role
 from latentry.contract.transport import ModelInfo
+from latentry.contract.wire import format_from_text
 
 Model = Annotated[str, typer.Argument(help="Name of the model.")]
 SeedsOption = Annotated[str | None, typer.Option(help="Seeds and ranges of seeds: 0-63,100.")]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentry.profiling.estimates import Estimate
-from latentry.profiling.slo.search import Holding, SloAnswer
-from latentry.profiling.sweep import Point
+from latentry.profiling.points import Point
+from latentry.profiling.report.contents import Profile
+from latentry.profiling.slo.answer import SloAnswer
+from latentry.profiling.slo.held_rate import Holding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from latentry.profiling.report.report import Profile
 
 _COLOURS = {"50": "#1b6ca8", "95": "#e08e0b", "99": "#b00020"}
 _PHASES = {
@@ -46,7 +46,7 @@ class Picture:
     figure: "Figure"
 
 
-def pictures(profile: "Profile") -> list[Picture]:
+def pictures(profile: Profile) -> list[Picture]:
     """Return the pictures for which there are figures."""
     import matplotlib
 
@@ -83,7 +83,7 @@ def svg(figure: "Figure") -> str:
     return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
 
 
-def _throughput_and_latency(points: Sequence[Point], profile: "Profile") -> Picture:
+def _throughput_and_latency(points: Sequence[Point], profile: Profile) -> Picture:
     figure, (axes,) = _figure(1)
     throughput = [point.throughput.value or 0 for point in points]
     for percent, colour in _COLOURS.items():

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.images import Format, format_from_text
 from latentry.contract.seeds import seed_range
 from latentry.contract.spec import LATENT_ROLES, GeneratorSpec
 from latentry.contract.wire import (
     MAX_STREAMED_SAMPLES,
     Arrays,
+    Format,
     check_text,
+    format_from_text,
     most_streamed_samples,
     rows_from_request,
 )

@@ -1,10 +1,6 @@
-"""The Triton Python-backend model in front of every generator.
-
-``triton_python_backend_utils`` exists only inside Triton's stub process.
-"""
+"""The Triton Python-backend model in front of every generator."""
 
 import json
-import os
 import threading
 import time
 from pathlib import Path
@@ -13,13 +9,19 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from latentry.contract.errors import Draining, LatentryError, wire_code, wire_text
-from latentry.contract.wire import FROM_STREAM, THREADS, Arrays
+from latentry.contract.errors import LatentryError
+from latentry.contract.wire import FROM_STREAM, THREADS
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.generator import Answer, Generator, load_generator
 from latentry.serving.triton.heartbeats import Heart
+from latentry.serving.triton.stub import (
+    arrays_from_request,
+    exit_with_parent,
+    has_parameter,
+    shutting_down,
+    triton_error,
+)
 
-_PARENT_CHECK_S = 0.5
 _REPORT_EVERY_S = 0.25
 # What waited in Triton's queue when the server was told to stop is still drawn.
 _QUEUED_S = 1.0
@@ -62,45 +64,6 @@ class FrontModel:
         return [
             next(drawn) if goes_on else _response_from_answer(shutting_down()) for goes_on in begun
         ]
-
-
-def arrays_from_request(request: Any) -> Arrays:
-    """Return the input tensors of a Triton request by name."""
-    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-
-
-def has_parameter(request: Any, name: str) -> bool:
-    """Whether a Triton request carries this parameter as true."""
-    return json.loads(request.parameters() or "{}").get(name) is True
-
-
-def triton_error(error: LatentryError) -> Any:
-    """Return the Triton error that clients map back to the same error."""
-    names = {"INVALID_ARGUMENT": "INVALID_ARG"}
-    code = wire_code(error)
-    return pb_utils.TritonError(
-        wire_text(error), getattr(pb_utils.TritonError, names.get(code, code))
-    )
-
-
-def shutting_down() -> Draining:
-    """Return the error for what comes after the server was told to stop."""
-    return Draining("the server is shutting down and takes no new requests")
-
-
-def exit_with_parent() -> None:
-    """End this stub when its Triton dies, also in the middle of a batch.
-
-    Triton 2.51 leaves busy stubs behind when it is killed (python_backend issue 7481).
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_CHECK_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _response_from_answer(answer: Answer) -> Any:

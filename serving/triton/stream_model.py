@@ -19,19 +19,18 @@ from latentry.contract.errors import (
     ServerFault,
     is_wire_text,
 )
-from latentry.contract.images import Format
-from latentry.contract.wire import CONTINUES, FROM_STREAM, TO_BE_CONTINUED
+from latentry.contract.wire import CONTINUES, FROM_STREAM, TO_BE_CONTINUED, Format
 from latentry.serving.entries.manifest import Manifest
 from latentry.serving.entries.repository import newest_entries
 from latentry.serving.runtime.streaming import StreamRequest, stream_from_request, text_from_tensor
-from latentry.serving.triton.front_model import (
+from latentry.serving.triton.heartbeats import Heart
+from latentry.serving.triton.stub import (
     arrays_from_request,
     exit_with_parent,
     has_parameter,
     shutting_down,
     triton_error,
 )
-from latentry.serving.triton.heartbeats import Heart
 
 # One chunk is drawn while the next waits in the queue, so the engines never idle.
 _IN_FLIGHT = 2

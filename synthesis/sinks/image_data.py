@@ -5,8 +5,9 @@ import zlib
 import numpy as np
 from PIL import features as pillow_features
 
-from latentry.contract.images import Format, Uint8, decode_image, encode_image
+from latentry.contract.images import Uint8, decode_image, encode_image
 from latentry.contract.spec import ImageOutput
+from latentry.contract.wire import Format
 
 # What one sample may take beside its pixels; more is nothing that was written here.
 _ROOM = 8 * 2**10

@@ -12,9 +12,10 @@ from running_server import LATENTRY, RunningServer
 from latentry.cli import profile as profiling_commands
 from latentry.cli.main import main
 from latentry.contract.errors import ServerFault
+from latentry.profiling.perf_analyzer.measurement import ProfiledModel
 from latentry.profiling.perf_analyzer.program import PerfAnalyzer, find_perf_analyzer
-from latentry.profiling.report.report import read_profile
-from latentry.profiling.sweep import Bench, Point
+from latentry.profiling.points import Point
+from latentry.profiling.report.files import read_profile
 
 pytestmark = pytest.mark.server
 
@@ -156,9 +157,9 @@ def test_what_fails_takes_nothing_else_with_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(profiling_commands, "measure_streams", fail)
     monkeypatch.setattr(profiling_commands, "measure_client", fail)
     monkeypatch.setattr(profiling_commands, "measure_formats", lambda *_: ["formats"])
-    bench = Bench(PerfAnalyzer(Path("none"), {}), "127.0.0.1:1", "digits", Path("none"))
+    profiled = ProfiledModel(PerfAnalyzer(Path("none"), {}), "127.0.0.1:1", "digits", Path("none"))
     slow = Point(kind="request_rate", value=0.5)
-    fields, notes, failures = profiling_commands._measure_extras(bench, [slow], lambda _: None)
+    fields, notes, failures = profiling_commands._measure_extras(profiled, [slow], lambda _: None)
     assert fields == {"cross_check": None, "formats": ["formats"]}
     assert "at 0.5 requests/s one window would take 40 s" in notes[0]
     assert [line.partition(": ")[2] for line in failures] == [

@@ -16,7 +16,8 @@ from latentry.clients.client import Client
 from latentry.clients.results import result_from_replies, samples_after_replies
 from latentry.clients.samples import CallerArguments, CheckedSamples, samples_from_arguments
 from latentry.clients.streams import StreamCursor
-from latentry.contract.images import Format, encode_image, png_with_text
+from latentry.contract.images import encode_image, png_with_text
+from latentry.contract.wire import Format
 
 
 @pytest.fixture

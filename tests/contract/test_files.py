@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import socket
 import threading
@@ -16,6 +17,7 @@ from latentry.contract.files import (
     printable,
     publish_folder,
     read_regular,
+    sha256_regular,
     write_atomic,
     write_new,
 )
@@ -106,6 +108,21 @@ def test_the_last_lines_of_a_log_however_long_it_is(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for nothing in (tmp_path / "gone", tmp_path / "fifo", Path("/dev/zero")):
         assert last_lines(nothing, 2) == ""
+
+
+def test_the_last_lines_of_a_log_that_has_fewer(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("one\ntwo\n")
+    assert last_lines(path, 20) == "one\ntwo"
+
+
+def test_a_file_is_hashed_up_to_a_size(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    found = hashlib.sha256(b"abc").hexdigest()
+    assert sha256_regular(path) == sha256_regular(path, most=3) == found
+    with pytest.raises(OSError, match="larger than 2 bytes"):
+        sha256_regular(path, most=2)
 
 
 def test_a_log_may_be_a_file_a_device_or_a_fifo_that_is_read(tmp_path: Path) -> None:

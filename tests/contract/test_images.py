@@ -11,17 +11,16 @@ from PIL import Image
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.images import (
-    Format,
     Uint8,
     decode_image,
     encode_image,
-    format_from_text,
     grid_from_images,
     is_same_but_for_rounding,
     png_from_uint8,
     png_with_text,
     uint8_from_sample,
 )
+from latentry.contract.wire import Format, format_from_text
 
 IMAGES = st.sampled_from([(5, 7, 3), (4, 4, 1), (1, 1, 3)]).flatmap(lambda s: arrays(np.uint8, s))
 

@@ -32,6 +32,14 @@ def test_a_function_is_found_in_its_folder(folder: Path) -> None:
     assert function_from_target("own_package.hooks:judge", folder)() == 7
 
 
+def test_the_folder_comes_before_what_is_installed(folder: Path, tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    (installed / "own_package").mkdir(parents=True)
+    (installed / "own_package" / "hooks.py").write_text("def judge():\n    return 8\n")
+    sys.path.insert(0, str(installed))
+    assert function_from_target("own_package.hooks:judge", folder)() == 7
+
+
 @pytest.mark.parametrize(
     ("target", "kind", "words"),
     [

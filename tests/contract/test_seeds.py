@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -82,6 +82,8 @@ def test_no_seeds_are_refused() -> None:
 
 
 @given(SEEDS, st.integers(1, 100))
+@example(MAX_SEED, 1)
+@example(MAX_SEED, 2)
 def test_a_range_counts_up_or_is_refused_past_the_end(first: int, count: int) -> None:
     if first + count - 1 > MAX_SEED:
         with pytest.raises(BadRequest, match=f"{count} seeds from {first} run past {MAX_SEED}"):

@@ -89,6 +89,25 @@ def test_a_value_outside_its_role_is_refused(role: str, values: Any, match: str)
         item.check(values)
 
 
+def test_the_ends_of_a_range_are_allowed() -> None:
+    for role, values in (
+        ("truncation_psi", np.array([[-2.0], [2.0]], np.float32)),
+        ("class_label", np.array([[0], [1]])),
+    ):
+        item = make(Z, W, PSI, LABEL).find(role)
+        assert item is not None
+        item.check(values)
+
+
+@pytest.mark.parametrize(("count", "more"), [(20, False), (21, True)])
+def test_no_message_lists_classes_without_end(count: int, more: bool) -> None:
+    item = make(Z, {**LABEL, "classes": [f"c{i}" for i in range(count)]}).find(Role.CLASS_LABEL)
+    assert item is not None
+    assert "19=c19" in item.allowed
+    assert "20=c20" not in item.allowed
+    assert item.allowed.endswith(", ...") == more
+
+
 def test_each_role_of_an_input_has_one_class() -> None:
     spec = make(Z, W, PSI, LABEL)
     assert {item.role for item in spec.inputs} == set(Role) - {Role.IMAGE}

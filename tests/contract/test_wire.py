@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.images import Format
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.wire import rows_from_request
+from latentry.contract.wire import Format, input_row_bytes, rows_from_request
 
 Z = {"role": "z", "shape": [4]}
 LABEL = {"role": "class_label", "classes": ["cat", "dog"]}
@@ -32,6 +31,19 @@ def test_defaults_are_filled_in() -> None:
     rows = rows_from_request(FULL, {"seed": seeds(1, 2), "class_label": seeds(0, 1)}, most=4)
     assert (rows.count, rows.latent, rows.image_format) == (2, "seed", Format.RAW)
     assert rows.controls["truncation_psi"].tolist() == [[np.float32(0.7)]] * 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "latent", "size"),
+    [
+        (PLAIN, "seed", 8),
+        (PLAIN, "z", 4 * 4),
+        (FULL, "seed", 8 + 8 + 8),
+        (FULL, "w", 4 * 6 + 8 + 8),
+    ],
+)
+def test_the_size_of_a_samples_tensors(spec: GeneratorSpec, latent: str, size: int) -> None:
+    assert input_row_bytes(spec, latent) == size  # controls count as int64
 
 
 def test_w_goes_around_the_class() -> None:

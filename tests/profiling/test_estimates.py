@@ -40,6 +40,47 @@ def test_an_interval_of_a_mean_is_students() -> None:
     assert mean_estimate([3.0]).low is None
 
 
+@pytest.mark.parametrize(("count", "t"), [(2, 12.706), (5, 2.776), (31, 2.042), (121, 1.980)])
+def test_the_quantile_is_that_of_as_many_windows(count: int, t: float) -> None:
+    # From any table of Student's t, 97.5 %, with one degree of freedom less.
+    values = np.arange(count, dtype=float)
+    estimate = mean_estimate(values.tolist())
+    assert estimate.high is not None
+    assert estimate.low is not None
+    error = values.std(ddof=1) / math.sqrt(count)
+    assert (estimate.high - estimate.low) / 2 / error == pytest.approx(t, abs=5e-4)
+
+
+def test_the_interval_of_a_median_lies_between_two_of_its_values() -> None:
+    # 1.96 standard deviations of the binomial are 1.96 * sqrt(n) / 2 places from the middle.
+    estimate = median_estimate([*range(1, 101)])
+    assert (estimate.low, estimate.value, estimate.high) == (40, 50.5, 61)
+    few = median_estimate([5.0, 1.0, 3.0, 2.0, 4.0, 7.0, 6.0])
+    assert (few.low, few.value, few.high) == (1, 4, 7)
+    assert few.windows == (5, 1, 3, 2, 4, 7, 6)
+    assert median_estimate([]).why == mean_estimate([]).why == "nothing was measured"
+
+
+def test_the_interval_of_a_percentile_covers_two() -> None:
+    # One window: between the order statistics at 5000 ± 1.96 * sqrt(10000 / 4).
+    alone = percentile_estimate([np.arange(10_000.0)], 50)
+    assert (alone.low, alone.value, alone.high) == (4901, 4999.5, 5098)
+    # Windows far apart: Student's over 50 ± 49 and so on, t(3) = 3.182, from zero on.
+    windows = [np.full(5000, value) for value in (1.0, 2.0, 98.0, 99.0)]
+    apart = percentile_estimate(windows, 50)
+    assert apart.value == pytest.approx(50)
+    assert apart.low == 0
+    error = np.std([1, 2, 98, 99], ddof=1) / 2
+    assert apart.high == pytest.approx(50 + 3.182 * error, rel=1e-3)
+    assert apart.windows == (1, 2, 98, 99)
+    # The fewest that are enough, whose interval would go beyond the samples.
+    few = percentile_estimate([np.arange(1.0, 21.0)], 50)
+    assert (few.low, few.high) == (5, 16)
+    assert percentile_estimate([np.arange(1.0, 20.0)], 50).value is None
+    top = percentile_estimate([np.arange(200.0)], 95)
+    assert (top.low, top.high) == (182, 197)
+
+
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     random = np.random.default_rng(0)
     truth = -math.log(1 - 0.95)

@@ -13,9 +13,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from latentry.clients import ModelInfo, NotFound, Reply
 from latentry.contract.errors import LatentryError
-from latentry.contract.images import Format, encode_image
+from latentry.contract.images import encode_image
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.wire import Arrays, rows_from_request
+from latentry.contract.wire import Arrays, Format, rows_from_request
 from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
 
 Z_DIM = 4

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,12 @@ from latentry.serving.entries.manifest import (
     manifest_bytes,
     read_manifest,
 )
-from latentry.serving.entries.publishing import publish, remove_entry, write_config
+from latentry.serving.entries.publishing import (
+    publish,
+    remove_entry,
+    temporary_folder,
+    write_config,
+)
 from latentry.serving.entries.repository import (
     Entry,
     list_entries,
@@ -93,6 +99,13 @@ def test_publishing_writes_one_whole_version(repository: Path, entry: Entry) -> 
     assert newest_entries(repository) == [entry]
     assert list(repository.parent.iterdir()) == [repository]
     assert 'name: "model"' in (repository / "model" / "config.pbtxt").read_text()
+
+
+def test_a_digest_that_is_not_the_newest_is_published_again(repository: Path, entry: Entry) -> None:
+    publish(repository, "model", *make(b"other"))
+    again, is_new = publish(repository, "model", *make())
+    assert (again.version, is_new) == (3, True)
+    assert again.manifest.digest == entry.manifest.digest
 
 
 def test_the_same_digest_again_writes_nothing(repository: Path, entry: Entry) -> None:
@@ -269,6 +282,34 @@ def test_what_two_remove_goes_once(repository: Path, entry: Entry) -> None:
             assert sum(pool.map(remove, range(4))) == 1
 
 
+def test_what_is_written_lies_inside_where_nothing_may_lie_beside(
+    repository: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with temporary_folder(repository) as folder:
+        assert folder.parent == repository.parent
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != repository.parent)
+    with temporary_folder(repository) as folder:
+        assert folder.parent == repository
+        assert list_strays(repository) == []
+    assert list_strays(repository) == []
+
+
+def test_a_cleaner_may_be_quicker(repository: Path, entry: Entry) -> None:
+    with temporary_folder(repository) as folder:
+        folder.rmdir()
+    shutil.rmtree(entry.folder.parent)
+    write_config(repository, "model")
+    assert list(repository.iterdir()) == []
+
+
+def test_who_writes_is_told_that_there_is_no_repository(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="is no folder; give the model repository"):
+        tune_entry(tmp_path / "gone", "model", {}, model_digest="0" * 64)
+    with pytest.raises(NotFound, match="is no folder; give the model repository"):
+        remove_entry(tmp_path / "gone", "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_config_pbtxt_may_be_written_again(repository: Path, entry: Entry) -> None:
     path = repository / "model" / "config.pbtxt"
     before = path.read_text()
@@ -330,6 +371,8 @@ def test_tuning_refuses_another_digest_and_what_is_not_allowed(
         tune_entry(repository, "model", {"speed": 9}, model_digest=digest)
     with pytest.raises(NotFound, match="other is not in"):
         tune_entry(repository, "other", {}, model_digest=digest)
+    with pytest.raises(BadRequest, match="model name '../model' is not allowed"):
+        tune_entry(repository, "../model", {}, model_digest=digest)
     assert newest_entries(repository, ("model",)) == [entry]
 
 

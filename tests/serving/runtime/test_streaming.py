@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.images import Format
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.wire import MAX_STREAMED_SAMPLES, most_streamed_samples
+from latentry.contract.wire import MAX_STREAMED_SAMPLES, Format, most_streamed_samples
 from latentry.serving.runtime.streaming import stream_from_request
 
 SPEC = GeneratorSpec.model_validate(

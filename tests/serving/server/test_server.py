@@ -289,6 +289,20 @@ def test_a_reader_that_stops_costs_the_server_no_more_than_one_request(
     assert client.health()
 
 
+def test_the_process_of_streams_loads_neither_an_engine_nor_an_encoder(
+    client: Client, server: RunningServer
+) -> None:
+    assert len(list(client.stream("wide", seeds=range(4), format="jpeg", chunk_size=2))) == 2
+
+    def loaded(model: str) -> set[str]:
+        pid = server.stub_pids_of(model)[0]
+        files = {Path(part.path) for part in psutil.Process(pid).memory_maps()}
+        return {part for path in files for part in path.parts} & {"onnxruntime", "PIL"}
+
+    assert "onnxruntime" in loaded("wide")
+    assert loaded("generate_stream") == set()
+
+
 def test_mixed_controls_share_batches(repository: Path) -> None:
     # A batch waits a second for more requests, so that it holds all that come meanwhile.
     options = ("--models", "digits", "--instances", "1", "--queue-delay-us", "1000000")

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running_server import RunningServer
-from simulated_time import Clock, Done, Server, simulate
+from profiles.simulated_time import Clock, Done, Server, simulate
 
-from latentry.contract.errors import BadRequest, NotFound, ServerGone
-from latentry.profiling.load import load
-from latentry.profiling.load.load import TritonTarget, _schedule, run_closed, run_open
+from latentry.contract.errors import BadRequest, ServerGone
+from latentry.profiling.load import schedules
+from latentry.profiling.load.schedules import arrival_times, run_closed, run_open
 
 
 class Worker:
@@ -57,21 +56,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     seed=st.integers(0, 2**32),
 )
 def test_poisson_arrivals_are_a_poisson_process(rate: float, seconds: float, seed: int) -> None:
-    due = _schedule(rate, seconds, "poisson", seed)
+    due = arrival_times(rate, seconds, "poisson", seed)
     expected = rate * seconds
     assert abs(len(due) - expected) < 6 * np.sqrt(expected) + 1
     assert (np.diff(due) >= 0).all()
     assert 0 <= due.min(initial=0) <= due.max(initial=0) < seconds
-    assert (due == _schedule(rate, seconds, "poisson", seed)).all()
+    assert (due == arrival_times(rate, seconds, "poisson", seed)).all()
 
 
 def test_gaps_of_poisson_arrivals_vary_as_much_as_they_last() -> None:
-    gaps = np.diff(_schedule(1000, 20, "poisson", 1))
+    gaps = np.diff(arrival_times(1000, 20, "poisson", 1))
     assert gaps.std() / gaps.mean() == pytest.approx(1, abs=0.05)
 
 
 def test_constant_arrivals_are_equally_far_apart() -> None:
-    assert np.diff(_schedule(50, 2, "constant", 0)) == pytest.approx(0.02)
+    assert np.diff(arrival_times(50, 2, "constant", 0)) == pytest.approx(0.02)
 
 
 def test_a_rate_is_kept_and_the_warm_up_is_not_counted(clock: Clock) -> None:
@@ -103,7 +102,7 @@ def test_requests_go_out_at_their_time_whatever_becomes_of_the_earlier_ones(work
 
 
 def test_a_hopeless_target_is_not_flooded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "_MOST_OUTSTANDING", 20)
+    monkeypatch.setattr(schedules, "_MOST_OUTSTANDING", 20)
     silent = Server(clock, 0.5, workers=20)
     result = run_open(silent, rate=200, duration_s=0.4, warm_up_s=0)
     assert result.errors["not sent: 20 requests were outstanding"] == result.sent - 20
@@ -156,12 +155,14 @@ def test_the_thread_that_brings_an_answer_sends_the_next_request(worker: Worker)
     assert not result.errors
 
 
-def test_a_target_that_answers_at_once_does_not_recurse() -> None:
+def test_a_target_that_answers_at_once_does_not_recurse(clock: Clock) -> None:
     class Immediate:
         def send(self, done: Done) -> None:
+            clock.sleep(1e-4)
             done(None)
 
-    assert run_closed(Immediate(), outstanding=2, duration_s=0.4, warm_up_s=0).completed > 1000
+    result = run_closed(Immediate(), outstanding=2, duration_s=0.5, warm_up_s=0)
+    assert result.completed == pytest.approx(5000, abs=1)  # five times as deep as Python goes
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan")])
@@ -173,37 +174,3 @@ def test_a_rate_is_above_zero(rate: float, worker: Worker) -> None:
 def test_something_is_outstanding(worker: Worker) -> None:
     with pytest.raises(BadRequest, match="at least 1"):
         run_closed(worker, outstanding=0, duration_s=1)
-
-
-@pytest.mark.server
-@pytest.mark.parametrize("image_format", ["raw", "png", "float"])
-@pytest.mark.parametrize("model", ["digits", "mapped"])
-def test_a_served_model_is_asked_and_every_answer_is_right(
-    triton: RunningServer, model: str, image_format: str
-) -> None:
-    with TritonTarget(triton.url, model, batch=3, image_format=image_format, payloads=5) as target:
-        opened = run_open(target, rate=100, duration_s=0.3, warm_up_s=0)
-        closed = run_closed(target, outstanding=4, duration_s=0.2, warm_up_s=0)
-    assert not opened.errors
-    assert not closed.errors
-    assert opened.completed == opened.sent > 10
-    assert target.answer_bytes > 100
-
-
-@pytest.mark.server
-def test_a_wrong_answer_is_an_error(triton: RunningServer) -> None:
-    with TritonTarget(triton.url, "digits", payloads=2) as target:
-        message, answer = target._pairs[1]
-        target._pairs[1] = (message, answer[:-1] + bytes([answer[-1] ^ 1]))
-        result = run_open(target, rate=50, duration_s=0.4, warm_up_s=0, arrivals="constant")
-    assert result.errors == {"the answer differs from the first one to the same seeds": 10}
-
-
-@pytest.mark.server
-def test_what_is_not_served_is_refused(triton: RunningServer) -> None:
-    with pytest.raises(NotFound, match="'nope' is not being served"):
-        TritonTarget(triton.url, "nope")
-    with pytest.raises(BadRequest, match="batches of 33; digits takes 1 to 32 images"):
-        TritonTarget(triton.url, "digits", batch=33)
-    with pytest.raises(ServerGone):
-        TritonTarget("127.0.0.1:1", "digits")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from latentry.profiling.load import load
+from latentry.profiling.load import results, schedules
 
 Done = Callable[[Exception | None], None]
 
@@ -94,7 +94,8 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> Clock:
             return self._items.popleft()
 
     threads = SimpleNamespace(Event=Event, Lock=threading.Lock, get_ident=threading.get_ident)
-    monkeypatch.setattr(load, "time", clock)
-    monkeypatch.setattr(load, "threading", threads)
-    monkeypatch.setattr(load, "SimpleQueue", Queue)
+    for module in (results, schedules):
+        monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(module, "threading", threads)
+    monkeypatch.setattr(schedules, "SimpleQueue", Queue)
     return clock

@@ -1,13 +1,10 @@
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from latentry.contract.errors import NotFound, ServerFault
-from latentry.profiling.perf_analyzer import program as perf_analyzer
 from latentry.profiling.perf_analyzer.program import (
     PerfAnalyzer,
-    fetch_perf_analyzer,
     fetched_folder,
     find_perf_analyzer,
     require_perf_analyzer,
@@ -19,14 +16,6 @@ def program(path: Path, text: str, size: int = 0) -> Path:
     path.write_text(f"#!/bin/sh\n{text}\nexit\n" + "#" * size)
     path.chmod(0o755)
     return path
-
-
-@pytest.fixture
-def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder that is the whole PATH and, below it, the cache."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
 
 
 def test_where_there_is_none_the_way_to_it_is_said(nothing: Path) -> None:
@@ -62,14 +51,3 @@ def test_what_it_says_when_it_fails_is_the_error(tmp_path: Path) -> None:
     slow = PerfAnalyzer(program(tmp_path / "q", "exec /bin/sleep 60"), {})
     with pytest.raises(ServerFault, match="did not end within 0.1 s"):
         slow.run(timeout_s=0.1)
-
-
-def test_a_fetch_that_fails_leaves_nothing(nothing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(command: list[str], _: Path) -> None:
-        raise subprocess.CalledProcessError(1, command, stderr="no network\n")
-
-    monkeypatch.setattr(perf_analyzer, "_run", refuse)
-    with pytest.raises(NotFound, match=r"cannot be fetched: .* ended with exit code 1: no network"):
-        fetch_perf_analyzer()
-    assert not fetched_folder().exists()
-    assert not list(fetched_folder().parent.iterdir())

@@ -1,0 +1,35 @@
+"""What is sent to a served model: the ``perf_input.json`` of its entry."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from latentry.contract.errors import LatentryError
+
+
+@contextmanager
+def valid_inputs(repository: Path, model: str, url: str) -> Iterator[tuple[Path, Any]]:
+    """Give the ``perf_input.json`` of what is being served, and its entry in the repository.
+
+    Where the repository does not hold the served digest, the file is made from the served spec,
+    and the entry is None.
+    """
+    from latentry.clients.client import Client
+    from latentry.serving.entries.perf_input import PERF_INPUT_FILE, perf_input
+    from latentry.serving.entries.repository import newest_entries
+
+    with Client(url) as client:
+        info = client.info(model)
+    entries = []
+    # Where there is none, or it is damaged, what is served is what counts.
+    with suppress(LatentryError):
+        entries = newest_entries(repository, (model,))
+    if entries and entries[0].manifest.digest == info.model_digest:
+        yield entries[0].folder / PERF_INPUT_FILE, entries[0]
+        return
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / PERF_INPUT_FILE
+        path.write_bytes(perf_input(info.spec))
+        yield path, None
