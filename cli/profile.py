@@ -63,7 +63,7 @@ from latentry.profiling.slo.held_rate import find_held_rate
 from latentry.profiling.slo.objective import Objective
 from latentry.profiling.slo.search import Search
 from latentry.profiling.slo.state import SearchState
-from latentry.profiling.sweep import SweepPlan, sweep
+from latentry.profiling.sweep import SHARES, SweepPlan, sweep
 
 if TYPE_CHECKING:
     from latentry.serving.entries.repository import Entry
@@ -362,7 +362,7 @@ def _plan(
         concurrencies=tuple(callers),
         rates=tuple(chosen),
         batches=tuple(fitting),
-        shares=(0.5, 0.8) if quick else SweepPlan().shares,
+        shares=(0.5, 0.8) if quick else SHARES,
         extras=not quick,
     )
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -149,7 +150,7 @@ class GenerateResult:
         Path(folder).mkdir(parents=True, exist_ok=True)
         paths = [Path(folder) / name for name in names]
         for path, data in zip(paths, files, strict=True):
-            path.write_bytes(data)
+            _write(path, data)
         return paths
 
     @property
@@ -307,3 +308,18 @@ def _output(
             f"{np.dtype(dtype)} {list(shape)} was expected"
         )
     return whole
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole, or none of that name; raises OSError that names it."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+        except BaseException as error:
+            with suppress(OSError):
+                path.unlink()
+            if isinstance(error, OSError):
+                error.filename = str(path)
+            raise

@@ -20,6 +20,9 @@ from latentry.profiling.perf_analyzer.measurement import (
 )
 from latentry.profiling.points import Kind, Point
 
+SHARES = (0.25, 0.5, 0.7, 0.8, 0.9)
+"""Rates of a sweep, where none are given, as shares of the largest throughput."""
+
 _PERCENTS = (50.0, 90.0, 95.0, 99.0)
 
 
@@ -38,13 +41,13 @@ class SweepPlan:
         extras: Whether to measure streams, formats and the client, and to cross-check.
     """
 
-    concurrencies: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    rates: tuple[float, ...] = ()
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    concurrencies: tuple[int, ...]
+    rates: tuple[float, ...]
+    batches: tuple[int, ...]
     windows: int = 6
     least_s: float = 3.0
     most_s: float = 8.0
-    shares: tuple[float, ...] = (0.25, 0.5, 0.7, 0.8, 0.9)
+    shares: tuple[float, ...] = SHARES
     extras: bool = True
 
     def seconds(self, rate: float) -> float:

@@ -1,8 +1,8 @@
 """What a synthesis job asks for: its TOML file (docs/synthesis.md), checked key by key."""
 
 import json
-import math
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -42,7 +42,8 @@ Controls = dict[str, NDArray[Any]]
 
 def _check_number(value: object) -> object:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):  # type: ignore[arg-type]  # a number by now
+    # Compared, as an integer that is beyond all floats cannot be asked whether it is finite.
+    if not is_number or not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
         raise ValueError(
             f'holds {_shown(value)}; give a number, {{ choice = [0, 1] }}, {{ choice = "0-9" }} or '
             "{ uniform = [0.5, 1] }"

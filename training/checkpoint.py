@@ -188,13 +188,23 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, nn.Module]:
     """
     checkpoint = read_checkpoint(folder)
     weights = _existing(folder, WEIGHTS_FILE)
-    with torch.device("meta"):  # takes no memory, however large the config says it is
-        outline = build(checkpoint.architecture, checkpoint.config)
-    _check_entries(weights, _read_header(weights), _entries(outline))
+    _check_entries(weights, _read_header(weights), _entries(_outline(checkpoint, folder)))
     module = build(checkpoint.architecture, checkpoint.config)
     load_weights(module, weights)
     _check_fits(module, checkpoint.spec, folder)
     return checkpoint, module
+
+
+def _outline(checkpoint: Checkpoint, folder: Path) -> nn.Module:
+    """Return the module without its tensors' memory, however large its config says that it is."""
+    try:
+        with torch.device("meta"):
+            return build(checkpoint.architecture, checkpoint.config)
+    except RuntimeError as error:  # sizes that are allowed, whose product is beyond 64 bits
+        raise CheckpointError(
+            f"{folder / GENERATOR_FILE} describes tensors that are too large: {error}; correct "
+            "its config"
+        ) from error
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -280,7 +290,7 @@ def _read_header(path: Path) -> dict[str, _Entry]:
             name: _Entry(tuple(item["shape"]), _DTYPES[item["dtype"]])
             for name, item in declared.items()
         }
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} has a damaged safetensors header ({error!r}); copy it again from its origin"
         ) from error

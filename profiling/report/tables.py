@@ -137,7 +137,7 @@ def show(estimate: Estimate, digits: int = 2, *, short: bool = False) -> str:
     """Return a figure with its interval, or a dash; ``short`` gives the larger half of it only."""
     if estimate.value is None:
         return "-"
-    size = max(abs(estimate.value), 1e-9)
+    size = abs(estimate.value)
     places = 0 if size >= 100 else 1 if size >= 10 else digits
     text = f"{estimate.value:.{places}f}"
     if estimate.low is None or estimate.high is None:

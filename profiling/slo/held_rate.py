@@ -102,7 +102,7 @@ def _saturation(target: Target) -> float:
 def _holding(probes: Sequence[Probe], objective: Objective, saturation: float) -> Holding:
     limit = objective.limit_ms
     rate = max((probe.rate for probe in probes if probe.holds(limit)), default=0.0)
-    sure = [p.rate for p in probes if p.surely_holds(limit) and p.rate <= rate]
+    sure = [p.rate for p in probes if p.surely_holds(limit)]
     beyond = [p.rate for p in probes if p.surely_fails(limit) and p.rate > rate]
     return Holding(
         rate=rate,

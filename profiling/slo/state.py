@@ -63,7 +63,7 @@ class SearchState:
             state.spent_s = float(saved["spent_s"])
         except FileNotFoundError:
             return state
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ArithmeticError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             raise BadRequest(f"{state.path} is not understood; remove it to start anew") from error
         if saved.get("key") != key:
             raise BadRequest(

@@ -21,6 +21,7 @@ from latentry.contract.strict import Strict, explain
 MANIFEST_FILE = "latentry.json"
 MOST_BATCH = 1024
 _MOST_BYTES = 16 * 2**20
+_MOST_COUNT = 2**32 - 1  # what Triton's configuration takes; of microseconds, more than an hour
 _SEAL = b',\n  "sha256": "'
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -111,8 +112,8 @@ class ServingPart(Strict):
     """How Triton runs the entry; may be tuned without changing any image."""
 
     max_batch_size: Annotated[int, Field(ge=1, le=MOST_BATCH)] = 32
-    max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0
-    max_queue_size: Annotated[int, Field(ge=0)] = 0
+    max_queue_delay_microseconds: Annotated[int, Field(ge=0, le=_MOST_COUNT)] = 0
+    max_queue_size: Annotated[int, Field(ge=0, le=_MOST_COUNT)] = 0
     instances: Annotated[int, Field(ge=1, le=64)] = 2
     threads: Annotated[int, Field(ge=0, le=256)] = 0
 

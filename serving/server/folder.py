@@ -9,6 +9,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -40,10 +41,13 @@ class ServerFolder:
     Attributes:
         path: The folder, mode 0700.
         server_id: Marks every process of this server, in its environment.
+        signs: Where its processes give signs of life and find the mark to take nothing new; another
+            folder after each :meth:`fill`.
     """
 
     path: Path
     server_id: str
+    signs: Path = field(default=Path(os.devnull), repr=False)
     _lock: IO[str] | None = field(default=None, repr=False)
 
     @property
@@ -67,11 +71,6 @@ class ServerFolder:
         return self.path / "tritonserver.log"
 
     @property
-    def signs(self) -> Path:
-        """Where its processes give signs of life and find the mark to take nothing new."""
-        return _SHM / f"{self.shm_prefix}signs"
-
-    @property
     def shm_prefix(self) -> str:
         """How the names of this server's shared-memory regions begin."""
         return f"latentry_{self.server_id}_"
@@ -82,9 +81,11 @@ class ServerFolder:
         The folder itself is made where it is missing, and kept locked from then on.
         """
         self._hold_lock()
-        for part in (self.repository, self.backends, self.signs):
+        for part in (self.repository, self.backends):
             shutil.rmtree(part, ignore_errors=True)
-        self.signs.mkdir(mode=0o700)
+        self._remove_shared_memory()
+        # Never twice of one name: whoever knows it, as all users do, could make it first.
+        self.signs = Path(tempfile.mkdtemp(prefix=self.shm_prefix, suffix="_signs", dir=_SHM))
         (self.signs / HEARTBEATS).mkdir()
         for entry in entries:
             _link_entry(entry, self.repository)
@@ -106,7 +107,7 @@ class ServerFolder:
         """
         for region in _SHM.glob(f"{self.shm_prefix}*"):
             with suppress(OSError):
-                region.chmod(0o700 if region == self.signs else 0o600)
+                _close_to_others(region)
 
     def kill_leftovers(self) -> None:
         """Kill every process of this server and remove its shared memory."""
@@ -115,14 +116,25 @@ class ServerFolder:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(marked, timeout=5)
-        shutil.rmtree(self.signs, ignore_errors=True)
-        for region in _SHM.glob(f"{self.shm_prefix}*"):
-            region.unlink(missing_ok=True)
+        self._remove_shared_memory()
 
     def remove(self) -> None:
         """Kill and remove everything."""
         self.kill_leftovers()
         shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    def _remove_shared_memory(self) -> None:
+        for region in _SHM.glob(f"{self.shm_prefix}*"):
+            with suppress(OSError):
+                status = region.lstat()
+                if status.st_uid != os.getuid():
+                    continue  # anybody may put something there, which nobody else can remove
+                if stat.S_ISDIR(status.st_mode):
+                    shutil.rmtree(region, ignore_errors=True)
+                else:
+                    region.unlink()
 
     def _hold_lock(self) -> None:
         """Make the folder where it is missing, wherever there is one now, and lock it."""
@@ -224,6 +236,17 @@ def _home() -> Path:
             f"{home} belongs to or can be read by somebody else; remove it, or set XDG_RUNTIME_DIR"
         )
     return home
+
+
+def _close_to_others(region: Path) -> None:
+    """Take a file away from other users; raises OSError where it is a link or cannot be opened."""
+    # Anybody may have put a link there, under whose name the user's own files would be changed.
+    descriptor = os.open(region, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 def _link_entry(entry: Entry, repository: Path) -> None:

@@ -159,7 +159,8 @@ def server_environment(installation: Installation, server_id: str, signs: Path) 
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     # The stub takes the packages of the first Python on the PATH: this one.
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    environment["PATH"] = os.pathsep.join(path)
     if installation.wheel is not None:
         libraries = [
             str(installation.wheel.parent / "nvidia_pytriton.libs"),

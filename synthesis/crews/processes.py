@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -176,16 +177,36 @@ def start_worker(
     process = _SPAWN.Process(
         target=_run_worker, args=(target, theirs, os.getpid(), *arguments), daemon=True
     )
-    # Ctrl-C is ignored from the worker's first moment on; the tracker, which the first of them
-    # starts, takes the mask away.
-    resource_tracker.ensure_running()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with _interrupted_later():
+        # Ctrl-C is ignored from the worker's first moment on; the tracker, which the first of them
+        # starts, takes the mask away.
+        resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     theirs.close()
     return process, ours
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended: a process told half of its work shows a traceback.
+
+    A mask does not do it, because any other thread of this process may be given the signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ctrl-C comes out of the main thread
+        return
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _run_worker(

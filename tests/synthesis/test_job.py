@@ -145,6 +145,8 @@ WRONG = [
     (MAPPED, PSI + "{ uniform = [0.5, 3] }", "truncation_psi is 3.0 in the job; it takes a number"),
     (MAPPED, PSI + "{ uniform = [1, 0.5] }", "uniform = [1.0, 0.5] runs backwards; [low, high]"),
     (MAPPED, PSI + "{ uniform = [1] }", "controls.truncation_psi.uniform.1 is missing"),
+    (MAPPED, PSI + "1" * 400, "controls.truncation_psi: holds 1111"),
+    (MAPPED, PSI + "{ choice = [1, " + "1" * 400 + "] }", "controls.truncation_psi.choice"),
     (MAPPED, PSI + "nan", "controls.truncation_psi: holds NaN; give a number"),
     (MAPPED, PSI + "1e300", "truncation_psi is 1e+300 in the job; it takes a number from -2 to 2"),
     (DIGITS, LABEL + "1\npsi = 1", "controls.psi: there is no such key; it must be 'class_label'"),

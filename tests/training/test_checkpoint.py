@@ -204,6 +204,7 @@ def test_an_absurd_header_length_is_refused_without_reading_it(folder, length):
         b'{"a": ' + b"[" * 100_000,
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "x"]}}',
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, NaN]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1e999]}}',
     ],
 )
 def test_a_damaged_header_is_refused(folder, header):

@@ -83,6 +83,18 @@ def test_a_rate_is_kept_and_the_warm_up_is_not_counted(clock: Clock) -> None:
     assert result.late_s == pytest.approx(0)
 
 
+def test_a_second_of_the_same_comes_before(clock: Clock) -> None:
+    server = Server(clock, 0.001)
+    start = clock.perf_counter()
+    opened = run_open(server, rate=100, duration_s=2, arrivals="constant")
+    assert clock.perf_counter() - start == pytest.approx(3, abs=0.02)
+    assert opened.sent == pytest.approx(200, abs=1)
+    start = clock.perf_counter()
+    closed = run_closed(server, outstanding=1, duration_s=2)
+    assert clock.perf_counter() - start == pytest.approx(3, abs=0.02)
+    assert closed.completed == pytest.approx(2000, abs=2)
+
+
 def test_latency_counts_from_when_a_request_was_due(clock: Clock) -> None:
     """One worker of 20 ms at 100 a second falls behind; a closed loop would not notice."""
     result = run_open(Server(clock, 0.02), rate=100, duration_s=1, warm_up_s=0, arrivals="constant")
@@ -174,3 +186,17 @@ def test_a_rate_is_above_zero(rate: float, worker: Worker) -> None:
 def test_something_is_outstanding(worker: Worker) -> None:
     with pytest.raises(BadRequest, match="at least 1"):
         run_closed(worker, outstanding=0, duration_s=1)
+
+
+def test_one_request_without_an_answer_is_an_error(clock: Clock) -> None:
+    result = run_open(Server(clock, 3600), rate=1, duration_s=1, warm_up_s=0, arrivals="constant")
+    assert result.errors == {"no answer within 15 s of the end": 1}
+    assert (result.sent, result.completed) == (1, 0)
+
+
+def test_the_processor_time_of_the_generator_is_in_cores(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "process_time", lambda: clock.perf_counter() / 4)
+    result = run_closed(Server(clock, 0.01), outstanding=1, duration_s=2, warm_up_s=1)
+    assert result.cpu_cores == pytest.approx(0.25)

@@ -46,7 +46,14 @@ def search(folder: Path, budget_s: float = 1e6, kind: type[Simulated] = Simulate
 def test_no_coordinate_goes_beyond_what_is_proved() -> None:
     for most in (1, 3, 16, 32, 100):
         assert max(coordinates(most, 2)["max_batch_size"]) == most
-    assert coordinates(32, 2)["threads"] == (1, 2)
+    assert coordinates(32, 2) == {
+        "instances": (1, 2, 3, 4),
+        "threads": (1, 2),
+        "max_batch_size": (4, 8, 16, 32),
+        "max_queue_delay_microseconds": (0, 200, 1000, 4000),
+    }
+    assert coordinates(32, 16)["instances"] == (1, 2, 3, 4, 5, 6)
+    assert coordinates(32, 16)["threads"] == (1, 8, 16)
     assert min(coordinates(32, 1)["instances"]) == 1
 
 

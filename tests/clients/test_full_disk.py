@@ -1,0 +1,31 @@
+"""A disk that takes only half of a file."""
+
+import errno
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from arithmetic_server import FakeTransport
+
+from latentry.clients.client import Client
+
+LEFT_BYTES = 100
+
+
+@pytest.fixture
+def nearly_full() -> Iterator[None]:
+    """Let this process write no file of more than a hundred bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LEFT_BYTES, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("nearly_full")
+def test_an_image_is_written_whole_or_not_at_all(transport: FakeTransport, tmp_path: Path) -> None:
+    result = Client(transport=transport).generate("plain", seeds=[1, 2])
+    with pytest.raises(OSError, match=r"seed0000000001\.png") as refusal:
+        result.save(tmp_path)
+    assert refusal.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
