@@ -100,6 +100,9 @@ def test_one_row_decides_nothing_for_another(digits: Digits, write: Write) -> No
     together = _probabilities(rows)
     np.testing.assert_array_equal(together, np.concatenate([_probabilities(r[None]) for r in rows]))
     assert together[0].tolist() == [0.25, 0.75]
+    # Logits, though they sum to one; and such that no power of e holds them.
+    assert (_probabilities(np.array([[2.0, -1.0]])) > 0).all()
+    assert _probabilities(np.array([[1000.0, 0.0]])).tolist() == [[1.0, 0.0]]
 
 
 def test_a_classifier_needs_classes(digits: Digits, write: Write) -> None:
