@@ -51,6 +51,16 @@ class Format(StrEnum):
         """Whether images of this format travel as files."""
         return self not in (Format.RAW, Format.FLOAT)
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the tensors of an answer.
+
+        ``image`` is uint8 [N, H, W, C], ``sample`` float32 [N, C, H, W], ``encoded`` N files.
+        """
+        if self.encoded:
+            return ("encoded",)
+        return ("image", "sample") if self is Format.FLOAT else ("image",)
+
 
 def format_from_text(text: str) -> Format:
     """Return the format called ``text``.
@@ -101,8 +111,8 @@ def rows_from_request(spec: GeneratorSpec, request: Arrays, *, most: int) -> Row
 
 def row_bytes(spec: GeneratorSpec, image_format: Format) -> int:
     """Return how much one sample's answer takes, at most; encoded files count as raw."""
-    # With float, every element travels as one uint8 and one float32.
-    return spec.image.row_bytes * (5 if image_format is Format.FLOAT else 1)
+    # Every element travels as one uint8 and, in the network's own output, as one float32.
+    return spec.image.row_bytes * (5 if "sample" in image_format.tensors else 1)
 
 
 def input_row_bytes(spec: GeneratorSpec, latent: str) -> int:

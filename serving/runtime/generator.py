@@ -26,7 +26,7 @@ from latentry.contract.files import read_regular
 from latentry.contract.images import encode_image
 from latentry.contract.seeds import LatentDrawer
 from latentry.contract.spec import GeneratorSpec, Role
-from latentry.contract.wire import Arrays, Format, Rows, rows_from_request
+from latentry.contract.wire import Arrays, Rows, rows_from_request
 from latentry.serving.entries.goldens import golden_inputs
 from latentry.serving.entries.manifest import Manifest, read_manifest
 from latentry.serving.runtime.engines import Engine
@@ -114,7 +114,7 @@ class Generator:
     def _draw(self, batch: list[Rows]) -> Iterator[Answer]:
         """Answer requests that all carry the same kind of latent."""
         wanted = ["image", "peak"]
-        if any(rows.image_format is Format.FLOAT for rows in batch):
+        if any("sample" in rows.image_format.tensors for rows in batch):
             wanted.append("sample")
         values = _concatenate([rows.values for rows in batch])
         controls = {
@@ -159,10 +159,8 @@ class Generator:
 
     def _finish(self, rows: Rows, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         self.tally.samples += rows.count
-        if rows.image_format is Format.RAW:
-            return {"image": outputs["image"]}
-        if rows.image_format is Format.FLOAT:
-            return {"image": outputs["image"], "sample": outputs["sample"]}
+        if not rows.image_format.encoded:
+            return {name: outputs[name] for name in rows.image_format.tensors}
         with self.tally.time("encoding"):
             files = [encode_image(image, rows.image_format) for image in outputs["image"]]
         return {"encoded": np.array(files, np.object_)[:, None]}

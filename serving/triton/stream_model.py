@@ -20,7 +20,7 @@ from latentry.contract.errors import (
     ServerFault,
     is_wire_text,
 )
-from latentry.contract.wire import CONTINUES, FROM_STREAM, TO_BE_CONTINUED
+from latentry.contract.wire import CONTINUES, FROM_STREAM, TO_BE_CONTINUED, Format
 from latentry.serving.entries.manifest import Manifest
 from latentry.serving.entries.repository import newest_entries
 from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
@@ -159,9 +159,8 @@ async def _draw(model: str, tensors: dict[str, Any]) -> Any:
 
 def _outputs_for(tensors: dict[str, Any]) -> list[str]:
     if "format" not in tensors:
-        return ["image"]
-    is_float = tensors["format"].flat[0] == b"float"
-    return ["image", "sample"] if is_float else ["encoded"]
+        return list(Format.RAW.tensors)
+    return list(Format(tensors["format"].flat[0].decode()).tensors)
 
 
 def _without_row_axis(tensor: Any) -> Any:

@@ -1,11 +1,14 @@
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs.specs import DIGITS, IMAGE, MAPPED, PLAIN, Z, controls_of
 
+from latentry.contract.errors import BadRequest
 from latentry.contract.seeds import MAX_SEED, draw_uniform
 from latentry.contract.spec import GeneratorSpec, Role
 from latentry.synthesis.job import CONTROL_STREAMS, Job
@@ -134,6 +137,14 @@ def test_the_size_of_a_shard_follows_from_the_images_where_it_is_left_out() -> N
     image = {"height": 1024, "width": 1024, "channels": 3}
     large = GeneratorSpec.model_validate({"inputs": [Z], "image": image})
     assert plan_from_job(job, large).shards == math.ceil(10_000 / 85)  # 256 MiB of pixels each
+
+
+def test_a_million_shards_are_the_most() -> None:
+    for samples, is_refused in ((1_000_000, False), (1_000_001, True)):
+        seeds = {"seeds": f"0-{samples - 1}", "reserve": 0}
+        job = Job.model_validate({"model": "m", "samples": seeds, "output": {"shard_size": 1}})
+        with pytest.raises(BadRequest) if is_refused else nullcontext():
+            assert plan_from_job(job, PLAIN).shards == samples
 
 
 def test_a_small_job_has_a_small_reserve() -> None:

@@ -115,6 +115,10 @@ def of_version_0_2(out: Path) -> None:
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda out: (out / RECORD).write_bytes(b""),
     "torn": lambda out: (out / RECORD).write_bytes((out / RECORD).read_bytes()[:200]),
+    "a space": lambda out: (out / RECORD).write_bytes((out / RECORD).read_bytes() + b" "),
+    "samples in another order": damage(
+        lambda facts: facts.update(indices=tuple(reversed(facts["indices"])))
+    ),
     "another shard's": swap,
     "another number": of_version_0_2,
     "another file": damage(lambda facts: facts.update(file="shard-000001.tar")),

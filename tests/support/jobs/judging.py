@@ -81,6 +81,10 @@ def raising(images, seeds, controls):
 def leaving(images, seeds, controls):
     raise SystemExit(3)
 
+def wordy(images, seeds, controls):
+    print("in the way")
+    return ["x" * 5000, "half of \\ud800", None]
+
 def scribbling(images, seeds, controls):
     images[:] = 0
     controls["class_label"] = None

@@ -100,9 +100,24 @@ def test_one_row_decides_nothing_for_another(digits: Digits, write: Write) -> No
     together = _probabilities(rows)
     np.testing.assert_array_equal(together, np.concatenate([_probabilities(r[None]) for r in rows]))
     assert together[0].tolist() == [0.25, 0.75]
+    # Logits, though they sum to one; and such that no power of e holds them.
+    assert (_probabilities(np.array([[2.0, -1.0]])) > 0).all()
+    assert _probabilities(np.array([[1000.0, 0.0]])).tolist() == [[1.0, 0.0]]
 
 
 def test_a_classifier_needs_classes(digits: Digits, write: Write) -> None:
     judge = load("classifier", file=write("plain"))
     with pytest.raises(BadRequest, match="the filter classifier needs samples of a class"):
         judge.judge(candidates_of(digits[0][:2]))
+
+
+def test_as_sure_as_is_asked_for_is_enough(digits: Digits, write: Write) -> None:
+    images, labels = digits[0][1200:1210], digits[1][1200:1210]
+    options = {"file": write("exact", outputs=("probabilities",)), "scale": "zero_to_one"}
+    network = load_network(NetworkOptions.model_validate(options))
+    least = float(network.run(images[:1]).max())
+    reasons = [
+        load("classifier", **options, min_probability=sure).judge(candidates_of(images, labels))[0]
+        for sure in (least, np.nextafter(least, 1))
+    ]
+    assert reasons == [None, "classified with low probability"]

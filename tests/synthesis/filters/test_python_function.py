@@ -17,6 +17,15 @@ def test_a_function_judges(hooks: str) -> None:
     assert load("python", function=f"{hooks}:by_class").judge(batch) == ["a zero", None, None]
 
 
+def test_reasons_fit_into_a_record_and_what_is_printed_is_out_of_the_way(
+    hooks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reasons = load("python", function=f"{hooks}:wordy").judge(candidates_of(IMAGES))
+    assert reasons == ["x" * 1000, "half of ?", None]
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "in the way\n")
+
+
 def test_what_a_function_does_to_its_arguments_stays_there(hooks: str) -> None:
     candidates = candidates_of(IMAGES.copy(), [0, 1, 2])
     assert load("python", function=f"{hooks}:scribbling").judge(candidates) == [None] * 3

@@ -135,6 +135,37 @@ def test_a_parquet_file_of_another_kind_is_refused_and_not_unpacked(name: str) -
     refuse(TABLES[name](), "parquet", count=1000 if name in LONG else 1)
 
 
+def test_two_columns_of_one_name_are_refused() -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(io.BytesIO(table_of()()))
+    twice = table.append_column("seed", table["seed"])
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(twice, buffer)
+    with pytest.raises(ValueError, match="its columns are index, seed, sha256, image, seed"):
+        read(buffer.getvalue(), OutputPart(format="parquet"), SMALL, 1)
+
+
+def test_vectors_of_absurd_length_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = written(FEATURES, GREY)
+    monkeypatch.setattr("latentry.synthesis.sinks.parquet.MOST_FEATURES", 3)
+    with pytest.raises(ValueError, match="its column features holds fixed_size_list"):
+        read(data, FEATURES, GREY)
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "raw"])
+def test_files_of_images_are_not_compressed_once_more(kind: Any) -> None:
+    import pyarrow.parquet
+
+    data = written(OutputPart(format="parquet", image=kind), RGB)
+    group = pyarrow.parquet.ParquetFile(io.BytesIO(data)).metadata.row_group(0)
+    columns = [group.column(place) for place in range(group.num_columns)]
+    found = {column.path_in_schema: column.compression for column in columns}
+    assert found.pop("image") == ("SNAPPY" if kind == "raw" else "UNCOMPRESSED")
+    assert set(found.values()) == {"SNAPPY"}
+
+
 def test_images_in_a_file_that_has_none_are_refused() -> None:
     output = OutputPart.model_construct(format="parquet", image="none")
     with pytest.raises(ValueError, match="its column image holds binary"):

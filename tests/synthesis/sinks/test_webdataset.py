@@ -123,6 +123,9 @@ TARS = {
     "a control of another kind": tar_of(
         ("0.json", FACTS[:-1] + b', "class_label": [1, 2]}'), ("0.png", png_of(4, 4))
     ),
+    "a control that no model takes": tar_of(
+        ("0.json", FACTS[:-1] + b', "class_label": 1e300}'), ("0.png", png_of(4, 4))
+    ),
     "facts alone": tar_of(("0.json", FACTS)),
     "more samples": tar_of(*[("0.json", FACTS), ("0.png", png_of(4, 4))] * 2),
     "nothing": b"",

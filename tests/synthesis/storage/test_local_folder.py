@@ -52,8 +52,11 @@ def test_a_file_is_synced_before_it_has_its_name_and_its_folder_after(
 
 
 @linux
-def test_after_a_failed_sync_the_file_is_written_again(folder: LocalFolder, faults: Faults) -> None:
-    faults.left = [errno.EIO, errno.EIO]
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT])
+def test_after_a_failed_sync_the_file_is_written_again(
+    folder: LocalFolder, faults: Faults, number: int
+) -> None:
+    faults.left = [number, number]
     folder.write("a", b"data")
     files = [path for path in faults.synced if ".tmp-" in path]
     assert len(set(files)) == 3  # never the same one twice
@@ -70,6 +73,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
     faults.left = [number] * 10
     with pytest.raises(LatentryError, match=str(folder.path / "a")) as failure:
         folder.write("a", b"new")
+    assert len(faults.synced) == 2 + (3 if number == errno.EIO else 1)  # no other is tried again
     full = number in (errno.ENOSPC, errno.EDQUOT)
     assert isinstance(failure.value, OutOfSpace) == full
     assert failure.value.exit_code == (75 if full else 1)
@@ -114,11 +118,21 @@ def test_what_a_killed_writer_left_is_swept_and_never_counted(folder: LocalFolde
     assert set(os.listdir(folder.path)) == set()
 
 
-def test_the_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+@linux
+def test_the_folder_is_made_with_its_parents_and_synced(tmp_path: Path, faults: Faults) -> None:
     folder = LocalFolder(tmp_path / "a" / "b")
     with folder.locked():
+        assert {str(tmp_path), str(tmp_path / "a")} <= set(faults.synced)
         folder.write("x", b"1")
     assert folder.sizes() == {"x": 1}
+
+
+@linux
+def test_a_removal_is_synced(folder: LocalFolder, faults: Faults) -> None:
+    folder.write("x", b"1")
+    faults.synced.clear()
+    folder.remove("x")
+    assert faults.synced == [str(folder.path)]
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:

@@ -178,6 +178,22 @@ def test_a_lock_that_its_owner_removed_meanwhile_is_no_lock(
         lock(LocalFolder(folder.path))
 
 
+def test_a_lock_is_never_made_through_a_link(folder: LocalFolder, tmp_path: Path) -> None:
+    (folder.path / LOCK_FILE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(JobError, match="cannot be written"):
+        lock(folder)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@linux
+def test_an_owner_that_ended_and_was_not_reaped_is_gone(folder: LocalFolder) -> None:
+    with holder(folder) as process:
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert folder.owner() == ""
+        lock(folder)
+
+
 CONTEND = """
 import os, sys
 from pathlib import Path

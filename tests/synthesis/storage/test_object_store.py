@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from latentry.contract.errors import OutOfSpace
+from latentry.contract.errors import JobError, OutOfSpace, ServerGone
 from latentry.synthesis.storage.object_store import ObjectStore
 from latentry.synthesis.storage.urls import storage_from_url
 
@@ -36,3 +36,19 @@ def test_an_upload_is_tried_again_and_then_told(
         OutOfSpace, match=r"memory://jobs/digits cannot be written \(b, 4 bytes\).*quota"
     ):
         memory.write("b", b"data")
+    failures += [OSError("reset by peer")] * 3
+    with pytest.raises(ServerGone, match="reset by peer; check the address and its credentials"):
+        memory.write("b", b"data")
+    assert memory.sizes() == {"a": 4}
+
+
+def test_nothing_larger_or_other_than_its_record_says_is_fetched(memory: ObjectStore) -> None:
+    memory.write("a", b"data")
+    for read in (memory.read, memory.sha256):
+        assert read("a", most=4)
+        with pytest.raises(JobError, match="memory://jobs/digits/a is larger than 3 bytes"):
+            read("a", most=3)
+    with memory.open("a", size=4) as file:
+        assert file.read() == b"data"
+    with pytest.raises(JobError, match="a was changed: it has 4 bytes, its record says 5"):
+        memory.open("a", size=5)
