@@ -1,24 +1,20 @@
 """The command ``latentry``: a table of commands, and the one place where their errors end.
 
 A room is imported when one of its commands runs, so that ``--help`` is quick and a client-only
-installation has no need of torch.
+installation has no need of torch. What takes long to import waits until Ctrl-C is looked after.
 """
 
 import difflib
 import errno
 import importlib
-import inspect
 import os
 import re
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from importlib.metadata import version
 from types import FrameType
 from typing import Any, NamedTuple
-
-import typer
 
 from latentry.cli.common.exit_codes import (
     EXIT_FAULT,
@@ -26,8 +22,6 @@ from latentry.cli.common.exit_codes import (
     EXIT_TRY_LATER,
     EXIT_USAGE,
 )
-from latentry.contract.errors import LatentryError
-from latentry.contract.files import printable
 
 
 class Command(NamedTuple):
@@ -99,21 +93,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # gRPC writes of every lost connection on standard error; the commands say it themselves.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    with redirect_stdout(_tolerant(sys.stdout)), redirect_stderr(_tolerant(sys.stderr)):
-        return _main([*(sys.argv[1:] if arguments is None else arguments)] or ["--help"])
+    before = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        with redirect_stdout(_tolerant(sys.stdout)), redirect_stderr(_tolerant(sys.stderr)):
+            return _main([*(sys.argv[1:] if arguments is None else arguments)] or ["--help"])
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _main(arguments: Sequence[str]) -> int:
+    """Do what the arguments say; whatever a command raises ends here."""
+    from latentry.contract.errors import LatentryError
+
     name, *rest = arguments
+    try:
+        return _run(name, rest)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except LatentryError as error:
+        return _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        return _fail(_missing(name, error), EXIT_FAULT)
+    except AttributeError as error:
+        if error.obj is not os:
+            raise
+        return _fail(_needs_linux(name, f"os.{error.name}"), EXIT_FAULT)
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except OSError as error:
+        return _fail(str(error), EXIT_TRY_LATER if error.errno == errno.ENOSPC else EXIT_FAULT)
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
     if name in ("--help", "-h"):
-        typer.echo(help_text())
-        return 0
-    if name == "--version":
-        typer.echo(f"latentry {version('latentry')}")
-        return 0
-    if name not in COMMANDS:
+        print(help_text(), flush=True)  # noqa: T201
+    elif name == "--version":
+        from importlib.metadata import version
+
+        print(f"latentry {version('latentry')}", flush=True)  # noqa: T201
+    elif name in COMMANDS:
+        load_command(name).main(args=list(arguments), prog_name=f"latentry {name}")
+    else:
         return _fail(_unknown(name), EXIT_USAGE)
-    return _run(name, COMMANDS[name], rest)
+    return 0
 
 
 def help_text() -> str:
@@ -135,6 +157,10 @@ def help_text() -> str:
 
 def load_command(name: str) -> Any:
     """Return the command ``name`` with its room imported, ready to be called with arguments."""
+    import inspect
+
+    import typer
+
     module, _, attribute = COMMANDS[name].target.partition(":")
     target = getattr(importlib.import_module(module), attribute)
     if not isinstance(target, typer.Typer):
@@ -148,39 +174,14 @@ def load_command(name: str) -> Any:
     return command
 
 
-def _run(name: str, command: Command, arguments: Sequence[str]) -> int:
-    """Run a command; whatever it raises ends here."""
-    before = signal.signal(signal.SIGINT, _interrupt)
-    try:
-        loaded = load_command(name)
-        loaded.main(args=list(arguments), prog_name=f"latentry {name}")
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else int(done.code is not None)
-    except LatentryError as error:
-        return _fail(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        return _fail(_missing(name, command, error), EXIT_FAULT)
-    except AttributeError as error:
-        if error.obj is not os:
-            raise
-        return _fail(_needs_linux(name, f"os.{error.name}"), EXIT_FAULT)
-    except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED)
-    except OSError as error:
-        return _fail(str(error), EXIT_TRY_LATER if error.errno == errno.ENOSPC else EXIT_FAULT)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return 0
-
-
-def _missing(name: str, command: Command, error: ModuleNotFoundError) -> str:
+def _missing(name: str, error: ModuleNotFoundError) -> str:
     """Return what to do about a missing module; raises ``error`` where it is a fault of ours."""
     module = (error.name or "").partition(".")[0]
     if module in _OF_SYSTEMS:
         return _needs_linux(name, module)
     if module not in _EXTRAS:
         raise error
-    extras = command.extras.split(",") if command.extras else []
+    extras = COMMANDS[name].extras.split(",") if COMMANDS[name].extras else []
     if not set(extras) & set(_EXTRAS[module]):
         extras.append(_EXTRAS[module][0])
     return f'latentry {name} needs {module}: pip install "latentry[{",".join(extras)}]"'
@@ -246,7 +247,9 @@ def _unknown(name: str) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    typer.echo(printable(f"error: {message}"), err=True)
+    from latentry.contract.files import printable
+
+    print(printable(f"error: {message}"), file=sys.stderr)  # noqa: T201
     return code
 
 

@@ -15,6 +15,7 @@ from doubles import Run
 from running_server import LATENTRY
 
 from latentry.cli import main as cli
+from latentry.cli.common.exit_codes import EXIT_TRY_LATER
 from latentry.cli.main import COMMANDS, Command, main
 from latentry.contract.errors import BadRequest, Busy
 
@@ -304,3 +305,22 @@ def test_a_reader_that_leaves_changes_no_exit_code(
 def test_a_closed_output_is_none(server: ArithmeticServer, tmp_path: Path) -> None:
     command = f"exec {LATENTRY} health --url {server.url} >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+
+
+def test_a_full_disk_is_told_of_help_too() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [str(LATENTRY), "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == EXIT_TRY_LATER
+    assert done.stderr == "error: [Errno 28] No space left on device\n"
+
+
+def test_ctrl_c_is_looked_after_before_anything_slow_is_imported() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import latentry.cli.main;"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    slow = {"typer", "rich", "click", "pydantic", "numpy", "tomllib", "hashlib"}
+    assert not slow & set(done.stdout.split())
