@@ -62,6 +62,9 @@ class Format(StrEnum):
         return ("image", "sample") if self is Format.FLOAT else ("image",)
 
 
+FILE_FORMATS = tuple(item for item in Format if item.encoded)
+
+
 def format_from_text(text: str) -> Format:
     """Return the format called ``text``.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from latentry.clients.client import Client
 from latentry.contract.errors import LatentryError
 from latentry.contract.strict import Strict
+from latentry.contract.wire import FILE_FORMATS, Format
 from latentry.profiling.estimates import (
     Estimate,
     mean_estimate,
@@ -98,7 +99,7 @@ def measure_formats(
     url: str, model: str, *, rounds: int = 3, window_s: float = 0.8
 ) -> list[FormatFigures]:
     """Measure requests a second of every format, in rounds, so that all meet the same machine."""
-    formats = ("raw", "png", "jpeg", "webp")
+    formats = (Format.RAW, *FILE_FORMATS)
     throughputs: dict[str, list[float]] = {name: [] for name in formats}
     errors: dict[str, Counter[str]] = {name: Counter() for name in formats}
     with ExitStack() as stack:

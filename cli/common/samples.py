@@ -14,7 +14,9 @@ from latentry.clients.samples import MAX_SAMPLES
 from latentry.contract.errors import BadRequest, LatentryError
 from latentry.contract.spec import Role
 from latentry.contract.transport import ModelInfo
-from latentry.contract.wire import format_from_text
+from latentry.contract.wire import FILE_FORMATS
+
+_FORMATS = ", ".join(FILE_FORMATS)
 
 Model = Annotated[str, typer.Argument(help="Name of the model.")]
 SeedsOption = Annotated[str | None, typer.Option(help="Seeds and ranges of seeds: 0-63,100.")]
@@ -26,7 +28,7 @@ ClassOption = Annotated[
     typer.Option("--class", help="Class labels: 7, or 0-9, which are gone through in turn."),
 ]
 PsiOption = Annotated[float | None, typer.Option("--psi", help="truncation_psi; 1 is off.")]
-FormatOption = Annotated[str, typer.Option(help="Format of the files: png, jpeg, webp.")]
+FormatOption = Annotated[str, typer.Option(help=f"Format of the files: {_FORMATS}.")]
 RetryOption = Annotated[
     float | None, typer.Option(min=0, help="Wait so many seconds for a busy or lost server.")
 ]
@@ -69,10 +71,8 @@ def _classes_of(client: Client, model: str) -> str:
 
 def file_format_from_text(text: str) -> str:
     """Return ``text`` if it names a format of files; raises WrongUsage."""
-    with reading_options():
-        encoded = format_from_text(text).encoded
-    if not encoded:
-        raise WrongUsage(f"--format {text} is no file format; use png, jpeg or webp")
+    if text not in FILE_FORMATS:
+        raise WrongUsage(f"--format {text} is no file format; use one of {_FORMATS}")
     return text
 
 
