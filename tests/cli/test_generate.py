@@ -53,7 +53,7 @@ def test_generate_writes_files_and_json(run: Run, server: ArithmeticServer, tmp_
         (["--class", "2-0"], 2, "0-2?; digits takes an integer from 0 to 2: 0=zero, 1=one, 2=two"),
         (["--class", "0", "--n", str(10**13)], 1, "samples are more than one call takes"),
         (["--format", "float"], 2, "--format float is no file format; use one of png, jpeg, webp"),
-        (["--format", "gif"], 2, "format 'gif' is unknown"),
+        (["--format", "gif"], 2, "--format gif is no file format"),
         (["--url", "nowhere"], 2, "give HOST:PORT"),
         (["--token-file", "nothing"], 2, "nothing: No such file"),
         (["--ca", "nothing"], 2, "nothing cannot be read"),
