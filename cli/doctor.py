@@ -16,7 +16,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from latentry.cli.common.repository_options import AsJson, print_json
+from latentry.cli.common.console import AsJson
+from latentry.cli.common.exit_codes import EXIT_FAULT
+from latentry.cli.common.repository_options import print_json
 from latentry.contract.errors import LatentryError, ServeError
 from latentry.profiling.perf_analyzer.fetch import fetch_perf_analyzer
 from latentry.profiling.perf_analyzer.program import INSTALL_COMMAND, find_perf_analyzer
@@ -217,7 +219,7 @@ def doctor(
     else:
         _print_findings(findings)
     if any(finding.status == "error" for finding in findings):
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAULT)
 
 
 def _print_findings(findings: list[Finding]) -> None:

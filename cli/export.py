@@ -1,7 +1,6 @@
 """``latentry export``."""
 
 import contextlib
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from latentry.cli.common.console import AsJson
+from latentry.cli.common.repository_options import DEFAULT_REPOSITORY, print_json
 from latentry.cli.common.usage import WrongUsage
 from latentry.contract.files import printable
 
@@ -23,7 +24,7 @@ def export(
     ],
     repository: Annotated[
         Path, typer.Option(help="The model repository; made where it does not exist.")
-    ] = Path("model_repository"),
+    ] = DEFAULT_REPOSITORY,
     weights: Annotated[
         Path | None, typer.Option(help="Weights of package.module:build (safetensors).")
     ] = None,
@@ -34,7 +35,7 @@ def export(
     max_batch: Annotated[
         int, typer.Option(min=1, max=1024, help="Largest batch that will be served.")
     ] = 32,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Export a generator to ONNX, prove it against PyTorch and publish it.
 
@@ -52,7 +53,7 @@ def export(
     for warning in entry.manifest.record.parity.warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"))
     if as_json:
-        Console(soft_wrap=True).print_json(json.dumps(_facts(entry, is_new)))
+        print_json(_facts(entry, is_new))
     elif is_new:
         parity = entry.manifest.record.parity
         worst, allowed = max(parity.differences.values()), parity.tolerance

@@ -1,5 +1,6 @@
 """``latentry generate``."""
 
+import io
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,12 +8,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from latentry.cli.common.console import echo_json, waiting
+from latentry.cli.common.console import AsJson, echo_json, waiting
 from latentry.cli.common.samples import (
     ClassOption,
     CountOption,
     FormatOption,
-    JsonOption,
     Model,
     PsiOption,
     RetryOption,
@@ -27,6 +27,7 @@ from latentry.cli.common.server_options import open_client, talks_to_server
 from latentry.cli.common.usage import WrongUsage, check_folder, naming_options
 from latentry.clients.results import GenerateResult
 from latentry.clients.server import DEFAULT_SERVER, Server
+from latentry.contract.files import write_atomic
 
 _DEFAULT_SEEDS = "0-15"
 
@@ -43,7 +44,7 @@ def generate(
     grid: Annotated[Path | None, typer.Option(help="PNG file for all images in one.")] = None,
     server: Server = DEFAULT_SERVER,
     retry_for_s: RetryOption = None,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw images: as one picture, MODEL.png in this folder unless told otherwise, or as files.
 
@@ -90,7 +91,9 @@ def generate(
 
 def _write_grid(result: GenerateResult, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    result.grid().save(path)
+    picture = io.BytesIO()
+    result.grid().save(picture, "PNG")
+    write_atomic(path, picture.getvalue(), sync=False)
 
 
 def _summary(result: GenerateResult) -> str:

@@ -2,9 +2,9 @@
 
 import typer
 
-from latentry.cli.common.console import echo_json
+from latentry.cli.common.console import AsJson, echo_json
 from latentry.cli.common.exit_codes import EXIT_TRY_LATER
-from latentry.cli.common.samples import JsonOption, json_from_info
+from latentry.cli.common.samples import json_from_info
 from latentry.cli.common.server_options import open_client, talks_to_server
 from latentry.clients.client import Client
 from latentry.clients.server import DEFAULT_SERVER, Server
@@ -12,7 +12,7 @@ from latentry.contract.errors import LatentryError
 
 
 @talks_to_server
-def health(server: Server = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
+def health(server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
     """Tell whether a server is ready, and what it serves.
 
     Exit code 0: ready; 75: not now, it starts, shuts down or does not answer; 1: never, such as a

@@ -249,7 +249,8 @@ def _unknown(name: str) -> str:
 def _fail(message: str, code: int) -> int:
     from latentry.contract.files import printable
 
-    print(printable(f"error: {message}"), file=sys.stderr)  # noqa: T201
+    if sys.stderr is not None:  # closed: and None would be standard output to print
+        print(printable(f"error: {message}"), file=sys.stderr)  # noqa: T201
     return code
 
 

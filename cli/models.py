@@ -7,9 +7,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from latentry.cli.common.console import AsJson
+from latentry.cli.common.exit_codes import EXIT_FAULT
 from latentry.cli.common.repository_options import (
     DEFAULT_REPOSITORY,
-    AsJson,
     Repository,
     print_json,
 )
@@ -60,7 +61,7 @@ def list_models(
             line = f"no entries in {repository}; run `latentry export CHECKPOINT` first"
             console.print(Text(line))
     if errors:
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAULT)
 
 
 @models.command("remove")

@@ -20,7 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from latentry.cli.common.exit_codes import EXIT_FAULT, EXIT_INTERRUPTED
+from latentry.cli.common.repository_options import DEFAULT_REPOSITORY
 from latentry.cli.common.server_options import talks_to_server
+from latentry.cli.common.usage import WrongUsage, reading_options
 from latentry.clients.client import Client
 from latentry.clients.server import DEFAULT_SERVER, Server
 from latentry.clients.transports.channel import address_from_arguments, host_from_url
@@ -68,7 +70,6 @@ from latentry.profiling.sweep import SHARES, SweepPlan, sweep
 if TYPE_CHECKING:
     from latentry.serving.entries.repository import Entry
 
-_REPOSITORY = Path("model_repository")
 # This very installation, whatever lies on the PATH.
 _COMMAND = (sys.executable, "-m", "latentry.cli.main")
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -90,7 +91,7 @@ def profile(
     server: Server = DEFAULT_SERVER,
     repository: Annotated[
         Path, typer.Option(help="Where the entry is, with its perf_input.json.")
-    ] = _REPOSITORY,
+    ] = DEFAULT_REPOSITORY,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("profile"),
     concurrency: Annotated[
         str, typer.Option(help="Numbers of callers, each waiting for its answer.")
@@ -152,12 +153,13 @@ def profile(
         latentry profile digits --baseline before/report.json --out after
     """
     if server.tls or server.ca or server.token_file:
-        raise BadRequest(
+        raise WrongUsage(
             "profile measures without TLS and tokens, which its load generators do not speak; "
             "leave out --tls, --ca and --token-file and measure the server itself, on its machine"
         )
-    address = address_from_arguments(server.url).url
-    objective = Objective.parse(slo) if slo is not None else None
+    with reading_options():
+        address = address_from_arguments(server.url).url
+        objective = Objective.parse(slo) if slo is not None else None
     if objective:
         _refuse_sweep_options(context)
     before = read_profile(baseline) if baseline else None
@@ -194,7 +196,7 @@ def _refuse_sweep_options(context: typer.Context) -> None:
     given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
     if given:
         names = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise BadRequest(f"--slo does not go with {names}: it chooses its own rates and settings")
+        raise WrongUsage(f"--slo does not go with {names}: it chooses its own rates and settings")
 
 
 def _create_folder(folder: Path) -> None:
@@ -374,7 +376,7 @@ def _numbers(option: str, text: str) -> list[float]:
         values = [0.0]
     whole = option == "--rates" or all(value == int(value) for value in values)
     if not whole or any(value <= 0 for value in values):
-        raise BadRequest(f"{option} {text!r} is not understood; write numbers above 0: 1,8,32")
+        raise WrongUsage(f"{option} {text!r} is not understood; write numbers above 0: 1,8,32")
     return values
 
 

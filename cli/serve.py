@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from latentry.cli.common.console import AsJson
 from latentry.cli.common.repository_options import (
     DEFAULT_REPOSITORY,
-    AsJson,
     Repository,
     print_json,
 )

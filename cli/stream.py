@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from latentry.cli.common.console import echo_json, progress_bar
+from latentry.cli.common.console import AsJson, echo_json, progress_bar
 from latentry.cli.common.exit_codes import EXIT_INTERRUPTED
 from latentry.cli.common.samples import (
     ClassOption,
     CountOption,
     FormatOption,
-    JsonOption,
     Model,
     PsiOption,
     RetryOption,
@@ -43,7 +42,7 @@ def stream(
     ] = None,
     server: Server = DEFAULT_SERVER,
     retry_for_s: RetryOption = None,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw many images and write each as it comes; a broken stream goes on by itself.
 

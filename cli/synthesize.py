@@ -14,9 +14,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from latentry.cli.common.console import Advance, echo, echo_json, progress_bar
+from latentry.cli.common.console import Advance, AsJson, echo, echo_json, progress_bar
 from latentry.cli.common.exit_codes import EXIT_FAULT, EXIT_INTERRUPTED
+from latentry.cli.common.repository_options import DEFAULT_REPOSITORY
 from latentry.cli.common.server_options import talks_to_server
+from latentry.cli.common.usage import WrongUsage
 from latentry.clients.server import DEFAULT_SERVER, Server
 from latentry.contract.errors import BadRequest
 from latentry.synthesis.crews.crew import Crew, make_here
@@ -35,7 +37,6 @@ from latentry.synthesis.sinks.shards import shard_bytes
 from latentry.synthesis.storage.urls import storage_from_url
 from latentry.synthesis.verify import verify_job
 
-_REPOSITORY = Path("model_repository")
 _SERVER_WORKERS = 4
 _TRIED = 256
 _MOST_REASONS = 10
@@ -77,8 +78,9 @@ RepositoryOption = Annotated[
 RetryOption = Annotated[
     float | None,
     typer.Option(
+        min=0,
         help="Wait so many seconds for a server that is busy, lost or not there yet; if left out "
-        f"{DEFAULT_RETRY_FOR_S:g} for one that was there."
+        f"{DEFAULT_RETRY_FOR_S:g} for one that was there.",
     ),
 ]
 WorkersOption = Annotated[
@@ -86,7 +88,6 @@ WorkersOption = Annotated[
     typer.Option(min=1, help="Processes; if left out one for each core, 4 with a server."),
 ]
 OutArgument = Annotated[str, typer.Argument(help="Folder or URL of the job's output.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
 @app.command()
@@ -99,7 +100,7 @@ def run(
     ] = None,
     draw_with: DrawWithOption = DrawWith.SERVER,
     server: Server = DEFAULT_SERVER,
-    repository: RepositoryOption = _REPOSITORY,
+    repository: RepositoryOption = DEFAULT_REPOSITORY,
     workers: WorkersOption = None,
     address: Annotated[
         str | None, typer.Option(help="Address of the Ray cluster; a local one if left out.")
@@ -115,7 +116,7 @@ def run(
         bool,
         typer.Option("--take-over", help="Go on although a machine that is gone holds the lock."),
     ] = False,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make the samples of a job; run it again after anything, and it goes on.
 
@@ -160,9 +161,9 @@ def verify(
     ] = 64,
     draw_with: DrawWithOption = DrawWith.SERVER,
     server: Server = DEFAULT_SERVER,
-    repository: RepositoryOption = _REPOSITORY,
+    repository: RepositoryOption = DEFAULT_REPOSITORY,
     workers: WorkersOption = None,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check every hash of a job's output, and draw some samples again. Exit code 1 on any fault.
 
@@ -187,7 +188,7 @@ def verify(
 
 
 @app.command()
-def status(out: OutArgument, as_json: JsonOption = False) -> None:
+def status(out: OutArgument, as_json: AsJson = False) -> None:
     """Tell how far a job is: shards, samples, classes, rejections. Exit code 0 whole, 1 not.
 
     latentry synthesize status digits/
@@ -229,7 +230,7 @@ def _origin(
     if draw_with is DrawWith.SERVER:
         return Origin(server=server, retry_for_s=retry_for_s)
     if server != DEFAULT_SERVER:
-        raise BadRequest(
+        raise WrongUsage(
             "--url, --tls, --ca and --token-file go with --draw-with server; "
             f"--draw-with {draw_with} needs none"
         )
@@ -244,7 +245,7 @@ def _count(draw_with: DrawWith, workers: int | None) -> int:
 
 def _crew(draw_with: DrawWith, workers: int | None, address: str | None) -> Crew:
     if address is not None and draw_with is not DrawWith.RAY:
-        raise BadRequest("--address goes with --draw-with ray")
+        raise WrongUsage("--address goes with --draw-with ray")
     if draw_with is DrawWith.RAY:
         from latentry.synthesis.crews.ray import RayCrew
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from latentry.clients.samples import CheckedSamples
 from latentry.contract.errors import LatentryError, ServerFault
+from latentry.contract.files import write_atomic
 from latentry.contract.images import (
     Uint8,
     decode_image,
@@ -152,7 +152,7 @@ class GenerateResult:
         Path(folder).mkdir(parents=True, exist_ok=True)
         paths = [Path(folder) / name for name in names]
         for path, data in zip(paths, files, strict=True):
-            _write(path, data)
+            write_atomic(path, data, sync=False)
         return paths
 
     @property
@@ -309,18 +309,3 @@ def _output(
             f"{np.dtype(dtype)} {list(shape)} was expected"
         )
     return whole
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole, or none of that name; raises OSError that names it."""
-    with path.open("wb", buffering=0) as file:
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
-        except BaseException as error:
-            with suppress(OSError):
-                path.unlink()
-            if isinstance(error, OSError):
-                error.filename = str(path)
-            raise

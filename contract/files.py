@@ -165,26 +165,34 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def write_new(path: Path, data: bytes) -> None:
+def write_new(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write a file that is not there yet, and have it on the disk when this returns.
+
+    Args:
+        path: The file.
+        data: All that it is to hold.
+        sync: Whether the disk is waited for.
 
     Raises:
         FileExistsError: Something has that name.
         OSError: It cannot be written; what there is of it is removed.
     """
-    with path.open("xb", buffering=0) as file:
-        try:
+    try:
+        with path.open("xb", buffering=0) as file:
             view = memoryview(data)
             while view:
                 view = view[file.write(view) :]
-            os.fsync(file.fileno())
-        except BaseException:
-            with suppress(OSError):
-                path.unlink()
-            raise
+            if sync:
+                os.fsync(file.fileno())
+    except FileExistsError:
+        raise
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
-def write_atomic(path: Path, data: bytes, *, beside: Path | None = None) -> None:
+def write_atomic(path: Path, data: bytes, *, beside: Path | None = None, sync: bool = True) -> None:
     """Put ``data`` under ``path``, in place of what is there: whole and synced, or not at all.
 
     Temporary file, fsync, rename, fsync of the folder. After an error nothing of it may be taken
@@ -196,19 +204,32 @@ def write_atomic(path: Path, data: bytes, *, beside: Path | None = None) -> None
         data: All that it is to hold.
         beside: Folder for the temporary file, whose name begins with :data:`TEMPORARY`, on the same
             file system; if left out the file's own.
+        sync: Whether the disk is waited for; without, a process that dies leaves the old file or
+            the new one, a machine that does may leave either, or an empty one.
 
     Raises:
-        OSError: It cannot be written; the old file is as it was, unless only the last step failed.
+        OSError: It cannot be written, ``filename`` is ``path``; the old file is as it was, unless
+            only the last step failed.
     """
     temporary = (beside or path.parent) / f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}"
-    write_new(temporary, data)
     try:
-        temporary.rename(path)
-    except BaseException:
+        write_new(temporary, data, sync=sync)
+        temporary.replace(path)
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = os.fspath(path), None
         raise
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Remove what killed writers have left in ``folder``, where nobody writes now."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def publish_folder(made: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,7 @@ from typing import Any
 
 from latentry.contract.errors import BadRequest, NotFound
 
-TARGET = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
+TARGET = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<name>\w+)")
 
 
 def function_from_target(target: str, folder: Path) -> Callable[..., Any]:
@@ -33,8 +34,9 @@ def function_from_target(target: str, folder: Path) -> Callable[..., Any]:
     function = getattr(module, match["name"], None)
     if function is None:
         there = [name for name, value in vars(module).items() if callable(value)]
+        file = getattr(module, "__file__", None)
         raise NotFound(
-            f"{match['module']} ({module.__file__}) has no {match['name']!r}; "
+            f"{match['module']}{f' ({file})' if file else ''} has no {match['name']!r}; "
             f"what can be called there: {', '.join(there) or 'nothing'}"
         )
     if not callable(function):
@@ -56,8 +58,15 @@ def _import_module(name: str, folder: Path) -> ModuleType:
                 f"{name} was found, but it imports {error.name!r}, which is not installed here"
             ) from error
         raise NotFound(
-            f"there is no Python module {error.name!r} in {place} or among the installed packages"
+            f"there is no Python module {error.name!r} in {place} or among the installed packages; "
+            "put it there or install it"
         ) from error
     except (Exception, SystemExit) as error:  # whatever the user's module does
-        text = " ".join(str(error).split())[:500]
-        raise BadRequest(f"importing {name} failed: {type(error).__name__}: {text}") from error
+        raise BadRequest(f"importing {name} failed: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """Return what code of the user's raised, and where, on one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())[:500]
+    return f"{type(error).__name__}: {text} ({frame.filename}:{frame.lineno})"

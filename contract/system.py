@@ -9,14 +9,12 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host``, without a port, is this machine by its spelling; nothing is looked up.
+    """Whether ``host``, without port and brackets, is this machine by its spelling.
 
-    An IPv6 address may stand in brackets.
+    Nothing is looked up.
     """
     if host.lower() == "localhost":
         return True
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -25,7 +25,7 @@ from latentry.clients.ranges import parse_classes
 from latentry.contract.errors import BadRequest, LatentryError
 from latentry.contract.files import parse_toml, read_regular
 from latentry.contract.seeds import MAX_SEED, draw_uniform
-from latentry.contract.spec import GeneratorSpec, Role, check_name
+from latentry.contract.spec import GeneratorSpec, ModelName, Role
 from latentry.contract.strict import Strict, explain
 from latentry.synthesis.filters.classifier import ClassifierOptions
 from latentry.synthesis.filters.filters import FILTERS, FilterOptions
@@ -183,21 +183,13 @@ class OutputPart(Strict):
 class Job(Strict):
     """A job as its file says it."""
 
-    model: str
+    model: ModelName
     model_digest: str | None = None
     engine_class: Literal["any"] | None = None
     samples: SamplesPart
     controls: dict[Literal["class_label", "truncation_psi"], Control] = {}
     output: OutputPart = OutputPart()
     filters: tuple[FilterOptions, ...] = ()
-
-    @field_validator("model")
-    @classmethod
-    def _model_is_a_name(cls, value: str) -> str:
-        try:
-            return check_name(value)
-        except LatentryError as error:
-            raise ValueError(str(error)) from error
 
     @field_validator("model_digest")
     @classmethod

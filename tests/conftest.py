@@ -58,6 +58,10 @@ KEPT = ("ray", ".ses", "torchinductor_")  # what libraries leave in the temporar
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give this run a temporary folder of its own, and its processes a mark."""
+    # By these, and on a dumb terminal, commands print otherwise.
+    for name in ("GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "NO_COLOR"):
+        os.environ.pop(name, None)
+    os.environ["TERM"] = "xterm"
     # A shell that starts this in the background ignores Ctrl-C, and so would every command.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays there

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.files import write_atomic
+from latentry.contract.files import sweep_temporary, write_atomic
 from latentry.contract.spec import ClassLabelInput, GeneratorSpec, Input, ZInput
 from latentry.training.checkpoint import Checkpoint, Provenance, save_checkpoint
 from latentry.training.gan import Trainer
@@ -55,6 +55,7 @@ def open_run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Trainer:
     if resume:
         trainer.load_state(state)
     folder.mkdir(parents=True, exist_ok=True)
+    sweep_temporary(folder)
     return trainer
 
 

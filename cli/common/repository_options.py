@@ -10,7 +10,6 @@ from rich.console import Console
 DEFAULT_REPOSITORY = Path("model_repository")
 
 Repository = Annotated[Path, typer.Option(help="The model repository.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
 
 
 def print_json(value: object, *, one_line: bool = False) -> None:

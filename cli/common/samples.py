@@ -32,7 +32,6 @@ FormatOption = Annotated[str, typer.Option(help=f"Format of the files: {_FORMATS
 RetryOption = Annotated[
     float | None, typer.Option(min=0, help="Wait so many seconds for a busy or lost server.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
 def samples_from_options(seeds: str | None, n: int | None) -> dict[str, Any]:

@@ -71,11 +71,7 @@ def address_from_arguments(
         url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
         source = f"address in the environment's {URL_VARIABLE}"
     address = Address(_check_url(url, source), _credentials(tls), _metadata(headers or {}))
-    if (
-        address.metadata
-        and address.credentials is None
-        and not is_loopback(host_from_url(address.url))
-    ):
+    if address.metadata and address.credentials is None and not _is_near(address):
         raise BadRequest(
             f"a token, or any other header, is not sent to {address.url} without TLS, where others "
             "can read it; give tls=True or a file of root certificates (--tls, --ca), or go "

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -95,13 +96,8 @@ class GrpcTransport:
                 return False
         except LatentryError:
             return False
-        seconds = time_for_question(QUESTION_TIMEOUT_S)
-        try:
-            next(self._replies(iter([_NOTHING]), seconds), None)
-        except _REFUSED:
-            pass
-        except TimedOut:
-            raise self._no_answer(seconds) from None
+        with suppress(*_REFUSED):
+            self._ask_streams()
         return True
 
     def model_names(self) -> list[str]:
@@ -141,19 +137,12 @@ class GrpcTransport:
 
     def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
         """Send requests to ``generate_stream``, each once the one before it is answered in full."""
-        return self._replies(requests)
-
-    def _replies(
-        self, requests: Iterator[Arrays], timeout_s: float | None = None
-    ) -> Iterator[Reply]:
         process = os.getpid()
         with self._lock:
             connection = self._connected()
         outbox: SimpleQueue[Any] = SimpleQueue()
         messages = iter(outbox.get, None)
-        call = connection.stub.ModelStreamInfer(
-            messages, metadata=self._address.metadata, timeout=timeout_s
-        )
+        call = connection.stub.ModelStreamInfer(messages, metadata=self._address.metadata)
         try:
             for request in _stream_requests(requests):
                 outbox.put(request)
@@ -187,6 +176,36 @@ class GrpcTransport:
         if still_open is not None and self._connection is not None:
             wait(still_open, timeout=CLOSE_GRACE_S)
             self._connection.channel.close()
+
+    def _ask_streams(self) -> None:
+        """Ask the stream model for nothing; raises how it refuses, or why it does not answer.
+
+        The wait is bounded here and not by gRPC: Triton bears few deadlines and cancels.
+        """
+        with self._lock:
+            connection = self._connected()
+        call = connection.stub.ModelStreamInfer(
+            _stream_requests(iter([_NOTHING])), metadata=self._address.metadata
+        )
+        seconds, late = time_for_question(QUESTION_TIMEOUT_S), threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            call.cancel()
+
+        waiting = threading.Timer(seconds, give_up)
+        waiting.daemon = True
+        waiting.start()
+        try:
+            messages = list(call)  # to its end, so that nothing is left to cancel
+        except connection.grpc.RpcError as error:
+            if late.is_set():
+                raise self._no_answer(seconds) from error
+            raise self._infos.watched(error_from_rpc(error, self._address.url)) from error
+        finally:
+            waiting.cancel()
+        for message in messages:
+            _response_from_stream(message, self._address)
 
     def _ask(self, method: str, request: Any) -> Any:
         answer = self._start(method, request, lambda response: response)
@@ -275,14 +294,8 @@ class AsyncGrpcTransport:
                 return False
         except LatentryError:
             return False
-        seconds = time_for_question(QUESTION_TIMEOUT_S)
-        try:
-            async for _ in self._replies(iter([_NOTHING]), seconds):
-                pass
-        except _REFUSED:
-            pass
-        except TimedOut:
-            raise _no_answer(self._address, seconds, self._connection) from None
+        with suppress(*_REFUSED):
+            await self._ask_streams()
         return True
 
     async def model_names(self) -> list[str]:
@@ -313,17 +326,12 @@ class AsyncGrpcTransport:
         self._infos.watch_reply(model, reply)
         return reply
 
-    def stream(self, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
+    async def stream(self, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
         """Send requests to ``generate_stream``, each once the one before it is answered in full."""
-        return self._replies(requests)
-
-    async def _replies(
-        self, requests: Iterator[Arrays], timeout_s: float | None = None
-    ) -> AsyncIterator[Reply]:
         process = os.getpid()
         connection = self._connected()
         metadata = self._address.metadata
-        call = connection.stub.ModelStreamInfer(metadata=metadata, timeout=timeout_s)
+        call = connection.stub.ModelStreamInfer(metadata=metadata)
         try:
             for request in _stream_requests(requests):
                 await call.write(request)
@@ -381,6 +389,22 @@ class AsyncGrpcTransport:
         self._connection = None
         self._open = set()
         self._infos = InfoCache()
+
+    async def _ask_streams(self) -> None:
+        """See :meth:`GrpcTransport._ask_streams`."""
+        connection = self._connected()
+        seconds = time_for_question(QUESTION_TIMEOUT_S)
+        requests = _stream_requests(iter([_NOTHING]))
+        call = connection.stub.ModelStreamInfer(requests, metadata=self._address.metadata)
+        try:
+            async with asyncio.timeout(seconds):
+                messages = [message async for message in call]
+        except TimeoutError:
+            raise _no_answer(self._address, seconds, self._connection) from None
+        except connection.grpc.RpcError as error:
+            raise self._infos.watched(error_from_rpc(error, self._address.url)) from error
+        for message in messages:
+            _response_from_stream(message, self._address)
 
     async def _ask(self, method: str, request: Any) -> Any:
         answer = self._start(method, request)

@@ -65,7 +65,7 @@ def fetch_perf_analyzer() -> PerfAnalyzer:
         except _FAILURES as error:
             raise NotFound(
                 f"perf_analyzer {FETCHED_VERSION} cannot be fetched: {_reason(error)}. It needs "
-                "x86-64 Linux, pip, and Debian's libb64-0d by apt-get; or put the vendor's "
+                "pip, and libb64-0d of Debian 12 or 13 (x86-64) by apt-get; or put the vendor's "
                 "perf_analyzer on the PATH"
             ) from error
         with suppress(OSError):  # another process was first
@@ -74,8 +74,9 @@ def fetch_perf_analyzer() -> PerfAnalyzer:
 
 
 def _download(folder: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
-    _run([*pip, *_WHEELS], folder)
+    # Of a source distribution pip would run code before anything is checked.
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    _run([*pip, "--dest", str(folder), *_WHEELS], folder)
     download = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", _DEBIAN_PACKAGE]
     try:
         _run(download, folder)

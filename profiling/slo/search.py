@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from latentry.contract.errors import LatentryError
 from latentry.profiling.load.target import Target
@@ -31,6 +31,7 @@ class Search:
         state: What is known; candidates in it are not measured again.
         on_step: Called with a line for people before each candidate.
         clock: Seconds, of which the budget is spent.
+        cores: Processor cores of the machine.
     """
 
     serve: Callable[[Serving], AbstractContextManager[Target]]
@@ -41,6 +42,7 @@ class Search:
     state: SearchState
     on_step: Callable[[str], None] = lambda _: None
     clock: Callable[[], float] = time.monotonic
+    cores: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
         self._start = self.clock()
@@ -110,7 +112,7 @@ class Search:
         return candidate
 
     def _changes(self) -> Iterator[tuple[str, int]]:
-        for name, values in coordinates(self.most_batch, os.cpu_count() or 1).items():
+        for name, values in coordinates(self.most_batch, self.cores).items():
             for value in values:
                 yield name, value
 

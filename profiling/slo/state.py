@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.files import parse_json, read_regular, write_atomic
+from latentry.contract.files import parse_json, read_regular, sweep_temporary, write_atomic
 from latentry.contract.strict import Strict
 from latentry.profiling.slo.final import Final
 from latentry.profiling.slo.held_rate import Holding
@@ -54,6 +54,7 @@ class SearchState:
             BadRequest: The folder holds a search for something else, or a damaged one.
         """
         state = cls(folder / _STATE_FILE, key)
+        sweep_temporary(folder)
         try:
             saved = parse_json(read_regular(state.path, most=_MOST_STATE_BYTES))
             state.running = Holding.model_validate(saved["running"]) if saved["running"] else None

@@ -1,11 +1,12 @@
 """Engine classes: the name of everything on which the last bit of an image may depend."""
 
+import importlib.util
 import platform
+import re
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+_VERSION = re.compile(r'^__version__ = "([^"]+)"', re.MULTILINE)
 
 
 @cache
@@ -21,15 +22,27 @@ def vector_level() -> str:
     return "sse"
 
 
+@cache
 def engine_class() -> str:
-    """Return the engine class of this machine, without loading an engine."""
-    return f"onnxruntime-{_version()}-fp32-{vector_level()}"
+    """Return the engine class of what this machine would load, without loading it.
+
+    Raises:
+        ModuleNotFoundError: ONNX Runtime is not installed.
+    """
+    return class_of_version(_installed_version())
 
 
-def _version() -> str:
-    for package in _PACKAGES:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+def class_of_version(version: str) -> str:
+    """Return the engine class of ONNX Runtime ``version`` on this machine."""
+    return f"onnxruntime-{version}-fp32-{vector_level()}"
+
+
+def _installed_version() -> str:
+    # What the module itself says: several packages bring it, and two may be there at once.
+    found = importlib.util.find_spec("onnxruntime")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+    match = _VERSION.search(Path(found.origin).read_text())
+    if match is None:
+        raise ModuleNotFoundError("onnxruntime has no version", name="onnxruntime")
+    return match[1]

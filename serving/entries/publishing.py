@@ -70,16 +70,21 @@ def remove_entry(repository: Path, name: str, version: int | None = None) -> lis
         NotFound: There is no such repository, model or version.
     """
     check_name(name)
-    version_folders(repository)
+    _versions_to_remove(repository, name, version)  # before anything has to be written
     with locked(repository), temporary_folder(repository) as trash:
-        everything = version_folders(repository, name)
-        folders = [folder for folder in everything if version in (None, int(folder.name))]
-        if not folders:
-            what = name if version is None else f"{name} version {version}"
-            raise NotFound(f"{what} is not in {repository}; `latentry models` lists what is")
+        folders = _versions_to_remove(repository, name, version)
         for folder in folders:
             folder.rename(trash / folder.name)
         write_config(repository, name)
+    return folders
+
+
+def _versions_to_remove(repository: Path, name: str, version: int | None) -> list[Path]:
+    everything = version_folders(repository, name)
+    folders = [folder for folder in everything if version in (None, int(folder.name))]
+    if not folders:
+        what = name if version is None else f"{name} version {version}"
+        raise NotFound(f"{what} is not in {repository}; `latentry models` lists what is")
     return folders
 
 

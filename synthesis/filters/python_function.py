@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from latentry.contract.errors import BadRequest, LatentryError
-from latentry.contract.importing import TARGET, function_from_target
+from latentry.contract.importing import TARGET, function_from_target, told
 from latentry.synthesis.filters.judging import Candidates, Filter, JudgeOptions
 
 _MOST_REASON = 1000
@@ -62,7 +61,7 @@ class _Python:
                     self._function(candidates.images, candidates.seeds, dict(candidates.controls))
                 )
         except (Exception, SystemExit) as error:  # whatever the user's function raises
-            raise BadRequest(f"filter {self._name} failed: {_told(error)}") from error
+            raise BadRequest(f"filter {self._name} failed: {told(error)}") from error
         must = "it returns one for each image, None or the reason as a text"
         if len(answer) != len(candidates.seeds):
             raise BadRequest(
@@ -89,9 +88,3 @@ def _imported(target: str, folder: Path) -> Callable[..., Any]:
 def _as_reason(text: str) -> str:
     """Return a reason as a record takes it: not too long, and in UTF-8."""
     return text[:_MOST_REASON].encode(errors="replace").decode()
-
-
-def _told(error: BaseException) -> str:
-    """Return what was raised, and where, on one line."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"

@@ -15,6 +15,7 @@ from latentry.contract.files import (
     open_regular,
     read_regular,
     sha256_regular,
+    sweep_temporary,
     sync_folder,
     write_atomic,
 )
@@ -111,11 +112,11 @@ class LocalFolder:
         except OSError as error:
             raise self._not_written(LOCK_FILE, len(lock_bytes()), error) from error
         try:
-            self._sweep()
+            sweep_temporary(self.path)
             yield
         finally:
             # A worker that was ended in the middle of a file has left it.
-            self._sweep()
+            sweep_temporary(self.path)
             with contextlib.suppress(OSError):
                 (self.path / LOCK_FILE).unlink()
             os.close(descriptor)
@@ -182,11 +183,6 @@ class LocalFolder:
             f"no space left for {self.path / name}: it takes {size:,} bytes and {free:,} are free, "
             f"{short:,} short; free some and run the same command again, it goes on from here"
         )
-
-    def _sweep(self) -> None:
-        for path in self.path.glob(f"{TEMPORARY}*"):
-            with contextlib.suppress(OSError):
-                path.unlink()
 
     def _take_lock(self, take_over: bool) -> int:
         """Return the descriptor of the lock file, which names this process from now on."""

@@ -15,7 +15,7 @@ from doubles import Run
 from running_server import LATENTRY
 
 from latentry.cli import main as cli
-from latentry.cli.common.exit_codes import EXIT_TRY_LATER
+from latentry.cli.common.exit_codes import EXIT_TRY_LATER, EXIT_USAGE
 from latentry.cli.main import COMMANDS, Command, main
 from latentry.contract.errors import BadRequest, Busy
 
@@ -305,6 +305,12 @@ def test_a_reader_that_leaves_changes_no_exit_code(
 def test_a_closed_output_is_none(server: ArithmeticServer, tmp_path: Path) -> None:
     command = f"exec {LATENTRY} health --url {server.url} >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+
+
+def test_an_error_is_no_output_where_nobody_reads_errors() -> None:
+    command = f"exec {LATENTRY} nonsense 2>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (EXIT_USAGE, b"")
 
 
 def test_a_full_disk_is_told_of_help_too() -> None:

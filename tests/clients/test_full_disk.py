@@ -32,3 +32,13 @@ def test_an_image_is_written_whole_or_not_at_all(transport: FakeTransport, tmp_p
         result.save(tmp_path)
     assert refusal.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_that_was_there_stays(transport: FakeTransport, tmp_path: Path) -> None:
+    result = Client(transport=transport).generate("plain", seeds=[1])
+    (path,) = result.save(tmp_path)
+    path.write_bytes(b"mine")
+    with pytest.raises(OSError, match=r"seed0000000001\.png"), nearly_full():
+        result.save(tmp_path)
+    assert path.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [path]

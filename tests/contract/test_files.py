@@ -152,7 +152,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("call", ["fsync", "rename"])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_fault_leaves_the_old_file(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,8 +163,9 @@ def test_a_fault_leaves_the_old_file(
         raise OSError(errno.EIO, "the disk is broken")
 
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match="the disk is broken"):
+    with pytest.raises(OSError, match="the disk is broken") as caught:
         write_atomic(path, b"new")
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
 
@@ -173,7 +174,7 @@ def test_file_and_folder_are_synced_in_this_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    sync, rename = os.fsync, os.rename
+    sync, rename, replace = os.fsync, os.rename, os.replace
 
     def see_sync(descriptor: int) -> None:
         calls.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
@@ -183,10 +184,18 @@ def test_file_and_folder_are_synced_in_this_order(
         calls.append("rename")
         rename(*names)
 
+    def see_replace(*names: Path) -> None:
+        calls.append("replace")
+        replace(*names)
+
     monkeypatch.setattr(os, "fsync", see_sync)
     monkeypatch.setattr(os, "rename", see_rename)
+    monkeypatch.setattr(os, "replace", see_replace)
     write_atomic(tmp_path / "file", b"1")
-    assert calls == ["file", "rename", "folder"]
+    assert calls == ["file", "replace", "folder"]
+    calls.clear()
+    write_atomic(tmp_path / "file", b"2", sync=False)
+    assert calls == ["replace"]
     calls.clear()
     made = tmp_path / "made"
     made.mkdir()

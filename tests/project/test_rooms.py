@@ -39,8 +39,11 @@ LIBRARIES: dict[str, set[str]] = {
     "onnx": {"export"},
     "onnxscript": {"export"},
     "triton_python_backend_utils": {"serving.triton"},
-    "grpc": {"clients.transports", "profiling.load", "serving.server"},
-    "tritonclient": {"clients.transports", "profiling.load", "serving.server"},
+    "grpc": {"clients.transports", "profiling.load", "serving.server.probe"},
+    "tritonclient": {
+        *("clients.transports", "profiling.load"),
+        *("serving.server.canary", "serving.server.probe"),
+    },
     "ray": {"synthesis.crews"},
     "fsspec": {"synthesis.storage"},
     "pyarrow": {"synthesis.sinks"},

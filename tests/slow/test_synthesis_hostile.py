@@ -1,4 +1,4 @@
-"""A thousand damaged job folders; tests/clients/test_synthesis_hostile.py says how."""
+"""A thousand damaged job folders; tests/synthesis/test_hostile.py says how."""
 
 from pathlib import Path
 

@@ -143,8 +143,12 @@ def test_a_server_that_comes_late_is_waited_for_where_that_is_asked_for(tmp_path
         port = nobody.getsockname()[1]
         options = ("--url", f"127.0.0.1:{port}", "--workers", "1", "--retry-for-s", "120")
         process = JobRun(job, tmp_path / "out", options).start()
-        for _ in range(4):  # longer than anybody asks who does not wait
-            nobody.accept()[0].close()
+        try:
+            for _ in range(4):  # longer than anybody asks who does not wait
+                nobody.accept()[0].close()
+        except BaseException:
+            end(process)
+            raise
     server = ArithmeticServer(port)
     try:
         _, message = process.communicate(timeout=240)

@@ -14,7 +14,6 @@ from jobs.runs import (
     stamps,
     write_job,
 )
-from onnx import TensorProto, helper
 
 from latentry.clients import Client
 from latentry.contract.errors import InvalidOutput, JobError
@@ -96,7 +95,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a logistic regression on scikit-learn's real digits, 8 x 8, as an ONNX file."""
     onnx = pytest.importorskip("onnx", reason="writing networks needs the extra [export]")
     datasets = pytest.importorskip("sklearn.datasets", reason="needs the extra [train]")
-    from onnx import numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
     from sklearn.linear_model import LogisticRegression
 
     data = datasets.load_digits()

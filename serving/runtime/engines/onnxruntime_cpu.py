@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from latentry.contract.wire import Arrays
-from latentry.serving.entries.engine_class import engine_class
+from latentry.serving.entries.engine_class import class_of_version, engine_class
 
 _FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
 
@@ -34,7 +34,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, model: Path | bytes, *, threads: int = 0) -> None:
         """Load ``model`` (a file or its bytes); ``threads`` 0 means one for each core."""
-        self.engine_class = engine_class()
+        self.engine_class = class_of_version(onnxruntime.__version__)
         self._threads = threads or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(max(1, self._threads - 1))
         options = onnxruntime.SessionOptions()

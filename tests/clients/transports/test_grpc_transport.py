@@ -81,8 +81,12 @@ def test_images_headers_and_no_deadline(server: ArithmeticServer, driver: Driver
     expected = Client(transport=server.double.transport).generate(
         "digits", seeds=range(30), class_label=1
     )
-    (result, png) = driver.run(
-        [generate(seeds=range(30)), generate(seeds=range(30), format="png")],
+    (result, png, _) = driver.run(
+        [
+            generate(seeds=range(30)),
+            generate(seeds=range(30), format="png"),
+            lambda client: client.health(),
+        ],
         server.url,
         headers={"X-Token": "let me in"},
     )
@@ -94,7 +98,7 @@ def test_images_headers_and_no_deadline(server: ArithmeticServer, driver: Driver
 
 
 def test_a_model_is_asked_about_once(server: ArithmeticServer, driver: Driver) -> None:
-    driver.run([generate(), generate(), generate()], server.url)
+    driver.run([generate(), generate(), lambda c: c.health(), generate()], server.url)
     assert server.double.calls.count("config") == 1
     assert server.double.calls.count("infer") == 3
 

@@ -60,6 +60,7 @@ def registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registries:
     for package, name, text in zip(PACKAGES, names, (PROGRAM, "a library"), strict=False):
         with zipfile.ZipFile(packages / package, "w") as archive:
             archive.writestr(name, text)
+    (tmp_path / "made" / "DEBIAN").chmod(0o755)  # whatever the umask
     build = ["dpkg-deb", "--build", str(tmp_path / "made"), str(packages / PACKAGES[2])]
     subprocess.run(build, check=True, capture_output=True)
     digests = [sha256_regular(packages / name) for name in PACKAGES]

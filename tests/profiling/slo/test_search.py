@@ -143,6 +143,7 @@ class Servers:
             budget_s=budget_s,
             state=SearchState.open(folder, {"model": "digits"}),
             clock=self.clock.perf_counter,
+            cores=2,
         )
 
 
