@@ -6,7 +6,8 @@ the server.
 
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
@@ -19,13 +20,20 @@ _MESSAGE_BYTES = 72
 _BYTES_ACKED = struct.Struct("=QQ")  # acknowledged and received, at 120
 _BYTES_ACKED_AT = 120
 
+# A reader that takes something lets the server know; a connection without that is an idle one.
+_STILL_S = 3.0
+# Slow readers let it know in steps, by the window of their HTTP/2; the next one may take longer.
+_LONGER = 4.0
 
-def bytes_moved(port: int) -> dict[tuple[int, bytes], int]:
+Moved = dict[tuple[int, bytes], int]
+
+
+def bytes_moved(port: int) -> Moved:
     """Return the bytes that went both ways on each connection to ``port``, by the other end.
 
     Bytes count as sent once the other end's kernel has them. {} where the kernel does not tell.
     """
-    moved: dict[tuple[int, bytes], int] = {}
+    moved: Moved = {}
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             for peer, count in _connections(family, port):
@@ -69,3 +77,33 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _aligned(size: int) -> int:
     return (size + 3) & ~3
+
+
+class Delivery:
+    """What a server hands over to those connected to it, from now on."""
+
+    def __init__(
+        self,
+        port: int,
+        look: Callable[[int], Moved] = bytes_moved,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._look = look
+        self._clock = clock
+        self._port = port
+        self._moved = self._look(port)
+        self._moved_s = clock()
+        self._longest_s = 0.0
+
+    def has_ended(self) -> bool:
+        """Whether nobody is connected, or nothing moves any more.
+
+        Three seconds without anything are enough where nothing has moved before; where something
+        has, four times the longest pause so far.
+        """
+        moved, still_s = self._look(self._port), self._clock() - self._moved_s
+        if moved != self._moved:
+            self._longest_s = max(self._longest_s, still_s)
+            self._moved, self._moved_s = moved, self._clock()
+            still_s = 0.0
+        return not moved or still_s > max(_STILL_S, _LONGER * self._longest_s)

@@ -21,7 +21,7 @@ from latentry.contract.errors import ServeError
 from latentry.contract.wire import STREAM_MODEL
 from latentry.serving.entries.repository import Entry
 from latentry.serving.server.canary import Canary, NoGolden, Pending, QueueFull
-from latentry.serving.server.connections import bytes_moved
+from latentry.serving.server.connections import Delivery
 from latentry.serving.server.folder import ServerFolder
 from latentry.serving.server.memory import MemoryLimit, mib, used_bytes
 from latentry.serving.server.probe import ReadinessProbe
@@ -37,9 +37,6 @@ _CANARY_SHARE = 0.01  # of the engine's time, at most
 _MEMORY_EVERY_S = 5.0
 _SAY_EVERY_S = 15.0
 _LAST_ANSWERS_S = 2.0
-# A reader that takes something lets the server know; a connection without that is an idle one.
-_STILL_S = 3.0
-
 
 # What is drained because of its memory must not grow on meanwhile.
 _LONGEST_FULL_DRAIN_S = 10.0
@@ -176,7 +173,7 @@ class ServerLife:
         self.close()
         self._process.terminate()
         last_s = max(deadline_s, time.monotonic() + _LAST_ANSWERS_S)
-        delivery = _Delivery(self._endpoint.port)
+        delivery = Delivery(self._endpoint.port)
         while self._patient(last_s) and self._process.poll() is None:
             # Triton lets its model processes go when no request is left, and goes on to hand over
             # what slow readers have not taken; then it takes seconds to end, for which nobody has
@@ -302,22 +299,6 @@ class ServerLife:
                     raise Died(f"{name} answered nobody for {self._limits.canary_s:g} s")
                 progress, asked_s = now, self._clock.look()
             yield
-
-
-class _Delivery:
-    """What a server hands over to those connected to it."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._moved = bytes_moved(port)
-        self._moved_s = time.monotonic()
-
-    def has_ended(self) -> bool:
-        """Whether nobody is connected, or nothing has moved for a while."""
-        moved = bytes_moved(self._port)
-        if moved != self._moved:
-            self._moved, self._moved_s = moved, time.monotonic()
-        return not moved or time.monotonic() - self._moved_s > _STILL_S
 
 
 def _has_ended(process: psutil.Process) -> bool:

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from latentry.serving.server.connections import bytes_moved
+from latentry.serving.server.connections import Delivery, bytes_moved
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,49 @@ def test_bytes_are_counted_both_ways(family: int, host: str) -> None:
             assert after - before == 1_500
             with socket.create_connection((host, port)), listener.accept()[0]:
                 assert len(bytes_moved(port)) == 2
+
+
+class Kernel:
+    """Bytes moved on one connection, and a clock."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.moved: dict[tuple[int, bytes], int] = {(2, b"reader"): 0}
+        self.delivery = Delivery(8001, lambda _: dict(self.moved), lambda: self.now_s)
+
+    def move_after(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.moved[2, b"reader"] += 1
+        assert not self.delivery.has_ended()
+
+    def ended_after(self, seconds: float) -> bool:
+        self.now_s += seconds
+        return self.delivery.has_ended()
+
+
+def test_an_idle_connection_is_not_waited_for() -> None:
+    kernel = Kernel()
+    assert not kernel.ended_after(2.9)
+    assert kernel.ended_after(0.2)
+
+
+def test_nobody_connected_is_the_end() -> None:
+    kernel = Kernel()
+    kernel.moved.clear()
+    assert kernel.ended_after(0)
+
+
+def test_a_slow_reader_is_waited_for_as_it_reads() -> None:
+    kernel = Kernel()
+    for _ in range(5):
+        kernel.move_after(2.0)
+    assert not kernel.ended_after(7.9)
+    assert kernel.ended_after(0.2)
+
+
+def test_a_quick_reader_that_stops_is_idle() -> None:
+    kernel = Kernel()
+    for _ in range(5):
+        kernel.move_after(0.1)
+    assert not kernel.ended_after(2.9)
+    assert kernel.ended_after(0.2)
