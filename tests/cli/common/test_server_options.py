@@ -146,7 +146,7 @@ def test_profile_says_that_it_speaks_neither(
     capsys: pytest.CaptureFixture[str], token_file: Path
 ) -> None:
     for options in (["--tls"], ["--ca", "x.pem"], ["--token-file", str(token_file)]):
-        assert main(["profile", "digits", *options]) == 1
+        assert main(["profile", "digits", *options]) == 2
         assert "profile measures without TLS and tokens" in capsys.readouterr().err
 
 
