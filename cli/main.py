@@ -11,8 +11,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -206,17 +206,24 @@ class _Output:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        try:
+        with self._dropped_where_it_fails():
             return int(self._stream.write(text))
-        except BrokenPipeError:
-            self._drop()
-            return len(text)
+        return len(text)
 
     def flush(self) -> None:
-        try:
+        with self._dropped_where_it_fails():
             self._stream.flush()
+
+    @contextmanager
+    def _dropped_where_it_fails(self) -> Iterator[None]:
+        """Nothing more goes to an output that fails, at the interpreter's end neither."""
+        try:
+            yield
         except BrokenPipeError:
             self._drop()
+        except OSError:
+            self._drop()
+            raise
 
     def _drop(self) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)

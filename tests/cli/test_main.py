@@ -313,13 +313,17 @@ def test_an_error_is_no_output_where_nobody_reads_errors() -> None:
     assert (done.returncode, done.stdout) == (EXIT_USAGE, b"")
 
 
-def test_a_full_disk_is_told_of_help_too() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["models", "--help"]])
+def test_a_full_disk_is_told_of_once(arguments: list[str], unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [str(LATENTRY), "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
-    assert done.returncode == EXIT_TRY_LATER
+            [str(LATENTRY), *arguments],
+            env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
     assert done.stderr == "error: [Errno 28] No space left on device\n"
+    assert done.returncode == EXIT_TRY_LATER
 
 
 def test_ctrl_c_is_looked_after_before_anything_slow_is_imported() -> None:
