@@ -95,6 +95,15 @@ def test_by_default_a_lost_server_is_an_error_after_three_attempts(
     assert len(transport.question_faults) == 6
 
 
+def test_a_part_that_fails_again_and_again_is_an_error_after_three_attempts(
+    client: Client, transport: FakeTransport
+) -> None:
+    transport.faults = [Busy("full")] * 9
+    with pytest.raises(Busy, match="full"):
+        client.generate("plain", seeds=1)
+    assert len(transport.requests) == 3
+
+
 def test_retry_for_s_waits_longer(transport: FakeTransport) -> None:
     transport.faults = [ServerGone("gone")] * 5
     with Client(transport=transport, retry_for_s=30) as client:

@@ -1,8 +1,10 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,33 @@ def test_tls_makes_credentials(tmp_path: Path) -> None:
     for tls in choices:
         assert address_from_arguments("h:1", tls=tls).credentials is not None
     open_channel(grpc, address_from_arguments("h:1", tls=True)).close()
+
+
+def test_a_proxy_of_the_environment_is_asked_for_other_machines_only(
+    server: ArithmeticServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy, ThreadPoolExecutor(1) as pool:
+
+        def listen() -> None:
+            with suppress(OSError):
+                while True:
+                    with proxy.accept()[0] as connection:
+                        heard.append(connection.recv(4096))
+
+        listening = pool.submit(listen)
+        for name in ("no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with Client(server.url) as client:
+            assert client.models() == ["digits", "mapped", "plain"]
+        assert not heard
+        with Client("render-3.invalid:8001") as client, pytest.raises(ServerGone):
+            client.models()
+        proxy.shutdown(socket.SHUT_RDWR)
+        listening.result()
+    assert heard[0].startswith(b"CONNECT render-3.invalid:8001 ")
 
 
 def test_a_new_channel_is_not_connected() -> None:

@@ -30,6 +30,8 @@ from latentry.clients import (
     ServerGone,
     TimedOut,
 )
+from latentry.clients.transports import grpc_transport
+from latentry.clients.transports.grpc_transport import AsyncGrpcTransport, GrpcTransport
 
 NO_DEADLINE_S = 1e6
 
@@ -137,6 +139,13 @@ def test_models_info_and_health(server: ArithmeticServer, driver: Driver) -> Non
     assert names == ["digits", "mapped", "plain"]
     assert info.spec.classes == ("zero", "one", "two")
     assert health.reason == "serving digits, mapped, plain"
+
+
+def test_a_server_that_nobody_reaches_is_not_ready() -> None:
+    transport = GrpcTransport("127.0.0.1:1")
+    assert transport.ready() is False
+    transport.close()
+    assert asyncio.run(AsyncGrpcTransport("127.0.0.1:1").ready()) is False
 
 
 def test_health_of_nobody(driver: Driver) -> None:
@@ -317,28 +326,48 @@ def test_retry_for_s_waits_for_a_server(
     assert len(result) == 3
 
 
-def test_a_timeout_does_not_cancel_the_call(server: ArithmeticServer, driver: Driver) -> None:
-    server.double.hold.clear()
-    errors = []
+def give_up(driver: Driver) -> Step:
+    """Return the step that does not wait for an answer; it returns the error."""
 
-    def give_up(client: Any) -> None:
+    def wait(client: Any) -> LatentryError:
         with pytest.raises(TimedOut, match=r"timeout_s=0\.1") as error:
             client.generate("plain", seeds=1, timeout_s=0.1)
-        errors.append(error.value)
+        return error.value
 
-    async def give_up_in_asyncio(client: Any) -> None:
+    async def wait_in_asyncio(client: Any) -> LatentryError:
         with pytest.raises(TimedOut, match=r"timeout_s=0\.1") as error:
             await client.generate("plain", seeds=1, timeout_s=0.1)
-        errors.append(error.value)
+        return error.value
+
+    return wait_in_asyncio if driver.asynchronous else wait
+
+
+def test_a_timeout_does_not_cancel_the_call(server: ArithmeticServer, driver: Driver) -> None:
+    server.double.hold.clear()
 
     def see_what_becomes_of_it(client: Any) -> None:
         wait_until(lambda: "infer" in server.double.calls)
         server.double.hold.set()
         wait_until(lambda: server.double.still_wanted == [True])
 
-    step = give_up_in_asyncio if driver.asynchronous else give_up
-    driver.run([lambda c: c.info("plain"), step, see_what_becomes_of_it], server.url)
-    assert len(errors) == 1
+    steps = [lambda c: c.info("plain"), give_up(driver), see_what_becomes_of_it]
+    _, error, _ = driver.run(steps, server.url)
+    assert isinstance(error, TimedOut)
+
+
+def test_closing_gives_abandoned_answers_a_moment(
+    server: ArithmeticServer, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton does not bear many that are cancelled."""
+    monkeypatch.setattr(grpc_transport, "CLOSE_GRACE_S", 60 * grpc_transport.CLOSE_GRACE_S)
+    server.double.hold.clear()
+
+    def answer_soon(client: Any) -> None:
+        wait_until(lambda: "infer" in server.double.calls)
+        threading.Timer(0.3, server.double.hold.set).start()
+
+    driver.run([lambda c: c.info("plain"), give_up(driver), answer_soon], server.url)
+    assert server.double.still_wanted == [True]
 
 
 QUESTIONS = {
