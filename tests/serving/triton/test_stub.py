@@ -1,0 +1,45 @@
+"""What every process of a model does beside its work."""
+
+import subprocess
+import sys
+
+import psutil
+from running_server import wait_until
+
+# Triton's own module is there in its processes only; nothing of it is used here.
+STUB = """
+import sys, time, types
+sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
+from latentry.serving.triton.stub import exit_with_parent
+exit_with_parent()
+before_s = time.process_time()
+print(flush=True)
+time.sleep(2)
+print(time.process_time() - before_s, flush=True)
+time.sleep(1000)
+"""
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_it_ends_with_its_parent_and_costs_nothing_meanwhile() -> None:
+    command = [sys.executable, "-c", PARENT, STUB]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "\n"
+        assert float(parent.stdout.readline()) < 0.2
+        assert is_running(child)
+        parent.kill()
+        wait_until(lambda: not is_running(child))
