@@ -176,9 +176,11 @@ class Watched:
         monkeypatch.setattr(life, "Canary", Asked)
         monkeypatch.setattr(life, "used_bytes", lambda _: self.used)
         monkeypatch.setattr(process, "terminate", lambda: self.told_to_end_s.append(self.now_s))
+        place = ServerFolder(folder, "none", self.signs)
         self.life = ServerLife(
-            *(process, Endpoint("127.0.0.1", 1, 2), ServerFolder(folder, "none", self.signs)),
-            *([entry], self, Limits(drain_s=40.0), MemoryLimit(2_000)),
+            *(process, Endpoint("127.0.0.1", 1, 2), place, [entry], self),
+            Limits(drain_s=40.0),
+            MemoryLimit(2_000),
         )
         self.life.wait_until_ready()
 

@@ -1,5 +1,6 @@
 """When a server is started again, and when it is given up: lives that end as they are told to."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ class World:
     """
 
     def __init__(self, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s, self.stops = 0.0, 0
+        self.now_s, self.stops, self.stop_s = 0.0, 0, math.inf
         self.begun_s: list[float] = []
         self.drained_full: list[bool] = []
         self.ends: Iterator[Exception | tuple[Exception]] = iter(())
@@ -42,6 +43,7 @@ class World:
 
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
+        self.stops |= self.now_s > self.stop_s
 
     @contextmanager
     def life(self) -> Iterator["World"]:
@@ -118,15 +120,11 @@ def test_the_pauses_between_deaths_grow(world: World) -> None:
     assert begun_s[0] == begun_s[1]
 
 
-def test_a_pause_ends_when_it_is_told_to_stop(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stopped(seconds: float) -> None:
-        world.stops = 1
-
-    monkeypatch.setattr(supervisor.time, "sleep", stopped)
+def test_a_pause_ends_when_it_is_told_to_stop(world: World) -> None:
+    world.stop_s = 1.0  # within the third pause
     world.run(*[(KILLED,)] * 9)
-    assert len(world.begun_s) == 2
+    assert len(world.begun_s) == 3
+    assert world.now_s == pytest.approx(1.0, abs=0.2)
 
 
 def test_a_server_that_is_full_is_drained_so_and_started_again(
