@@ -179,7 +179,7 @@ class Watched:
         place = ServerFolder(folder, "none", self.signs)
         self.life = ServerLife(
             *(process, Endpoint("127.0.0.1", 1, 2), place, [entry], self),
-            Limits(drain_s=40.0),
+            Limits(drain_s=12.0),
             MemoryLimit(2_000),
         )
         self.life.wait_until_ready()
@@ -262,7 +262,7 @@ def drained_s(watched: Watched, model: str = STREAM_MODEL, *, full: bool = False
 
 
 def test_streams_have_the_time_that_was_given(watched: Watched) -> None:
-    assert drained_s(watched) == pytest.approx(40, abs=0.2)
+    assert drained_s(watched) == pytest.approx(12, abs=0.2)
 
 
 def test_what_is_no_stream_is_waited_for_by_triton_itself(watched: Watched) -> None:
