@@ -255,6 +255,15 @@ def test_leaving_a_stream_cancels_it(server: ArithmeticServer) -> None:
         assert len(client.generate("plain", seeds=1)) == 1
 
 
+def test_streams_that_were_left_keep_no_thread(server: ArithmeticServer) -> None:
+    with Client(server.url) as client:
+        client.models()
+        before = threading.active_count()
+        for _ in range(20):
+            next(client.stream("plain", seeds=range(4000)))
+        wait_until(lambda: threading.active_count() <= before + 8)  # those of the server's pool
+
+
 def test_leaving_a_stream_cancels_it_in_asyncio(server: ArithmeticServer) -> None:
     async def run() -> tuple[bool, int]:
         async with AsyncClient(server.url) as client:
