@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from arithmetic_server import ArithmeticServer
 from doubles import InfoOf
@@ -428,6 +429,17 @@ def test_a_closed_client_says_so(server: ArithmeticServer, driver: Driver) -> No
     for step in (generate(), stream(3), lambda c: c.models()):
         with pytest.raises(BadRequest, match="this client is closed"):
             driver.run([lambda c: c.info("plain"), close, step], server.url)
+
+
+def test_closing_gives_up_the_connection(server: ArithmeticServer, driver: Driver) -> None:
+    def connected(_: object = None) -> bool:
+        found = psutil.Process().net_connections("tcp")
+        ends = {c.laddr.port for c in found if c.status == psutil.CONN_ESTABLISHED}
+        return server.port in ends
+
+    assert driver.run([lambda c: c.models(), connected], server.url)[-1]
+    wait_until(lambda: not connected())
+    assert driver.run([], server.url) == []  # one that was never opened
 
 
 @pytest.mark.parametrize("what", ["pass", "client.models()", "next(client.stream('plain', n=99))"])
