@@ -26,6 +26,14 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> floa
     return time.monotonic() - start
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that ended and that nobody has reaped yet does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass
 class RunningServer:
     """A ``latentry serve`` in a process of its own."""

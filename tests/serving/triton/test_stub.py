@@ -3,8 +3,7 @@
 import subprocess
 import sys
 
-import psutil
-from running_server import wait_until
+from running_server import is_running, wait_until
 
 # Triton's own module is there in its processes only; nothing of it is used here.
 STUB = """
@@ -24,13 +23,6 @@ child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
 print(child.pid, flush=True)
 child.wait()
 """
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_it_ends_with_its_parent_and_costs_nothing_meanwhile() -> None:
