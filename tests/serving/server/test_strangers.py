@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from running_server import open_files
 
 from latentry.serving.server.folder import (
     ServerFolder,
@@ -48,9 +49,8 @@ def test_a_link_there_changes_nothing_of_the_users(folder: ServerFolder, tmp_pat
 def test_what_is_looked_at_again_and_again_does_not_stay_open(folder: ServerFolder) -> None:
     (SHM / f"{folder.shm_prefix}region").touch()
     os.mkfifo(SHM / f"{folder.shm_prefix}pipe")
-    before = len(os.listdir("/proc/self/fd"))
     folder.close_shared_memory()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files(SHM / folder.shm_prefix) == []
 
 
 def test_a_pipe_there_is_not_waited_for(folder: ServerFolder) -> None:
