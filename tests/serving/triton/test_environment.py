@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,4 +118,8 @@ def test_a_server_dies_with_its_supervisor(tmp_path: Path) -> None:
         assert supervisor.stdout is not None
         server = int(supervisor.stdout.readline())
         supervisor.kill()
-        wait_until(lambda: not is_running(server))
+        try:
+            wait_until(lambda: not is_running(server))
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(server, signal.SIGKILL)
