@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from doubles import Run
+from doubles import RunCommand
 
 from latentry.cli import doctor
 from latentry.cli.doctor import Finding, examine
@@ -65,28 +65,30 @@ def test_numpy_2_beside_the_wheels_triton_is_an_error(monkeypatch: pytest.Monkey
     assert 'pip install "numpy<2"' in next(doctor._numpy()).advice
 
 
-def test_doctor_speaks_json(run: Run) -> None:
-    done = run("doctor", "--json")
+def test_doctor_speaks_json(run_command: RunCommand) -> None:
+    done = run_command("doctor", "--json")
     assert done.code == 0
     names = [finding["name"] for finding in json.loads(done.out)]
     assert names[:2] == ["python", "numpy"]
     assert {"tritonserver", "perf_analyzer", "shared memory", "gpu"} <= set(names)
 
 
-def test_doctor_installs_what_it_finds_already_there(run: Run, tmp_path: Path) -> None:
-    done = run("doctor", "--install", "something")
+def test_doctor_installs_what_it_finds_already_there(
+    run_command: RunCommand, tmp_path: Path
+) -> None:
+    done = run_command("doctor", "--install", "something")
     assert done.code == 2
     assert "perf-analyzer" in done.err
 
 
 def test_doctor_cuts_nothing_and_swallows_nothing(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advice = 'pip install "latentry[serve,cpu]", then look again at ' + "/long" * 40
     findings = [Finding("engine", "error", "none", advice), Finding("gpu", "ok", "x" * 200)]
     monkeypatch.setattr("latentry.cli.doctor.examine", lambda: findings)
     monkeypatch.setenv("COLUMNS", "80")
-    done = run("doctor")
+    done = run_command("doctor")
     assert done.code == 1
     assert advice in done.out
     assert "x" * 200 in done.out

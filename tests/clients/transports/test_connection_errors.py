@@ -49,8 +49,10 @@ def failure(url: str, **arguments: Any) -> LatentryError:
     return error.value
 
 
-def test_tls_with_the_authority_that_signed(authority: Authority, server: ArithmeticServer) -> None:
-    double = server.double
+def test_tls_with_the_authority_that_signed(
+    authority: Authority, arithmetic_server: ArithmeticServer
+) -> None:
+    double = arithmetic_server.double
     with tls_server(authority.certificate(), double) as url, Client(url, tls=authority.roots) as c:
         assert c.models() == ["digits", "mapped", "plain"]
 
@@ -73,8 +75,10 @@ def test_certificates_that_are_refused(
         raise error
 
 
-def test_tls_and_no_tls(authority: Authority, server: ArithmeticServer) -> None:
-    assert "speaks no TLS; leave out tls (--tls, --ca)" in str(failure(server.url, tls=True))
+def test_tls_and_no_tls(authority: Authority, arithmetic_server: ArithmeticServer) -> None:
+    assert "speaks no TLS; leave out tls (--tls, --ca)" in str(
+        failure(arithmetic_server.url, tls=True)
+    )
     with tls_server(authority.certificate()) as url:
         assert "if it speaks TLS say tls=True (--tls)" in str(failure(url))
 
@@ -148,10 +152,10 @@ def test_a_proxy_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) ->
     "code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED]
 )
 def test_a_refused_token_says_how_to_give_one(
-    server: ArithmeticServer, code: grpc.StatusCode
+    arithmetic_server: ArithmeticServer, code: grpc.StatusCode
 ) -> None:
-    server.double.abort = (code, "who are you?")
-    text = str(failure(server.url, headers={"authorization": "Bearer secret"}))
+    arithmetic_server.double.abort = (code, "who are you?")
+    text = str(failure(arithmetic_server.url, headers={"authorization": "Bearer secret"}))
     assert "refuses the token, or wants one (who are you?)" in text
     assert "--token-file" in text
     assert "Bearer secret" not in text

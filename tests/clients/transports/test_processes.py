@@ -77,8 +77,8 @@ def first_pixels(client: Client, seeds: range = range(3)) -> list[int]:
     return pixels
 
 
-def test_a_forked_child_draws_while_its_parent_is_busy(server: ArithmeticServer) -> None:
-    client = Client(server.url, timeout_s=20)
+def test_a_forked_child_draws_while_its_parent_is_busy(arithmetic_server: ArithmeticServer) -> None:
+    client = Client(arithmetic_server.url, timeout_s=20)
     expected = first_pixels(client)
 
     def work() -> None:
@@ -90,7 +90,7 @@ def test_a_forked_child_draws_while_its_parent_is_busy(server: ArithmeticServer)
     def check() -> tuple[list[int], int, list[int]]:
         again = first_pixels(client)
         streamed = sum(map(len, client.stream("plain", seeds=range(30))))
-        fresh = first_pixels(Client(server.url))
+        fresh = first_pixels(Client(arithmetic_server.url))
         client.close()
         return again, streamed, fresh
 
@@ -102,8 +102,10 @@ def test_a_forked_child_draws_while_its_parent_is_busy(server: ArithmeticServer)
     assert first_pixels(client) == expected
 
 
-def test_a_stream_begun_in_the_parent_says_so_in_the_child(server: ArithmeticServer) -> None:
-    client = Client(server.url)
+def test_a_stream_begun_in_the_parent_says_so_in_the_child(
+    arithmetic_server: ArithmeticServer,
+) -> None:
+    client = Client(arithmetic_server.url)
     chunks = client.stream("plain", seeds=range(100))
     first = next(chunks)
 
@@ -119,15 +121,15 @@ def test_a_stream_begun_in_the_parent_says_so_in_the_child(server: ArithmeticSer
     assert len(first) + sum(map(len, chunks)) == 100
 
 
-def test_what_was_closed_stays_closed_in_a_child(server: ArithmeticServer) -> None:
-    client = Client(server.url)
+def test_what_was_closed_stays_closed_in_a_child(arithmetic_server: ArithmeticServer) -> None:
+    client = Client(arithmetic_server.url)
     client.models()
     client.close()
     assert "this client is closed" in in_fork(client.models)
 
 
-def test_a_child_of_a_child(server: ArithmeticServer) -> None:
-    client = Client(server.url)
+def test_a_child_of_a_child(arithmetic_server: ArithmeticServer) -> None:
+    client = Client(arithmetic_server.url)
     expected = first_pixels(client)
     assert in_fork(lambda: (first_pixels(client), in_fork(lambda: first_pixels(client)))) == (
         expected,
@@ -135,8 +137,8 @@ def test_a_child_of_a_child(server: ArithmeticServer) -> None:
     )
 
 
-def test_an_asynchronous_client_in_a_forked_child(server: ArithmeticServer) -> None:
-    client = AsyncClient(server.url)
+def test_an_asynchronous_client_in_a_forked_child(arithmetic_server: ArithmeticServer) -> None:
+    client = AsyncClient(arithmetic_server.url)
 
     async def draw() -> int:
         return int((await client.generate("plain", seeds=5)).images[0, 0, 0, 0])
@@ -151,11 +153,11 @@ def test_an_asynchronous_client_in_a_forked_child(server: ArithmeticServer) -> N
 
 @pytest.mark.parametrize("ending", ["sys.exit(0)", "pass", "del client, chunks; gc.collect()"])
 def test_a_child_that_ends_as_an_interpreter_does_ends(
-    server: ArithmeticServer, ending: str
+    arithmetic_server: ArithmeticServer, ending: str
 ) -> None:
     code = (
         "import gc, os, sys\nfrom latentry.clients import Client\n"
-        f"client = Client({server.url!r})\n"
+        f"client = Client({arithmetic_server.url!r})\n"
         "chunks = client.stream('plain', seeds=range(99)); next(chunks)\n"
         "if child := os.fork():\n"
         "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
@@ -192,8 +194,10 @@ def test_a_client_pickles_by_its_arguments(
     assert "secret" not in repr(client)
 
 
-def test_a_used_client_pickles_and_a_copy_is_on_its_own(server: ArithmeticServer) -> None:
-    with Client(server.url) as client:
+def test_a_used_client_pickles_and_a_copy_is_on_its_own(
+    arithmetic_server: ArithmeticServer,
+) -> None:
+    with Client(arithmetic_server.url) as client:
         expected = first_pixels(client)
         again = pickle.loads(pickle.dumps(client))
         assert first_pixels(again) == expected
@@ -212,8 +216,8 @@ def test_a_transport_that_does_not_pickle_is_named() -> None:
         pickle.dumps(Client(transport=Locked()))
 
 
-def test_one_asynchronous_client_in_two_event_loops(server: ArithmeticServer) -> None:
-    client = AsyncClient(server.url)
+def test_one_asynchronous_client_in_two_event_loops(arithmetic_server: ArithmeticServer) -> None:
+    client = AsyncClient(arithmetic_server.url)
 
     async def draw() -> int:
         return len(await client.generate("plain", seeds=5))
