@@ -4,8 +4,14 @@ import ctypes
 import ipaddress
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def time_now() -> str:
+    """Return the time, UTC, to the second, as ISO 8601: ``2026-11-30T08:00:00+00:00``."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def is_loopback(host: str) -> bool:

@@ -131,6 +131,4 @@ def _check_lengths(name: str, values: Any, least: int, most: int) -> None:
         raise ValueError(f"its column {name} has values of {ends['min']} to {ends['max']:,} bytes")
 
 
-PARQUET = ShardFormat(
-    ".parquet", write=_write, read=_read, library="pyarrow", takes_features=True
-)
+PARQUET = ShardFormat(".parquet", write=_write, read=_read, library="pyarrow", takes_features=True)
