@@ -286,9 +286,9 @@ def job_from_file(path: Path) -> Job:
 def _classes(key: str, text: str) -> list[int]:
     """Return the class labels in ``text``, with our errors as pydantic wants them."""
     try:
-        labels: list[int] = parse_classes(text).tolist()
+        labels: list[int] = parse_classes(text, called=key).tolist()
     except LatentryError as error:
-        raise ValueError(str(error).replace("--class", key)) from error
+        raise ValueError(str(error)) from error
     return labels
 
 

@@ -79,7 +79,9 @@ class Origin:
         """
         if self.repository is None:
             retry_for_s = self.patience_s if patient else self.retry_for_s
-            return self.server.open_client(timeout_s=None, retry_for_s=retry_for_s)
+            return self.server.open_client(
+                token_called="--token-file", timeout_s=None, retry_for_s=retry_for_s
+            )
         from latentry.serving.runtime.local import LocalTransport
 
         transport = LocalTransport(self.repository, (model,), threads=1, model_digest=model_digest)
