@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from arithmetic_server import ArithmeticServer
 from doubles import RunCommand
-from running_server import run_server, wait_until
+from running_server import RunningServer, run_server, wait_until
 
 from latentry.clients import Client
 
@@ -38,6 +38,17 @@ def test_what_waiting_does_not_mend_ends_as_generate_does(
         http.shutdown()
         thread.join()
     assert (code, "is no gRPC server" in out) == (1, True)
+
+
+@pytest.mark.server
+def test_the_port_for_metrics_is_no_grpc_server(
+    run_command: RunCommand, triton: RunningServer
+) -> None:
+    url = triton.metrics_url.removeprefix("http://").partition("/")[0]
+    code, out, _ = run_command("health", "--url", url)
+    assert (code, f"not ready: {url} is no gRPC server" in out) == (1, True)
+    code, _, err = run_command("generate", "digits", "--url", url)
+    assert (code, f"error: {url} is no gRPC server" in err) == (1, True)
 
 
 def test_a_server_that_starts_is_not_ready(

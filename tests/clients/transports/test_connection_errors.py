@@ -7,6 +7,7 @@ from concurrent import futures
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import grpc
@@ -117,6 +118,34 @@ def test_an_http_server() -> None:
         server.shutdown()
         thread.join()
     assert "is no gRPC server" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "words"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", ServerFault, "is no gRPC server: it speaks another"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n", ServerFault, "is no gRPC server: it speaks another"),
+        # As of those that want TLS.
+        (b"HTTP/1.0 400 Bad Request\r\n\r\n", ServerGone, "if it speaks TLS say tls=True"),
+        (b"", ServerGone, "if it is starting wait for it"),
+    ],
+)
+def test_an_http_server_that_closes_without_a_word(
+    answer: bytes, expected: type[LatentryError], words: str
+) -> None:
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            if not self.rfile.readline().startswith(b"PRI"):
+                self.wfile.write(answer)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        error = failure(f"127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+        thread.join()
+    assert type(error) is expected
+    assert words in str(error)
 
 
 def test_a_grpc_server_that_is_no_triton() -> None:
