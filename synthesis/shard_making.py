@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from latentry.clients.client import Client
 from latentry.clients.retry import Deadline, Retries, policy_from_retry_for_s
 from latentry.clients.server import DEFAULT_SERVER, Server
-from latentry.contract.errors import BadRequest, InvalidOutput, JobError, TimedOut
+from latentry.contract.errors import BadRequest, InvalidOutput, JobError, TimedOut, listed
 from latentry.contract.images import Uint8
 from latentry.contract.transport import ModelInfo
 from latentry.synthesis.filters.filters import FilterOptions, file_hashes
@@ -208,7 +208,7 @@ class SampleDrawer:
         if file_hashes(judges(self._job)) != record.files:
             raise JobError(
                 "a file of the job's filters was changed while the job ran; put it back "
-                f"({', '.join(record.files)}), or give another --out"
+                f"({listed(record.files)}), or give another --out"
             )
         self._filters = [options.load() for options in self._job.filters]
         features = self._job.output.features

@@ -33,13 +33,7 @@ from latentry.clients.transports.connection import GrpcConnection, InfoCache
 from latentry.clients.transports.grpc_library import keep_for_ever, let_go_after_fork
 from latentry.clients.transports.rpc_errors import error_from_rpc, error_from_status
 from latentry.clients.transports.threaded import answer_of
-from latentry.contract.errors import (
-    BadRequest,
-    Busy,
-    LatentryError,
-    NotFound,
-    TimedOut,
-)
+from latentry.contract.errors import BadRequest, Busy, LatentryError, NotFound, TimedOut, listed
 from latentry.contract.transport import ModelInfo, Reply
 from latentry.contract.wire import CONTINUES, STREAM_MODEL, TO_BE_CONTINUED, Arrays
 
@@ -436,7 +430,7 @@ def _names_from_index(index: Any) -> list[str]:
 
 
 def _not_found(model: str, names: Iterable[str]) -> NotFound:
-    return NotFound(f"model {model!r} is not being served; these are: {', '.join(names) or 'none'}")
+    return NotFound(f"model {model!r} is not being served; these are: {listed(names) or 'none'}")
 
 
 def _closed() -> BadRequest:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from latentry.contract.errors import EntryError, ServeError
+from latentry.contract.errors import EntryError, ServeError, listed
 from latentry.contract.system import is_loopback
 from latentry.serving.entries.manifest import ServingPart
 from latentry.serving.entries.repository import Entry, list_strays, newest_entries
@@ -116,7 +116,7 @@ def _verified_entries(options: ServeOptions) -> list[Entry]:
         except EntryError as error:
             problems.append(str(error))
     if problems:
-        raise EntryError("\n".join(problems))
+        raise EntryError(listed(problems, "\n"))
     return [_with_options(entry, options) for entry in entries]
 
 
