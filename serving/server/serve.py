@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -25,6 +26,17 @@ from latentry.serving.server.supervisor import OnReady, Supervisor
 from latentry.serving.triton.tritonserver import Endpoint, Installation, find_tritonserver
 
 _LOGGER = logging.getLogger(__name__)
+
+# Under less Triton hangs as it starts, or dies by a signal, and names no cause.
+_LIMITS = (
+    (resource.RLIMIT_NOFILE, 256, "only {} files may be open; raise that (ulimit -n 1024)"),
+    (
+        resource.RLIMIT_AS,
+        8 * 2**30,
+        "a process may have no more than {} bytes of addresses, and tritonserver takes gigabytes, "
+        "used or not; lift that (ulimit -v unlimited)",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,7 @@ def serve(options: ServeOptions, on_ready: OnReady) -> None:
         KeyboardInterrupt: It was ended by SIGINT, after everything was cleaned up.
     """
     installation = find_tritonserver()
+    _warn_of_limits()
     options = replace(options, address=_host(options.address))
     _check_exposure(options, installation)
     if installation.wheel is not None:
@@ -102,6 +115,13 @@ def serve(options: ServeOptions, on_ready: OnReady) -> None:
         ).run(on_ready)
     if signals.interrupted:
         raise KeyboardInterrupt
+
+
+def _warn_of_limits() -> None:
+    for limit, least, text in _LIMITS:
+        most = resource.getrlimit(limit)[0]
+        if 0 <= most < least:  # RLIM_INFINITY is -1
+            _LOGGER.warning("%s", text.format(f"{most:,}"))
 
 
 def _verified_entries(options: ServeOptions) -> list[Entry]:
