@@ -64,7 +64,8 @@ class GrpcTransport:
         self._connection: GrpcConnection | None = None
         self._infos = InfoCache()
         self._lock = threading.Lock()
-        self._open: set[Future[Any]] | None = set()
+        self._closed = False
+        self._open: set[Future[Any]] = set()
         let_go_after_fork(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,7 +77,7 @@ class GrpcTransport:
         self._connection = None
         self._infos = InfoCache()
         self._lock = threading.Lock()
-        self._open = None if self._open is None else set()
+        self._open = set()
 
     def ready(self) -> bool:
         """Whether the server answers and every model is ready; False when nobody answers.
@@ -148,9 +149,7 @@ class GrpcTransport:
                     if codec.is_final(response):
                         break
             outbox.put(None)
-            # The status comes after the last answer.
-            for _ in call:
-                pass
+            next(call, None)  # the status comes after the last answer
         except connection.grpc.RpcError as error:
             raise self._infos.watched(error_from_rpc(error, self._address.url)) from error
         except LatentryError as error:
@@ -166,10 +165,12 @@ class GrpcTransport:
     def close(self) -> None:
         """Give up the connection; answers that nobody waits for get a second to come in."""
         with self._lock:
-            still_open, self._open = self._open, None
-        if still_open is not None and self._connection is not None:
+            self._closed = True
+            connection, self._connection = self._connection, None
+            still_open = tuple(self._open)
+        if connection is not None:
             wait(still_open, timeout=CLOSE_GRACE_S)
-            self._connection.channel.close()
+            connection.channel.close()
 
     def _ask_streams(self) -> None:
         """Ask the stream model for nothing; raises how it refuses, or why it does not answer.
@@ -228,8 +229,7 @@ class GrpcTransport:
 
         with self._lock:
             connection = self._connected()
-            if self._open is not None:
-                self._open.add(answer)
+            self._open.add(answer)
             answer.add_done_callback(self._forget)
             ask = getattr(connection.stub, method).future
             call = ask(request, metadata=self._address.metadata)
@@ -238,7 +238,7 @@ class GrpcTransport:
 
     def _connected(self) -> GrpcConnection:
         """Return the connection; the lock is held."""
-        if self._open is None:
+        if self._closed:
             raise _closed()
         if self._connection is None:
             self._connection = GrpcConnection(self._address)
@@ -247,8 +247,7 @@ class GrpcTransport:
 
     def _forget(self, answer: Future[Any]) -> None:
         with self._lock:
-            if self._open is not None:
-                self._open.discard(answer)
+            self._open.discard(answer)
 
 
 class AsyncGrpcTransport:
@@ -340,7 +339,9 @@ class AsyncGrpcTransport:
             await call.read()
         except asyncio.InvalidStateError as error:
             # The call ended between two requests, and gRPC says only that it did.
-            ended = error_from_status(await call.code(), await call.details(), self._address.url)
+            if (code := await call.code()) is connection.grpc.StatusCode.OK:
+                return
+            ended = error_from_status(code, await call.details(), self._address.url)
             raise self._infos.watched(ended) from error
         except connection.grpc.RpcError as error:
             raise self._infos.watched(error_from_rpc(error, self._address.url)) from error

@@ -16,7 +16,7 @@ from arithmetic_server import ArithmeticServer
 from certificates import Authority, tls_server
 
 from latentry.clients import BadRequest, Client, LatentryError, ServerFault, ServerGone
-from latentry.clients.transports.connection_errors import proxy_note
+from latentry.clients.transports.connection_errors import error_from_connection, proxy_note
 
 
 @contextmanager
@@ -188,3 +188,11 @@ def test_a_refused_token_says_how_to_give_one(
     assert "refuses the token, or wants one (who are you?)" in text
     assert "--token-file" in text
     assert "Bearer secret" not in text
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "10.0.0.1:8001"])
+def test_a_connection_that_was_closed_and_about_which_nothing_more_is_known(url: str) -> None:
+    text = "failed to connect to all addresses; last error: UNAVAILABLE: Socket closed"
+    error = error_from_connection("UNAVAILABLE", text, url)
+    assert type(error) is ServerGone
+    assert "closed the connection before a word of gRPC" in str(error)
