@@ -277,13 +277,13 @@ def test_closing_a_stream_stops_the_work(client: Client, triton: RunningServer) 
 def test_a_reader_that_stops_costs_the_server_no_more_than_one_request(
     client: Client, triton: RunningServer
 ) -> None:
-    triton = psutil.Process(triton.triton_pid())
+    process = psutil.Process(triton.triton_pid())
     client.generate("large", seeds=range(32))
-    before = triton.memory_info().rss
+    before = process.memory_info().rss
     stream = client.stream("large", seeds=range(5_000))  # 940 MiB in all
     next(stream)
     time.sleep(4.0)
-    held = triton.memory_info().rss - before
+    held = process.memory_info().rss - before
     stream.close()
     assert held < 200 * 2**20
     assert client.health()
