@@ -35,7 +35,7 @@ def dying_with_parent(number: signal.Signals) -> Callable[[], None]:
     """
     libc = ctypes.CDLL(None)
 
-    def die_with_parent() -> None:
+    def die_with_parent() -> None:  # pragma: no cover - between fork and exec no data is written
         libc.prctl(_PR_SET_PDEATHSIG, number)
 
     return die_with_parent

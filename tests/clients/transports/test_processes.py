@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from running_server import RunningServer, wait_until
 
 from latentry.clients import AsyncClient, BadRequest, Client
 from latentry.clients.transports.channel import Address
+from latentry.clients.transports.grpc_library import library
 from latentry.clients.transports.grpc_transport import AsyncGrpcTransport, GrpcTransport
 from latentry.serving.runtime.local import LocalTransport
 
@@ -126,6 +128,35 @@ def test_what_was_closed_stays_closed_in_a_child(arithmetic_server: ArithmeticSe
     client.models()
     client.close()
     assert "this client is closed" in in_fork(client.models)
+
+
+def test_a_child_that_cannot_load_a_second_copy_says_what_to_do(
+    arithmetic_server: ArithmeticServer,
+) -> None:
+    client = Client(arithmetic_server.url)
+    expected = first_pixels(client)
+
+    def refuse(name: str) -> int:
+        raise OSError(f"no room for {name}")
+
+    def draw_without_room() -> list[int]:
+        os.memfd_create = refuse  # in the child alone
+        return first_pixels(client)
+
+    said = in_fork(draw_without_room)
+    assert "(no room for cygrpc); start worker processes by the method spawn or forkserver" in said
+    assert first_pixels(client) == expected
+
+
+@pytest.mark.parametrize("before", [None, "1"])
+def test_what_others_say_of_grpc_and_forks_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delenv("GRPC_ENABLE_FORK_SUPPORT", raising=False)
+    if before is not None:
+        monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", before)
+    library()
+    assert os.environ.get("GRPC_ENABLE_FORK_SUPPORT") == before
 
 
 def test_a_child_of_a_child(arithmetic_server: ArithmeticServer) -> None:
