@@ -20,6 +20,18 @@ def test_health(run_command: RunCommand, arithmetic_server: ArithmeticServer) ->
     assert json.loads(out)["models"][0]["engine_class"] == "numpy-1"
 
 
+def test_a_model_that_goes_while_it_is_asked_about_hides_no_other(
+    run_command: RunCommand, arithmetic_server: ArithmeticServer
+) -> None:
+    infos = arithmetic_server.double.transport.infos
+    infos["resnet"] = infos["plain"]  # the server lists it and does not describe it
+    code, out, _ = run_command("health", "--url", arithmetic_server.url, "--json")
+    assert code == 0
+    models = {model["model"]: model for model in json.loads(out)["models"]}
+    assert "resnet is not a Latentry generator" in models["resnet"]["error"]
+    assert models["digits"]["engine_class"] == "numpy-1"
+
+
 def test_health_of_nobody(run_command: RunCommand) -> None:
     code, out, _ = run_command("health", "--url", "127.0.0.1:1")
     assert code == 75

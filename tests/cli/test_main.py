@@ -110,6 +110,16 @@ def test_errors_end_without_a_traceback(
     assert "Traceback" not in err
 
 
+def test_ctrl_c_while_a_room_is_being_loaded_is_one_line(
+    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "interrupted_room.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(COMMANDS, "probe", Command("interrupted_room:probe", "Probe.", ""))
+    done = run_command("probe")
+    assert (done.code, done.err.strip()) == (130, "error: interrupted")
+
+
 def test_a_reader_that_left_is_no_error_to_speak_of(
     run_command: RunCommand, command: PutCommand
 ) -> None:

@@ -79,6 +79,8 @@ def test_a_models_recommendation_is_written_once_it_fits(
         options = ["--from", str(path), "--repository", str(tmp_path / "models")]
         return run_command("models", "tune", name, *options)
 
+    missing = run_command("models", "tune", "wide", "--from", str(tmp_path / "no.json"))
+    assert (missing.code, "no.json cannot be read: No such file" in missing.err) == (1, True)
     assert "measured with 000000000000" in tune({**report, "model_digest": "0" * 64}).err
     assert "is about wide, not digits" in tune(report, "digits").err
     assert "recommends nothing" in tune({**report, "slo": None}).err
