@@ -204,7 +204,7 @@ class Unusable:
 
 def test_an_array_that_numpy_cannot_have_is_refused(info: InfoOf) -> None:
     with pytest.raises(BadRequest, match="z is no array for NumPy .it lies on another device"):
-        samples_from_arguments(info("plain"), CallerArguments(z=Unusable()))
+        samples_from_arguments(info("plain"), CallerArguments(z=Unusable()))  # type: ignore[arg-type]
 
 
 class Index:

@@ -136,7 +136,7 @@ def test_a_child_that_cannot_load_a_second_copy_says_what_to_do(
     client = Client(arithmetic_server.url)
     expected = first_pixels(client)
 
-    def refuse(name: str) -> int:
+    def refuse(name: str, flags: int = 0) -> int:
         raise OSError(f"no room for {name}")
 
     def draw_without_room() -> list[int]:

@@ -341,6 +341,16 @@ def test_who_writes_is_told_that_there_is_no_repository(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_config_pbtxt_is_left_where_the_newest_version_is_damaged(
+    repository: Path, entry: Entry
+) -> None:
+    path = repository / "model" / "config.pbtxt"
+    path.write_text("old")
+    (entry.folder / MANIFEST_FILE).write_text("{")
+    write_config(repository, "model")
+    assert path.read_text() == "old"
+
+
 def test_config_pbtxt_may_be_written_again(repository: Path, entry: Entry) -> None:
     path = repository / "model" / "config.pbtxt"
     before = path.read_text()
