@@ -97,9 +97,7 @@ def _write_grid(result: GenerateResult, path: Path) -> None:
 
 
 def _summary(result: GenerateResult) -> str:
-    if result.seeds is None:
-        return str(result)
-    shown = ", ".join(map(str, result.seeds[:16].tolist())) + ", ..." * (len(result) > 16)
+    shown = ", ".join(map(str, np.asarray(result.seeds)[:16])) + ", ..." * (len(result) > 16)
     return f"{len(result)} images of {result.model} version {result.version}, seeds {shown}"
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +26,7 @@ from latentry.clients.client import Client
 from latentry.clients.server import DEFAULT_SERVER, Server
 from latentry.clients.transports.channel import address_from_arguments, host_from_url
 from latentry.contract.errors import BadRequest, LatentryError
-from latentry.contract.system import is_loopback
+from latentry.contract.system import is_loopback, time_now
 from latentry.contract.transport import ModelInfo
 from latentry.profiling.cross_check import (
     CROSS_CHECK_MOST_S,
@@ -388,7 +387,7 @@ def _header(info: ModelInfo, url: str, *, with_perf_analyzer: bool) -> dict[str,
     load = os.getloadavg()[0]
     busy = f"the machine was busy before the start (load {load:.1f} on {cores} cores): figures are"
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": time_now(),
         "versions": {
             "latentry": version("latentry"),
             **({"perf_analyzer": tool.version()} if tool else {}),

@@ -20,7 +20,7 @@ from latentry.cli.common.repository_options import DEFAULT_REPOSITORY
 from latentry.cli.common.server_options import talks_to_server
 from latentry.cli.common.usage import WrongUsage
 from latentry.clients.server import DEFAULT_SERVER, Server
-from latentry.contract.errors import BadRequest
+from latentry.contract.errors import BadRequest, listed
 from latentry.synthesis.crews.crew import Crew, make_here
 from latentry.synthesis.job import Job, job_from_file
 from latentry.synthesis.records import (
@@ -40,6 +40,7 @@ from latentry.synthesis.verify import verify_job
 _SERVER_WORKERS = 4
 _TRIED = 256
 _MOST_REASONS = 10
+_MOST_FAULTS = 20
 
 
 class DrawWith(StrEnum):
@@ -149,6 +150,7 @@ def run(
             on_fault=told.fault,
             progress=told.advance,
         )
+        told.end()
     _show_totals(where, totals, time.monotonic() - started, limit, as_json=as_json)
 
 
@@ -273,12 +275,13 @@ def _interruptible(out: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Told:
     """Shows what a run tells of itself."""
 
     advance: Advance
     quiet: bool
+    faults: int = 0
 
     def start(self, record: JobRecord, to_make: int, there: int) -> None:
         """Show how much there is to do, once the job is known."""
@@ -289,8 +292,15 @@ class _Told:
 
     def fault(self, text: str, more: int) -> None:
         """Show why a shard was made again, and count its samples."""
-        echo(f"{text}; it was made again", err=True)
+        self.faults += 1
+        if self.faults <= _MOST_FAULTS:
+            echo(f"{text}; it was made again", err=True)
         self.advance.expect(more)
+
+    def end(self) -> None:
+        """Say how many faults were not shown."""
+        if (more := self.faults - _MOST_FAULTS) > 0:
+            echo(f"and {more:,} more that were made again", err=True)
 
 
 @contextmanager
@@ -356,7 +366,7 @@ def _show_totals(
         if CONTACT_SHEET_FILE in storage.sizes():
             echo(f"contact sheet: {out.rstrip('/')}/{CONTACT_SHEET_FILE}")
     if totals.missing:
-        which = ", ".join(
+        which = listed(
             f"{count:,} of class {label}" if label else f"{count:,}"
             for label, count in totals.missing.items()
         )
@@ -379,7 +389,7 @@ def _show_totals(
 def _show_counts(totals: Totals) -> None:
     counts = totals.as_json()
     if any(counts["by_class"]):
-        classes = ", ".join(f"{label}: {count:,}" for label, count in counts["by_class"].items())
+        classes = listed(f"{label}: {count:,}" for label, count in counts["by_class"].items())
         echo(f"classes  {classes}")
     if counts["rejected"]:
         common = totals.rejected.most_common(_MOST_REASONS)

@@ -30,26 +30,31 @@ class Server:
     ca: Path | None = None
     token_file: Path | None = None
 
-    def open_client(self, **arguments: Any) -> Client:
-        """Return a client of the server, with these further arguments.
+    def open_client(self, *, token_called: str = "token_file", **arguments: Any) -> Client:
+        """Return a client of the server.
+
+        Args:
+            token_called: What the file of a token is called where it is refused.
+            arguments: Further arguments of the client.
 
         Raises:
             BadRequest: An option is not allowed, or the token would travel in the clear.
         """
         tls = self.ca or self.tls
-        headers = {"authorization": f"Bearer {token}"} if (token := self._token()) else None
+        token = self._token(token_called)
+        headers = {"authorization": f"Bearer {token}"} if token else None
         return Client(self.url, tls=tls, headers=headers, **arguments)
 
-    def _token(self) -> str:
+    def _token(self, called: str) -> str:
         if self.token_file is None:
             return _check_token(os.environ.get(TOKEN_VARIABLE, ""), TOKEN_VARIABLE)
         try:
             text = read_regular(self.token_file, most=_MOST_TOKEN_BYTES).decode("ascii", "replace")
         except OSError as error:
-            raise BadRequest(f"--token-file {self.token_file}: {error.strerror}") from error
-        token = _check_token(text.removesuffix("\n").removesuffix("\r"), "--token-file")
+            raise BadRequest(f"{called} {self.token_file}: {error.strerror}") from error
+        token = _check_token(text.removesuffix("\n").removesuffix("\r"), called)
         if not token:
-            raise BadRequest(f"--token-file {self.token_file} is empty")
+            raise BadRequest(f"{called} {self.token_file} is empty")
         return token
 
 

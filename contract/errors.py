@@ -21,7 +21,7 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # gRPC refuses long status texts, and clients would read that as something else.
 _LONGEST_WIRE_BYTES = 2000
@@ -117,6 +117,15 @@ class OutOfSpace(LatentryError):
     """The disk is full; the message names the file and the bytes that are missing."""
 
     exit_code = 75
+
+
+def listed(items: Iterable[object], separator: str = ", ", *, most: int = 20) -> str:
+    """Return the first ``most`` of ``items`` for a message, and how many more there are."""
+    everything = list(items)
+    shown = [str(item) for item in everything[:most]]
+    if more := len(everything) - len(shown):
+        shown.append(f"and {more:,} more")
+    return separator.join(shown)
 
 
 def wire_code(error: LatentryError) -> str:

@@ -33,6 +33,9 @@ _GROWTH = 2**20
 
 TEMPORARY = ".tmp-"
 
+# Errors of a disk that is full, or of a quota that is used up.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Open a regular file (or a link to one) for reading.
@@ -223,6 +226,19 @@ def write_atomic(path: Path, data: bytes, *, beside: Path | None = None, sync: b
         raise
     if sync:
         sync_folder(path.parent)
+
+
+def no_room(path: Path, size: int, error: OSError) -> str:
+    """Return for people that ``path``, of ``size`` bytes, has no room; ``error`` is in ``FULL``."""
+    if error.errno == errno.EDQUOT:
+        return f"your disk quota has no room for {path}, {size:,} bytes"
+    there = next(folder for folder in path.parents if folder.exists())
+    state = os.statvfs(there)
+    free = state.f_bavail * state.f_frsize
+    short = max(size - free, 1)
+    return (
+        f"no space left for {path}: it takes {size:,} bytes and {free:,} are free, {short:,} short"
+    )
 
 
 def sweep_temporary(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from latentry.contract.errors import BadRequest, NotFound
+from latentry.contract.errors import BadRequest, NotFound, listed
 
 TARGET = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<name>\w+)")
 
@@ -37,7 +37,7 @@ def function_from_target(target: str, folder: Path) -> Callable[..., Any]:
         file = getattr(module, "__file__", None)
         raise NotFound(
             f"{match['module']}{f' ({file})' if file else ''} has no {match['name']!r}; "
-            f"what can be called there: {', '.join(there) or 'nothing'}"
+            f"what can be called there: {listed(there) or 'nothing'}"
         )
     if not callable(function):
         raise BadRequest(f"{target} is a {type(function).__name__}; name a function")

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from latentry.contract.errors import listed
+
 _MOST_FINDINGS, _MOST_TEXT = 10, 2000
 # A default that depends on what is wrong is no finding of its own.
 _NO_DEFAULT = "default_factory_not_called"
@@ -37,7 +39,5 @@ def explain(error: ValidationError, finding: Callable[[ErrorDetails], str] = fin
         finding: Says one of them.
     """
     items = [item for item in error.errors(include_url=False) if item["type"] != _NO_DEFAULT]
-    findings = [finding(item) for item in items[:_MOST_FINDINGS]]
-    if more := len(items) - len(findings):
-        findings.append(f"and {more} more")
-    return " ".join("; ".join(findings)[:_MOST_TEXT].split())
+    findings = listed(map(finding, items), "; ", most=_MOST_FINDINGS)
+    return " ".join(findings[:_MOST_TEXT].split())

@@ -4,8 +4,14 @@ import ctypes
 import ipaddress
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def time_now() -> str:
+    """Return the time, UTC, to the second, as ISO 8601: ``2026-11-30T08:00:00+00:00``."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def is_loopback(host: str) -> bool:
@@ -29,7 +35,7 @@ def dying_with_parent(number: signal.Signals) -> Callable[[], None]:
     """
     libc = ctypes.CDLL(None)
 
-    def die_with_parent() -> None:
+    def die_with_parent() -> None:  # pragma: no cover - between fork and exec no data is written
         libc.prctl(_PR_SET_PDEATHSIG, number)
 
     return die_with_parent

@@ -7,7 +7,6 @@ import hashlib
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from latentry.contract.errors import CheckpointError, LatentryError, SpecError
 from latentry.contract.files import open_regular, read_regular
 from latentry.contract.images import Uint8
 from latentry.contract.spec import GeneratorSpec, check_name, spec_from_json
+from latentry.contract.system import time_now
 from latentry.contract.wire import Arrays
 from latentry.export.graphs.graph_checks import check_graphs
 from latentry.export.graphs.onnx_export import OPSET, onnx_from_module
@@ -159,7 +159,7 @@ def export_generator(
             files={name: file_record(data) for name, data in files.items()},
             tools={name: version(name) for name in _TOOLS},
             host=f"{platform.system()}-{platform.machine()}",
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=time_now(),
         ),
         serving=ServingPart(max_batch_size=max_batch_size),
     )

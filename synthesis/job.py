@@ -30,6 +30,8 @@ from latentry.contract.strict import Strict, explain
 from latentry.synthesis.filters.classifier import ClassifierOptions
 from latentry.synthesis.filters.filters import FILTERS, FilterOptions
 from latentry.synthesis.filters.network import NetworkOptions
+from latentry.synthesis.sinks.formats import FORMATS, FormatName
+from latentry.synthesis.sinks.image_data import ImageFormat
 
 _MOST_FILE_BYTES = 2**20
 
@@ -159,22 +161,26 @@ class SamplesPart(Strict):
         return sorted(counts.items())
 
 
+def _default_image(part: dict[str, Any]) -> ImageFormat:
+    chosen = FORMATS.get(part.get("format", "webdataset"))
+    return "raw" if chosen and chosen.pixels_only else "png"
+
+
 class OutputPart(Strict):
     """How samples are written."""
 
-    format: Literal["webdataset", "parquet", "npz"] = "webdataset"
-    image: Literal["png", "webp", "raw", "none"] = Field(
-        default_factory=lambda part: "raw" if part.get("format") == "npz" else "png"
-    )
+    format: FormatName = "webdataset"
+    image: ImageFormat = Field(default_factory=_default_image)
     shard_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     features: NetworkOptions | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.format == "npz" and self.image != "raw":
-            raise ValueError('npz holds one array of pixels: image = "raw"')
-        if self.features and self.format != "parquet":
-            raise ValueError('feature vectors are written with format = "parquet"')
+        if FORMATS[self.format].pixels_only and self.image != "raw":
+            raise ValueError(f'{self.format} holds one array of pixels: image = "raw"')
+        if self.features and not FORMATS[self.format].takes_features:
+            fitting = next(name for name, item in FORMATS.items() if item.takes_features)
+            raise ValueError(f'feature vectors are written with format = "{fitting}"')
         if self.image == "none" and not self.features:
             raise ValueError('image = "none" goes with features; there would be nothing to write')
         return self
@@ -280,9 +286,9 @@ def job_from_file(path: Path) -> Job:
 def _classes(key: str, text: str) -> list[int]:
     """Return the class labels in ``text``, with our errors as pydantic wants them."""
     try:
-        labels: list[int] = parse_classes(text).tolist()
+        labels: list[int] = parse_classes(text, called=key).tolist()
     except LatentryError as error:
-        raise ValueError(str(error).replace("--class", key)) from error
+        raise ValueError(str(error)) from error
     return labels
 
 

@@ -22,7 +22,8 @@ from latentry.contract.spec import GeneratorSpec
 from latentry.contract.strict import Strict, explain
 from latentry.synthesis.job import Job
 from latentry.synthesis.plan import JobPlan, plan_from_job
-from latentry.synthesis.sinks.shards import FORMATS, most_shard_bytes, shard_stem
+from latentry.synthesis.sinks.formats import FORMATS
+from latentry.synthesis.sinks.shards import most_shard_bytes, shard_stem
 from latentry.synthesis.storage.protocol import Storage
 
 JOB_FILE = "job.json"

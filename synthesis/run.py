@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from latentry.contract.errors import JobError
+from latentry.contract.errors import JobError, listed
 from latentry.contract.images import Uint8, grid_from_images, png_from_uint8
 from latentry.contract.transport import ModelInfo
 from latentry.synthesis.crews.crew import Crew, make_here
@@ -123,8 +123,8 @@ def begin(storage: Storage, record: JobRecord) -> None:
         engines = any(text.startswith(("engine_class", "encoders")) for text in found)
         advice = ' (engine_class = "any" in the job allows other engines from the start)' * engines
         raise JobError(
-            f"{storage.url} was started differently: {'; '.join(found)}. Go on as it was started, "
-            f"or give another --out{advice}"
+            f"{storage.url} was started differently: {listed(found, '; ')}. Go on as it was "
+            f"started, or give another --out{advice}"
         )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from latentry.clients.client import Client
 from latentry.clients.retry import Deadline, Retries, policy_from_retry_for_s
 from latentry.clients.server import DEFAULT_SERVER, Server
-from latentry.contract.errors import BadRequest, InvalidOutput, JobError, TimedOut
+from latentry.contract.errors import BadRequest, InvalidOutput, JobError, TimedOut, listed
 from latentry.contract.images import Uint8
 from latentry.contract.transport import ModelInfo
 from latentry.synthesis.filters.filters import FilterOptions, file_hashes
@@ -79,7 +79,9 @@ class Origin:
         """
         if self.repository is None:
             retry_for_s = self.patience_s if patient else self.retry_for_s
-            return self.server.open_client(timeout_s=None, retry_for_s=retry_for_s)
+            return self.server.open_client(
+                token_called="--token-file", timeout_s=None, retry_for_s=retry_for_s
+            )
         from latentry.serving.runtime.local import LocalTransport
 
         transport = LocalTransport(self.repository, (model,), threads=1, model_digest=model_digest)
@@ -206,7 +208,7 @@ class SampleDrawer:
         if file_hashes(judges(self._job)) != record.files:
             raise JobError(
                 "a file of the job's filters was changed while the job ran; put it back "
-                f"({', '.join(record.files)}), or give another --out"
+                f"({listed(record.files)}), or give another --out"
             )
         self._filters = [options.load() for options in self._job.filters]
         features = self._job.output.features

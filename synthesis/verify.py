@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from latentry.clients.client import Client
-from latentry.contract.errors import JobError
+from latentry.contract.errors import JobError, listed
 from latentry.contract.images import Uint8, decode_image, is_same_but_for_rounding
 from latentry.synthesis.crews.processes import start_worker
 from latentry.synthesis.job import Controls
@@ -73,13 +73,11 @@ class JobVerdict:
 
     def lines(self) -> Iterator[str]:
         """Yield what people read."""
-        for problem in self.problems[:_SHOWN]:
-            yield f"fault: {problem}"
-        if len(self.problems) > _SHOWN:
-            yield f"and {len(self.problems) - _SHOWN} more"
+        if self.problems:
+            faults = listed((f"fault: {problem}" for problem in self.problems), "\n", most=_SHOWN)
+            yield from faults.split("\n")
         for group in self.duplicates[:_SHOWN]:
-            more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
-            yield f"the same image: samples {', '.join(map(str, group[:_SHOWN]))}{more}"
+            yield f"the same image: samples {listed(group, most=_SHOWN)}"
         if len(self.duplicates) > _SHOWN:
             yield f"and {len(self.duplicates) - _SHOWN} more groups of equal images"
         yield from self.notes

@@ -126,9 +126,3 @@ def triton(repository: Path) -> Iterator[RunningServer]:
     """Return a real server on the shared repository; no test may break it."""
     with run_server(repository, "--instances", "1") as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def server(triton: RunningServer) -> RunningServer:
-    """Return the same; the clients' tests have a quick double under this name."""
-    return triton

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from latentry.contract.errors import CheckpointError
+from latentry.contract.errors import CheckpointError, listed
 from latentry.contract.files import (
     open_regular,
     parse_json,
@@ -41,7 +41,6 @@ _MAX_HEADER_BYTES = 10_000_000  # some hundred bytes a tensor
 _MAX_GENERATOR_BYTES = 16 * 2**20
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header, little-endian
 _PICKLE_MAGICS = (b"\x80", b"PK")  # pickle protocol 2 and later; the zip that torch.save writes
-_LISTED = 20
 
 _DTYPES = {
     "BOOL": torch.bool,
@@ -249,7 +248,7 @@ def _existing(folder: Path, name: str) -> Path:
             f"{WEIGHTS_FILE}, as `latentry train` makes it"
         )
     if not os.path.lexists(folder / name):
-        there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        there = listed(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise CheckpointError(
             f"{folder} has no {name} (it holds {there}); a checkpoint needs {GENERATOR_FILE} "
             f"and {WEIGHTS_FILE}"
@@ -327,7 +326,7 @@ def _check_declared(
     ]
     if findings:
         raise CheckpointError(
-            f"{path} does not fit the architecture: {_list(findings)}; "
+            f"{path} does not fit the architecture: {listed(sorted(findings), '; ')}; "
             "check the architecture and its config, or take the weights that belong to them"
         )
 
@@ -340,7 +339,7 @@ def _check_finite(tensors: Mapping[str, Tensor], owner: str) -> None:
     ]
     if findings:
         raise CheckpointError(
-            f"{owner} has weights that are NaN or infinite: {_list(findings)}; "
+            f"{owner} has weights that are NaN or infinite: {listed(sorted(findings), '; ')}; "
             "the training diverged or the file is damaged: train again or take an older one"
         )
 
@@ -363,9 +362,3 @@ def _check_fits(module: nn.Module, spec: GeneratorSpec, folder: Path) -> None:
             f"the generator in {folder} gives samples of shape {list(sample.shape[1:])}; "
             f"its spec says {[channels, height, width]}; correct the spec or the config"
         )
-
-
-def _list(findings: list[str]) -> str:
-    shown = sorted(findings)[:_LISTED]
-    more = len(findings) - len(shown)
-    return "; ".join(shown) + (f"; and {more} more" if more else "")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.optim import Adam
 
-from latentry.contract.errors import BadRequest, CheckpointError
+from latentry.contract.errors import BadRequest, CheckpointError, listed
 from latentry.contract.files import open_regular, parse_json, write_atomic
 from latentry.contract.seeds import MAX_SEED, LatentDrawer
 from latentry.training.architectures import build
@@ -233,7 +233,7 @@ def _check_same_recipe(recipe: Recipe, saved: str, path: Path) -> None:
     )
     if differing:
         raise BadRequest(
-            f"{path} belongs to another recipe: {', '.join(differing)} differ; "
+            f"{path} belongs to another recipe: {listed(differing)} differ; "
             "resume with the recipe it was started with, or start a run in another folder"
         )
 

@@ -39,7 +39,7 @@ def samples_from_options(seeds: str | None, n: int | None) -> dict[str, Any]:
     if (seeds is None) == (n is None):
         raise WrongUsage("give either --seeds, such as --seeds 0-63,100, or --n")
     with reading_options():
-        return {"n": n} if seeds is None else {"seeds": parse_seeds(seeds)}
+        return {"n": n} if seeds is None else {"seeds": parse_seeds(seeds, called="--seeds")}
 
 
 def class_labels(
@@ -49,7 +49,8 @@ def class_labels(
     if text is None:
         return None
     try:
-        return np.resize(parse_classes(text), min(count_samples(samples), MAX_SAMPLES))
+        labels = parse_classes(text, called="--class")
+        return np.resize(labels, min(count_samples(samples), MAX_SAMPLES))
     except BadRequest as error:
         raise WrongUsage(f"{error}{_classes_of(client, model)}") from None
 

@@ -42,7 +42,7 @@ def open_client(server: Server, *, retry_for_s: float | None = None) -> Client:
         WrongUsage: An option is not allowed, or the token would travel in the clear.
     """
     with reading_options():
-        return server.open_client(retry_for_s=retry_for_s)
+        return server.open_client(token_called="--token-file", retry_for_s=retry_for_s)
 
 
 def _server_from_options(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 
 from latentry.clients.transports.channel import host_from_url
 from latentry.contract.errors import BadRequest, LatentryError, ServerFault, ServerGone
@@ -12,6 +13,9 @@ _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXEMPT_VARIABLES = ("no_grpc_proxy", "no_proxy")
 
 _NO_GRPC = "is no gRPC server: it speaks another protocol; is the port right?"
+
+_CLOSED = r"failed to connect to all addresses.*(Socket closed|Connection reset)"
+_ANSWER_S = 0.5
 
 # In this order; what stays the same with every attempt is no ServerGone, which is tried again.
 _CAUSES: tuple[tuple[str, type[LatentryError], str], ...] = (
@@ -49,7 +53,7 @@ _CAUSES: tuple[tuple[str, type[LatentryError], str], ...] = (
     ),
     (r"http1\.x server|Expected SETTINGS frame|Failed parsing HTTP/2", ServerFault, _NO_GRPC),
     (
-        r"failed to connect to all addresses.*(Socket closed|Connection reset)",
+        _CLOSED,
         ServerGone,
         "closed the connection before a word of gRPC; if it speaks TLS say tls=True (--tls), if it "
         "is no gRPC server give another address, if it is starting wait for it (retry_for_s=30, "
@@ -87,9 +91,29 @@ def error_from_connection(code: str, text: str, url: str) -> LatentryError | Non
         return None
     for pattern, error_type, what in _CAUSES:
         if match := re.search(pattern, text, re.S):
+            if pattern is _CLOSED and _speaks_http_1(url):
+                error_type, what = ServerFault, _NO_GRPC
             reason = what.format(match=match[0].rpartition("certificate ")[2])
             return error_type(f"{url} {reason} ({_detail(text)}){proxy_note(url)}")
     return None
+
+
+def _speaks_http_1(url: str) -> bool:
+    """Whether a port of this machine, where an answer comes at once, is one of HTTP/1.
+
+    Triton's own for metrics takes a connection of gRPC's and closes it without a word.
+    """
+    host, port = host_from_url(url), int(url.rpartition(":")[2])
+    if not is_loopback(host):
+        return False
+    try:
+        with socket.create_connection((host, port), timeout=_ANSWER_S) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            answer = connection.recv(16)
+    except OSError:
+        return False
+    # Some that want TLS say so in HTTP/1, with 400.
+    return re.match(rb"HTTP/1\.[01] (?!400)[0-9]{3}", answer) is not None
 
 
 def proxy_note(url: str) -> str:

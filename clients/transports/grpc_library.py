@@ -150,5 +150,5 @@ class _ExtensionFinder:
         return spec_from_file_location(name, loader=ExtensionFileLoader(name, self._path))
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
     os.register_at_fork(after_in_child=_after_fork)

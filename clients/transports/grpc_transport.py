@@ -33,13 +33,7 @@ from latentry.clients.transports.connection import GrpcConnection, InfoCache
 from latentry.clients.transports.grpc_library import keep_for_ever, let_go_after_fork
 from latentry.clients.transports.rpc_errors import error_from_rpc, error_from_status
 from latentry.clients.transports.threaded import answer_of
-from latentry.contract.errors import (
-    BadRequest,
-    Busy,
-    LatentryError,
-    NotFound,
-    TimedOut,
-)
+from latentry.contract.errors import BadRequest, Busy, LatentryError, NotFound, TimedOut, listed
 from latentry.contract.transport import ModelInfo, Reply
 from latentry.contract.wire import CONTINUES, STREAM_MODEL, TO_BE_CONTINUED, Arrays
 
@@ -70,7 +64,8 @@ class GrpcTransport:
         self._connection: GrpcConnection | None = None
         self._infos = InfoCache()
         self._lock = threading.Lock()
-        self._open: set[Future[Any]] | None = set()
+        self._closed = False
+        self._open: set[Future[Any]] = set()
         let_go_after_fork(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -82,7 +77,7 @@ class GrpcTransport:
         self._connection = None
         self._infos = InfoCache()
         self._lock = threading.Lock()
-        self._open = None if self._open is None else set()
+        self._open = set()
 
     def ready(self) -> bool:
         """Whether the server answers and every model is ready; False when nobody answers.
@@ -154,9 +149,7 @@ class GrpcTransport:
                     if codec.is_final(response):
                         break
             outbox.put(None)
-            # The status comes after the last answer.
-            for _ in call:
-                pass
+            next(call, None)  # the status comes after the last answer
         except connection.grpc.RpcError as error:
             raise self._infos.watched(error_from_rpc(error, self._address.url)) from error
         except LatentryError as error:
@@ -172,10 +165,12 @@ class GrpcTransport:
     def close(self) -> None:
         """Give up the connection; answers that nobody waits for get a second to come in."""
         with self._lock:
-            still_open, self._open = self._open, None
-        if still_open is not None and self._connection is not None:
+            self._closed = True
+            connection, self._connection = self._connection, None
+            still_open = tuple(self._open)
+        if connection is not None:
             wait(still_open, timeout=CLOSE_GRACE_S)
-            self._connection.channel.close()
+            connection.channel.close()
 
     def _ask_streams(self) -> None:
         """Ask the stream model for nothing; raises how it refuses, or why it does not answer.
@@ -234,8 +229,7 @@ class GrpcTransport:
 
         with self._lock:
             connection = self._connected()
-            if self._open is not None:
-                self._open.add(answer)
+            self._open.add(answer)
             answer.add_done_callback(self._forget)
             ask = getattr(connection.stub, method).future
             call = ask(request, metadata=self._address.metadata)
@@ -244,7 +238,7 @@ class GrpcTransport:
 
     def _connected(self) -> GrpcConnection:
         """Return the connection; the lock is held."""
-        if self._open is None:
+        if self._closed:
             raise _closed()
         if self._connection is None:
             self._connection = GrpcConnection(self._address)
@@ -253,8 +247,7 @@ class GrpcTransport:
 
     def _forget(self, answer: Future[Any]) -> None:
         with self._lock:
-            if self._open is not None:
-                self._open.discard(answer)
+            self._open.discard(answer)
 
 
 class AsyncGrpcTransport:
@@ -346,7 +339,9 @@ class AsyncGrpcTransport:
             await call.read()
         except asyncio.InvalidStateError as error:
             # The call ended between two requests, and gRPC says only that it did.
-            ended = error_from_status(await call.code(), await call.details(), self._address.url)
+            if (code := await call.code()) is connection.grpc.StatusCode.OK:
+                return
+            ended = error_from_status(code, await call.details(), self._address.url)
             raise self._infos.watched(ended) from error
         except connection.grpc.RpcError as error:
             raise self._infos.watched(error_from_rpc(error, self._address.url)) from error
@@ -436,7 +431,7 @@ def _names_from_index(index: Any) -> list[str]:
 
 
 def _not_found(model: str, names: Iterable[str]) -> NotFound:
-    return NotFound(f"model {model!r} is not being served; these are: {', '.join(names) or 'none'}")
+    return NotFound(f"model {model!r} is not being served; these are: {listed(names) or 'none'}")
 
 
 def _closed() -> BadRequest:

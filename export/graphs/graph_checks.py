@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from latentry.contract.errors import ExportRefused
+from latentry.contract.errors import ExportRefused, listed
 from latentry.contract.spec import GeneratorSpec, Role
 from latentry.export.graphs.onnx_export import FROZEN_BATCH_CAUSES, OPSET, output_rows
 
@@ -45,12 +45,12 @@ def check_graphs(spec: GeneratorSpec, artefacts: Mapping[str, bytes]) -> None:
     for stage in spec.stages:
         file = f"{stage}.onnx"
         if file not in artefacts:
-            there = ", ".join(sorted(artefacts)) or "nothing"
+            there = listed(sorted(artefacts)) or "nothing"
             raise ExportRefused(f"the spec needs {file}; what is there: {there}")
         model = onnx.load_model_from_string(artefacts[file])
         findings += [f"{file}: {finding}" for finding in _find_faults(model, spec, stage)]
     if findings:
-        raise ExportRefused("\n".join(findings))
+        raise ExportRefused(listed(findings, "\n"))
 
 
 def _find_faults(model: ModelProto, spec: GeneratorSpec, stage: str) -> Iterator[str]:
@@ -109,7 +109,7 @@ def _find_interface_faults(
 ) -> Iterator[str]:
     names = [value.name for value in found]
     if set(names) != set(expected):
-        yield f"its {kind}s are {', '.join(names)}; the spec asks for {', '.join(expected)}"
+        yield f"its {kind}s are {listed(names)}; the spec asks for {listed(expected)}"
         return
     for value in found:
         element_type, row_shape, axes = expected[value.name]
@@ -134,8 +134,8 @@ def _find_frozen_batch(values: Sequence[ValueInfoProto]) -> Iterator[str]:
         if (dims := value.type.tensor_type.shape.dim) and dims[0].dim_value
     }
     if sizes:
-        size = ", ".join(map(str, sorted(set(sizes.values()))))
-        yield f"{', '.join(sizes)} can only be batches of {size}: {FROZEN_BATCH_CAUSES}"
+        size = listed(sorted(set(sizes.values())))
+        yield f"{listed(sizes)} can only be batches of {size}: {FROZEN_BATCH_CAUSES}"
 
 
 def _may_be(expected: Sequence[int], found: Sequence[int | None]) -> bool:

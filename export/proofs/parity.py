@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from latentry.contract.errors import BadRequest, ExportRefused
+from latentry.contract.errors import BadRequest, ExportRefused, listed
 from latentry.contract.images import uint8_from_sample
 from latentry.contract.spec import GeneratorSpec, Role
 from latentry.contract.wire import Arrays
@@ -152,7 +152,7 @@ def _check_finite(engine: str, outputs: Arrays) -> None:
             seeds = sorted({int(row) for row in np.nonzero(bad)[0]})
             raise ExportRefused(
                 f"{name}{_place(index)} is {values[index]} in {engine}; not finite for "
-                f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds[:20]))}. "
+                f"{'seed' if len(seeds) == 1 else 'seeds'} {listed(seeds)}. "
                 "Look for a division, logarithm or root of values near zero, an overflow, or "
                 "weights of a training that diverged"
             )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from latentry.contract.errors import BadRequest, ExportRefused
+from latentry.contract.errors import BadRequest, ExportRefused, listed
 from latentry.contract.importing import function_from_target
 from latentry.contract.spec import GeneratorSpec
 from latentry.training.checkpoint import load_weights
@@ -53,7 +53,7 @@ def check_stages(module: nn.Module, spec: GeneratorSpec) -> None:
         return
     missing = [stage for stage in spec.stages if not callable(getattr(module, stage, None))]
     if missing:
-        children = ", ".join(name for name, _ in module.named_children()) or "none"
+        children = listed(name for name, _ in module.named_children()) or "none"
         raise ExportRefused(
             f"the spec has the input w, but {type(module).__name__} has no "
             f"{' and no '.join(missing)} (its submodules: {children}); give it "

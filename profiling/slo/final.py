@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from latentry.contract.strict import Strict
+from latentry.contract.system import time_now
 from latentry.profiling.estimates import needed_samples, permutation_p
 from latentry.profiling.load.schedules import run_open
 from latentry.profiling.load.target import Target
-from latentry.profiling.slo.held_rate import now
 from latentry.profiling.slo.objective import Objective
 from latentry.profiling.slo.probes import LEAST_PROBE_S, MOST_PROBE_S, WARM_UP_S
 
@@ -70,7 +70,7 @@ def judge(
         best_ms=tuple(best_ms),
         p_value=p_value,
         better=best_median <= objective.limit_ms < default_median and p_value < _SIGNIFICANCE,
-        measured_at=now(),
+        measured_at=time_now(),
     )
 
 

@@ -6,10 +6,10 @@ fails. The largest such rate is found by bisection.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from latentry.contract.errors import ServerFault
 from latentry.contract.strict import Strict
+from latentry.contract.system import time_now
 from latentry.profiling.load.schedules import run_closed
 from latentry.profiling.load.target import Target
 from latentry.profiling.slo.objective import Objective
@@ -110,10 +110,5 @@ def _holding(probes: Sequence[Probe], objective: Objective, saturation: float) -
         high=min(beyond, default=None),
         saturation=saturation,
         probes=tuple(probes),
-        measured_at=now(),
+        measured_at=time_now(),
     )
-
-
-def now() -> str:
-    """Return the time, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from latentry.contract.errors import BadRequest, EntryError, NotFound
+from latentry.contract.errors import BadRequest, EntryError, NotFound, OutOfSpace
 from latentry.contract.files import (
+    FULL,
+    no_room,
     publish_folder,
     read_regular,
     sync_folder,
@@ -43,6 +45,7 @@ def publish(
     Raises:
         BadRequest: The name is not allowed.
         EntryError: The name's newest version has other inputs or outputs.
+        OutOfSpace: The disk is full; nothing is left behind.
         OSError: The file system refused; nothing is left behind.
     """
     if check_name(name) == STREAM_MODEL:
@@ -163,11 +166,25 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             half = temporary / folder.name
             half.mkdir()
             for name, data in files.items():
-                write_new(half / name, data)
+                _write_file(half / name, data, folder / name)
             folder.parent.mkdir(exist_ok=True)
             publish_folder(half, folder)
             sync_folder(folder.parents[1])  # the model itself may be new
     except BaseException:
         with suppress(OSError):  # it holds other versions
             folder.parent.rmdir()
+        raise
+
+
+def _write_file(half: Path, data: bytes, path: Path) -> None:
+    """Write the file that is to become ``path``, by whose name its errors go."""
+    try:
+        write_new(half, data)
+    except OSError as error:
+        if error.errno in FULL:
+            raise OutOfSpace(
+                f"{no_room(path, len(data), error)}; nothing was published; free some and run the "
+                "same command again"
+            ) from error
+        error.filename = os.fspath(path)
         raise

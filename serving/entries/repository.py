@@ -7,7 +7,7 @@ their manifests by ``verification``.
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentry.contract.errors import EntryError, LatentryError, NotFound
+from latentry.contract.errors import EntryError, LatentryError, NotFound, listed
 from latentry.contract.spec import check_name
 from latentry.contract.wire import STREAM_MODEL
 from latentry.serving.entries.manifest import MANIFEST_FILE, Manifest, read_manifest
@@ -75,7 +75,7 @@ def newest_entries(repository: Path, names: tuple[str, ...] = ()) -> list[Entry]
     if not newest:
         raise NotFound(f"{repository} holds no entry; run `latentry export CHECKPOINT` first")
     if missing := [name for name in names if name not in newest]:
-        raise NotFound(f"{', '.join(missing)} is not in {repository}; there: {', '.join(newest)}")
+        raise NotFound(f"{listed(missing)} is not in {repository}; there: {listed(newest)}")
     entries, errors = [], []
     for name in sorted(set(names) or newest):
         try:
@@ -83,7 +83,7 @@ def newest_entries(repository: Path, names: tuple[str, ...] = ()) -> list[Entry]
         except LatentryError as error:
             errors.append(str(error))
     if errors:
-        raise EntryError("\n".join(errors))
+        raise EntryError(listed(errors, "\n"))
     return entries
 
 

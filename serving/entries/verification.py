@@ -4,7 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from latentry.contract.errors import EntryError
+from latentry.contract.errors import EntryError, listed
 from latentry.contract.files import open_regular
 from latentry.serving.entries.goldens import read_goldens
 from latentry.serving.entries.manifest import MANIFEST_FILE, FileRecord
@@ -34,10 +34,9 @@ def verify_entry(entry: Entry) -> None:
         f"{entry.folder / name} does not belong to the entry; {_advice(name)}"
         for name in sorted(present - set(records) - {MANIFEST_FILE})
     ]
-    if problems:
-        strays.append(f"export {entry.name} again, or `latentry models remove` it")
+    advice = f"\nexport {entry.name} again, or `latentry models remove` it" if problems else ""
     if problems or strays:
-        raise EntryError("\n".join(problems + strays))
+        raise EntryError(listed(problems + strays, "\n") + advice)
 
 
 def _file_problem(path: Path, record: FileRecord) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from latentry.contract.errors import BadRequest, LatentryError, NotFound
+from latentry.contract.errors import BadRequest, LatentryError, NotFound, listed
 from latentry.contract.transport import ModelInfo, Reply
 from latentry.contract.wire import Arrays
 from latentry.serving.entries.engine_class import engine_class
@@ -125,7 +125,7 @@ class LocalTransport:
         try:
             return self._entries[model]
         except KeyError:
-            known = ", ".join(self.model_names())
+            known = listed(self.model_names())
             raise NotFound(f"model {model!r} is not being served; these are: {known}") from None
 
     def _generator(self, model: str) -> Generator:
@@ -157,9 +157,9 @@ def _entries(repository: Path, models: tuple[str, ...], model_digest: str | None
         if entry.name in names and entry.manifest.digest == model_digest
     ]
     if not found:
-        there = ", ".join(f"{entry.name} {entry.manifest.digest}" for entry in newest)
+        there = listed(f"{entry.name} {entry.manifest.digest}" for entry in newest)
         raise NotFound(
-            f"{repository} holds no version of {', '.join(sorted(names))} with the model digest "
+            f"{repository} holds no version of {listed(sorted(names))} with the model digest "
             f"{model_digest}; the newest: {there}"
         )
     return found

@@ -13,14 +13,15 @@ import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 import psutil
 
-from latentry.contract.errors import EntryError, ServeError
+from latentry.contract.errors import ServeError
+from latentry.contract.files import open_regular
 from latentry.contract.wire import ENGINE_CLASS, STREAM_MODEL
 from latentry.serving.entries.engine_class import engine_class
 from latentry.serving.entries.manifest import MANIFEST_FILE, manifest_bytes
@@ -49,6 +50,7 @@ class ServerFolder:
     server_id: str
     signs: Path = field(default=Path(os.devnull), repr=False)
     _lock: IO[str] | None = field(default=None, repr=False)
+    _held: dict[Path, IO[bytes]] = field(default_factory=dict, repr=False)
 
     @property
     def repository(self) -> Path:
@@ -75,10 +77,15 @@ class ServerFolder:
         """How the names of this server's shared-memory regions begin."""
         return f"latentry_{self.server_id}_"
 
-    def fill(self, entries: Sequence[Entry]) -> None:
+    def fill(self, entries: Sequence[Entry]) -> list[Entry]:
         """Make anew what Triton is to find: links to ``entries`` (verified) and the stream model.
 
-        The folder itself is made where it is missing, and kept locked from then on.
+        The folder itself is made where it is missing, and kept locked from then on. Returns the
+        entries as they lie there. Their files are held open from the first time on, so that a
+        server starts again with what it began with, whatever was removed meanwhile.
+
+        Raises:
+            OSError: A file is gone before it was held.
         """
         self._hold_lock()
         for part in (self.repository, self.backends):
@@ -87,9 +94,8 @@ class ServerFolder:
         # Never twice of one name: whoever knows it, as all users do, could make it first.
         self.signs = Path(tempfile.mkdtemp(prefix=self.shm_prefix, suffix="_signs", dir=_SHM))
         (self.signs / HEARTBEATS).mkdir()
-        for entry in entries:
-            _link_entry(entry, self.repository)
         _copy_stream_model(self.repository)
+        return [self._link_entry(entry) for entry in entries]
 
     def mark_draining(self) -> bool:
         """Tell the models to take nothing new; False where that cannot be told."""
@@ -122,8 +128,28 @@ class ServerFolder:
         """Kill and remove everything."""
         self.kill_leftovers()
         shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.close()
+        for file in (self._lock, *self._held.values()):
+            if file is not None:
+                file.close()
+
+    def _link_entry(self, entry: Entry) -> Entry:
+        """Link and write what Triton is to find of ``entry``; return it as it lies there."""
+        folder = self.repository / entry.name / str(entry.version)
+        folder.mkdir(parents=True)
+        for name in entry.manifest.files().keys() - {MODEL_FILE}:
+            (folder / name).symlink_to(self._hold(entry.folder / name))
+        (folder / MODEL_FILE).write_bytes(MODEL_PY)
+        # As it is served: with the options of this server, and whatever is tuned meanwhile.
+        (folder / MANIFEST_FILE).write_bytes(manifest_bytes(entry.manifest))
+        config = config_pbtxt(entry.name, entry.manifest, {ENGINE_CLASS: engine_class()})
+        (folder.parent / CONFIG_FILE).write_text(config)
+        return replace(entry, folder=folder)
+
+    def _hold(self, path: Path) -> Path:
+        """Return a name by which the file at ``path`` is found as long as this process lives."""
+        if path not in self._held:
+            self._held[path] = open_regular(path)
+        return Path(f"/proc/{os.getpid()}/fd/{self._held[path].fileno()}")
 
     def _remove_shared_memory(self) -> None:
         for region in _SHM.glob(f"{self.shm_prefix}*"):
@@ -247,24 +273,6 @@ def _close_to_others(region: Path) -> None:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
-
-
-def _link_entry(entry: Entry, repository: Path) -> None:
-    folder = repository / entry.name / str(entry.version)
-    folder.mkdir(parents=True)
-    if not entry.folder.is_dir():
-        raise EntryError(
-            f"{entry.folder} was removed while it was being served; publish {entry.name} again, or "
-            "serve without it"
-        )
-    for path in entry.folder.iterdir():
-        if path.name not in (MODEL_FILE, MANIFEST_FILE):
-            (folder / path.name).symlink_to(path.resolve())
-    (folder / MODEL_FILE).write_bytes(MODEL_PY)
-    # As it is served: with the options of this server, and whatever is tuned meanwhile.
-    (folder / MANIFEST_FILE).write_bytes(manifest_bytes(entry.manifest))
-    config = config_pbtxt(entry.name, entry.manifest, {ENGINE_CLASS: engine_class()})
-    (folder.parent / CONFIG_FILE).write_text(config)
 
 
 def _copy_stream_model(repository: Path) -> None:

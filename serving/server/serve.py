@@ -3,13 +3,14 @@
 import contextlib
 import errno
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from latentry.contract.errors import EntryError, ServeError
+from latentry.contract.errors import EntryError, ServeError, listed
 from latentry.contract.system import is_loopback
 from latentry.serving.entries.manifest import ServingPart
 from latentry.serving.entries.repository import Entry, list_strays, newest_entries
@@ -25,6 +26,17 @@ from latentry.serving.server.supervisor import OnReady, Supervisor
 from latentry.serving.triton.tritonserver import Endpoint, Installation, find_tritonserver
 
 _LOGGER = logging.getLogger(__name__)
+
+# Under less Triton hangs as it starts, or dies by a signal, and names no cause.
+_LIMITS = (
+    (resource.RLIMIT_NOFILE, 256, "only {} files may be open; raise that (ulimit -n 1024)"),
+    (
+        resource.RLIMIT_AS,
+        8 * 2**30,
+        "a process may have no more than {} bytes of addresses, and tritonserver takes gigabytes, "
+        "used or not; lift that (ulimit -v unlimited)",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,7 @@ def serve(options: ServeOptions, on_ready: OnReady) -> None:
         KeyboardInterrupt: It was ended by SIGINT, after everything was cleaned up.
     """
     installation = find_tritonserver()
+    _warn_of_limits()
     options = replace(options, address=_host(options.address))
     _check_exposure(options, installation)
     if installation.wheel is not None:
@@ -104,6 +117,13 @@ def serve(options: ServeOptions, on_ready: OnReady) -> None:
         raise KeyboardInterrupt
 
 
+def _warn_of_limits() -> None:
+    for limit, least, text in _LIMITS:
+        most = resource.getrlimit(limit)[0]
+        if 0 <= most < least:  # RLIM_INFINITY is -1
+            _LOGGER.warning("%s", text.format(f"{most:,}"))
+
+
 def _verified_entries(options: ServeOptions) -> list[Entry]:
     entries = newest_entries(options.repository, options.models)
     for stray in list_strays(options.repository):
@@ -116,7 +136,7 @@ def _verified_entries(options: ServeOptions) -> list[Entry]:
         except EntryError as error:
             problems.append(str(error))
     if problems:
-        raise EntryError("\n".join(problems))
+        raise EntryError(listed(problems, "\n"))
     return [_with_options(entry, options) for entry in entries]
 
 

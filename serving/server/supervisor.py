@@ -106,7 +106,7 @@ class Supervisor:
     @contextmanager
     def _life(self) -> Iterator[ServerLife]:
         # Made anew each time: a cleaner of temporary files may have taken some of it.
-        self._folder.fill(self._entries)
+        entries = self._folder.fill(self._entries)
         command = server_command(
             self._installation,
             self._endpoint,
@@ -122,7 +122,7 @@ class Supervisor:
         start = time.time()
         process = start_tritonserver(command, environment, self._log_file)
         life = ServerLife(
-            *(process, self._endpoint, self._folder, self._entries),
+            *(process, self._endpoint, self._folder, entries),
             *(self._signals, self._limits, self._memory),
         )
         try:

@@ -19,6 +19,7 @@ from latentry.contract.errors import (
     NotFound,
     ServerFault,
     is_wire_text,
+    listed,
 )
 from latentry.contract.wire import CONTINUES, FROM_STREAM, TO_BE_CONTINUED, Format
 from latentry.serving.entries.manifest import Manifest
@@ -103,7 +104,7 @@ class StreamModel:
 
     def _manifest(self, model: str) -> Manifest:
         if model not in self._manifests:
-            known = ", ".join(self._manifests)
+            known = listed(self._manifests)
             raise NotFound(f"model {model!r} is not being served; these are: {known}")
         return self._manifests[model]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from latentry.contract.errors import BadRequest, NotFound
+from latentry.contract.errors import BadRequest, NotFound, listed
 from latentry.contract.files import sha256_regular
 from latentry.synthesis.filters.classifier import ClassifierOptions
 from latentry.synthesis.filters.constant import ConstantOptions
@@ -41,6 +41,7 @@ def file_hashes(options: Sequence[JudgeOptions]) -> dict[str, str]:
     except OSError as error:
         raise NotFound(f"{error.filename} cannot be read: {error.strerror}") from error
     if len(hashes) < len(paths):
-        listed = ", ".join(map(str, sorted(paths)))
-        raise BadRequest(f"a job's files are told apart by their names, rename one: {listed}")
+        raise BadRequest(
+            f"a job's files are told apart by their names, rename one: {listed(sorted(paths))}"
+        )
     return hashes

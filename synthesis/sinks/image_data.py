@@ -1,6 +1,7 @@
 """How a sample's image is written into a shard: as a file, as pixels, or not at all."""
 
 import zlib
+from typing import Literal
 
 import numpy as np
 from PIL import features as pillow_features
@@ -8,6 +9,8 @@ from PIL import features as pillow_features
 from latentry.contract.images import Uint8, decode_image, encode_image
 from latentry.contract.spec import ImageOutput
 from latentry.contract.wire import Format
+
+ImageFormat = Literal["png", "webp", "raw", "none"]
 
 # What one sample may take beside its pixels; more is nothing that was written here.
 _ROOM = 8 * 2**10

@@ -78,4 +78,4 @@ def _read_column(archive: zipfile.ZipFile, name: str, count: int) -> NDArray[Any
         return read_npy(member, dtype, (count,))
 
 
-NPZ = ShardFormat(".npz", write=_write, read=_read, library="numpy")
+NPZ = ShardFormat(".npz", write=_write, read=_read, library="numpy", pixels_only=True)

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from latentry.contract.errors import listed
 from latentry.contract.spec import ImageOutput
 from latentry.synthesis.sinks.image_data import image_from_data, most_image_bytes
 from latentry.synthesis.sinks.sample import (
@@ -102,7 +103,7 @@ def _checked_columns(parquet: Any, image_format: str) -> list[str]:
         if not fits:
             raise ValueError(f"its column {field_.name} holds {kind}")
     if len(set(names)) < len(names) or not needed.keys() <= set(names):
-        raise ValueError(f"its columns are {', '.join(names)}")
+        raise ValueError(f"its columns are {listed(names)}")
     return [name for name in names if name != "features"]
 
 
@@ -131,4 +132,4 @@ def _check_lengths(name: str, values: Any, least: int, most: int) -> None:
         raise ValueError(f"its column {name} has values of {ends['min']} to {ends['max']:,} bytes")
 
 
-PARQUET = ShardFormat(".parquet", write=_write, read=_read, library="pyarrow")
+PARQUET = ShardFormat(".parquet", write=_write, read=_read, library="pyarrow", takes_features=True)

@@ -21,9 +21,13 @@ class ShardFormat:
             images and the digest of the model.
         read: Yield so many samples of a file, given how their images are written and their size.
         library: On whose version a file's bytes depend; empty for Python alone.
+        pixels_only: Whether images are written as raw pixels and no other way.
+        takes_features: Whether feature vectors can be written.
     """
 
     suffix: str
     write: Callable[[Sequence[Sample], str, ImageOutput, str], bytes]
     read: Callable[[BinaryIO, str, ImageOutput, int], Iterator[Sample]]
     library: str = ""
+    pixels_only: bool = False
+    takes_features: bool = False

@@ -10,14 +10,10 @@ from typing import BinaryIO
 
 from latentry.contract.spec import ImageOutput
 from latentry.synthesis.job import OutputPart
+from latentry.synthesis.sinks.formats import FORMATS
 from latentry.synthesis.sinks.image_data import image_encoder_versions, most_image_bytes
-from latentry.synthesis.sinks.npz import NPZ
-from latentry.synthesis.sinks.parquet import PARQUET
 from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample
 from latentry.synthesis.sinks.shard_format import ROOM_OF_FILE
-from latentry.synthesis.sinks.webdataset import WEBDATASET
-
-FORMATS = {"webdataset": WEBDATASET, "parquet": PARQUET, "npz": NPZ}
 
 
 def shard_stem(number: int, shards: int) -> str:

@@ -11,7 +11,9 @@ from typing import Any, BinaryIO
 
 from latentry.contract.errors import BadRequest, JobError, LatentryError, OutOfSpace
 from latentry.contract.files import (
+    FULL,
     TEMPORARY,
+    no_room,
     open_regular,
     read_regular,
     sha256_regular,
@@ -30,7 +32,7 @@ from latentry.synthesis.storage.lock import (
     owner_of,
     started,
 )
-from latentry.synthesis.storage.protocol import ATTEMPTS, FULL, MOST_BYTES, other_size
+from latentry.synthesis.storage.protocol import ATTEMPTS, MOST_BYTES, other_size
 
 # An error of the device, or a file that another writer's sweep took away.
 _WRITE_AGAIN = (errno.EIO, errno.ENOENT)
@@ -170,18 +172,9 @@ class LocalFolder:
                 f"{self.path / name} cannot be written: {error.strerror}; when that is mended, the "
                 "same command goes on from here"
             )
-        if error.errno == errno.EDQUOT:
-            return OutOfSpace(
-                f"your disk quota has no room for {self.path / name}, {size:,} bytes; free some "
-                "and run the same command again, it goes on from here"
-            )
-        there = next(path for path in (self.path, *self.path.parents) if path.exists())
-        state = os.statvfs(there)
-        free = state.f_bavail * state.f_frsize
-        short = max(size - free, 1)
         return OutOfSpace(
-            f"no space left for {self.path / name}: it takes {size:,} bytes and {free:,} are free, "
-            f"{short:,} short; free some and run the same command again, it goes on from here"
+            f"{no_room(self.path / name, size, error)}; free some and run the same command again, "
+            "it goes on from here"
         )
 
     def _take_lock(self, take_over: bool) -> int:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from latentry.contract.errors import BadRequest, JobError, LatentryError, OutOfSpace, ServerGone
-from latentry.synthesis.storage.protocol import ATTEMPTS, FULL, MOST_BYTES, other_size
+from latentry.contract.files import FULL
+from latentry.synthesis.storage.protocol import ATTEMPTS, MOST_BYTES, other_size
 
 
 class ObjectStore:

@@ -1,6 +1,5 @@
 """What a job asks of the place for its files, wherever that is."""
 
-import errno
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -9,7 +8,6 @@ from latentry.contract.errors import JobError
 
 MOST_BYTES = 64 * 2**20
 ATTEMPTS = 3
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Storage(Protocol):

@@ -3,15 +3,20 @@ from pathlib import Path
 
 import pytest
 from arithmetic_server import ArithmeticServer
-from doubles import Run, on_terminal
+from doubles import RunCommand, on_terminal
 from PIL import Image
 
 
 def test_generate_writes_a_grid_by_default(
-    run: Run, server: ArithmeticServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_command: RunCommand,
+    arithmetic_server: ArithmeticServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, _ = run("generate", "digits", "--class", "0-2", "--url", server.url)
+    code, out, _ = run_command(
+        "generate", "digits", "--class", "0-2", "--url", arithmetic_server.url
+    )
     assert code == 0
     assert "16 images of digits version 1, seeds 0, 1, 2" in out
     assert "grid: digits.png" in out
@@ -19,11 +24,13 @@ def test_generate_writes_a_grid_by_default(
         assert grid.size == (20, 24)
 
 
-def test_generate_writes_files_and_json(run: Run, server: ArithmeticServer, tmp_path: Path) -> None:
-    code, out, _ = run(
+def test_generate_writes_files_and_json(
+    run_command: RunCommand, arithmetic_server: ArithmeticServer, tmp_path: Path
+) -> None:
+    code, out, _ = run_command(
         *("generate", "mapped", "--seeds", "3,7-8", "--psi", "0.7", "--format", "webp"),
         *("--out", tmp_path / "files", "--grid", tmp_path / "a" / "b.png", "--json"),
-        *("--url", server.url),
+        *("--url", arithmetic_server.url),
     )
     said = json.loads(out)
     assert code == 0
@@ -61,8 +68,8 @@ def test_generate_writes_files_and_json(run: Run, server: ArithmeticServer, tmp_
     ],
 )
 def test_generate_refuses(
-    run: Run,
-    server: ArithmeticServer,
+    run_command: RunCommand,
+    arithmetic_server: ArithmeticServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: list[str],
@@ -70,8 +77,8 @@ def test_generate_refuses(
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LATENTRY_URL", server.url)
-    found, _, err = run("generate", "digits", *options)
+    monkeypatch.setenv("LATENTRY_URL", arithmetic_server.url)
+    found, _, err = run_command("generate", "digits", *options)
     assert found == code
     assert words in err
     assert list(tmp_path.iterdir()) == []
@@ -79,22 +86,24 @@ def test_generate_refuses(
 
 @pytest.mark.parametrize("option", ["--out", "--grid"])
 def test_a_file_where_a_folder_must_be_is_found_before_anything_is_drawn(
-    run: Run, server: ArithmeticServer, tmp_path: Path, option: str
+    run_command: RunCommand, arithmetic_server: ArithmeticServer, tmp_path: Path, option: str
 ) -> None:
     (tmp_path / "file").touch()
     where = tmp_path / "file" / "images.png"
-    code, _, err = run("generate", "plain", option, where, "--url", server.url)
+    code, _, err = run_command("generate", "plain", option, where, "--url", arithmetic_server.url)
     assert code == 2
     assert f"{tmp_path / 'file'} is there and is no folder" in err
-    assert server.double.calls == []
-    code, _, _ = run("stream", "plain", "--n", "1", "--out", where.parent, "--url", server.url)
-    assert (code, server.double.calls) == (2, [])
+    assert arithmetic_server.double.calls == []
+    code, _, _ = run_command(
+        "stream", "plain", "--n", "1", "--out", where.parent, "--url", arithmetic_server.url
+    )
+    assert (code, arithmetic_server.double.calls) == (2, [])
 
 
 def test_a_terminal_sees_that_images_are_being_drawn(
-    run: Run, server: ArithmeticServer, tmp_path: Path
+    run_command: RunCommand, arithmetic_server: ArithmeticServer, tmp_path: Path
 ) -> None:
     options = ("generate", "plain", "--n", "2000", "--grid", tmp_path / "a.png")
-    assert "drawing 2,000 images of plain" in on_terminal(*options, "--url", server.url)
-    assert "drawing" not in on_terminal(*options, "--json", "--url", server.url)
-    assert run(*options, "--url", server.url).err == ""
+    assert "drawing 2,000 images of plain" in on_terminal(*options, "--url", arithmetic_server.url)
+    assert "drawing" not in on_terminal(*options, "--json", "--url", arithmetic_server.url)
+    assert run_command(*options, "--url", arithmetic_server.url).err == ""

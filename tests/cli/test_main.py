@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 from arithmetic_server import ArithmeticServer
-from doubles import Run
+from doubles import RunCommand
 from running_server import LATENTRY
 
 from latentry.cli import main as cli
@@ -37,14 +37,14 @@ def command(monkeypatch: pytest.MonkeyPatch) -> PutCommand:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_help_lists_every_command(run: Run, arguments: list[str]) -> None:
-    code, out, _ = run(*arguments)
+def test_help_lists_every_command(run_command: RunCommand, arguments: list[str]) -> None:
+    code, out, _ = run_command(*arguments)
     assert code == 0
     assert all(name in out and command.help in out for name, command in COMMANDS.items())
 
 
-def test_version(run: Run) -> None:
-    code, out, _ = run("--version")
+def test_version(run_command: RunCommand) -> None:
+    code, out, _ = run_command("--version")
     assert code == 0
     assert re.fullmatch(r"latentry \d+\.\d+\.\d+\n", out)
 
@@ -53,23 +53,25 @@ def test_version(run: Run) -> None:
     ("name", "hint"),
     [("genrate", "did you mean generate?"), ("xyz", "there are train"), ("--url", "no option")],
 )
-def test_unknown_commands(run: Run, name: str, hint: str) -> None:
-    code, _, err = run(name)
+def test_unknown_commands(run_command: RunCommand, name: str, hint: str) -> None:
+    code, _, err = run_command(name)
     assert code == 2
     assert hint in err
 
 
 @pytest.mark.parametrize("name", ["health", "generate", "stream"])
-def test_help_of_a_command_shows_examples(run: Run, name: str) -> None:
-    code, out, _ = run(name, "--help")
+def test_help_of_a_command_shows_examples(run_command: RunCommand, name: str) -> None:
+    code, out, _ = run_command(name, "--help")
     assert code == 0
     assert f"latentry {name}" in out.split("For example:")[1]
 
 
 @pytest.mark.parametrize("name", ["generate", "serve", "synthesize", "models tune", "train"])
-def test_paragraphs_of_help_flow(run: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paragraphs_of_help_flow(
+    run_command: RunCommand, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    _, out, _ = run(*name.split(), "--help")
+    _, out, _ = run_command(*name.split(), "--help")
     description = out.split("╭")[0].split("Usage:")[1]
     for paragraph in re.split(r"\n\s*\n", description.strip())[1:]:
         lines = [line.strip() for line in paragraph.splitlines()]
@@ -79,10 +81,10 @@ def test_paragraphs_of_help_flow(run: Run, name: str, monkeypatch: pytest.Monkey
             assert len(line) + 1 + len(following.split()[0]) > 58
 
 
-def test_usage_errors(run: Run) -> None:
-    assert run("generate")[0] == 2
-    assert run("generate", "digits", "--colour", "red")[0] == 2
-    assert run("stream", "digits")[0] == 2
+def test_usage_errors(run_command: RunCommand) -> None:
+    assert run_command("generate")[0] == 2
+    assert run_command("generate", "digits", "--colour", "red")[0] == 2
+    assert run_command("stream", "digits")[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -96,32 +98,44 @@ def test_usage_errors(run: Run) -> None:
     ],
 )
 def test_errors_end_without_a_traceback(
-    run: Run, command: PutCommand, error: BaseException, code: int, words: str
+    run_command: RunCommand, command: PutCommand, error: BaseException, code: int, words: str
 ) -> None:
     def probe() -> None:
         raise error
 
     command(probe)
-    found, _, err = run("probe")
+    found, _, err = run_command("probe")
     assert found == code
     assert words in err
     assert "Traceback" not in err
 
 
-def test_a_reader_that_left_is_no_error_to_speak_of(run: Run, command: PutCommand) -> None:
+def test_ctrl_c_while_a_room_is_being_loaded_is_one_line(
+    run_command: RunCommand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "interrupted_room.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(COMMANDS, "probe", Command("interrupted_room:probe", "Probe.", ""))
+    done = run_command("probe")
+    assert (done.code, done.err.strip()) == (130, "error: interrupted")
+
+
+def test_a_reader_that_left_is_no_error_to_speak_of(
+    run_command: RunCommand, command: PutCommand
+) -> None:
     def probe() -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     command(probe)
-    assert run("probe")[2] == ""
+    assert run_command("probe")[2] == ""
 
 
-def test_a_missing_extra_is_named(run: Run, command: PutCommand) -> None:
+def test_a_missing_extra_is_named(run_command: RunCommand, command: PutCommand) -> None:
     def probe() -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     command(probe, extras="train")
-    code, _, err = run("probe")
+    code, _, err = run_command("probe")
     assert code == 1
     assert err.strip() == 'error: latentry probe needs torch: pip install "latentry[train]"'
 
@@ -135,7 +149,9 @@ def test_a_missing_module_of_ours_is_a_fault(command: PutCommand) -> None:
         main(["probe"])
 
 
-def test_a_table_entry_may_be_an_app_with_subcommands(run: Run, command: PutCommand) -> None:
+def test_a_table_entry_may_be_an_app_with_subcommands(
+    run_command: RunCommand, command: PutCommand
+) -> None:
     app = typer.Typer()
 
     @app.callback(invoke_without_command=True)
@@ -148,16 +164,16 @@ def test_a_table_entry_may_be_an_app_with_subcommands(run: Run, command: PutComm
         typer.echo(f"removed {name}")
 
     command(app)
-    assert run("probe")[1] == "all\n"
-    assert run("probe", "remove", "digits")[1] == "removed digits\n"
+    assert run_command("probe")[1] == "all\n"
+    assert run_command("probe", "remove", "digits")[1] == "removed digits\n"
 
 
-def test_an_exit_code_of_a_command_is_kept(run: Run, command: PutCommand) -> None:
+def test_an_exit_code_of_a_command_is_kept(run_command: RunCommand, command: PutCommand) -> None:
     def probe() -> None:
         raise typer.Exit(75)
 
     command(probe)
-    assert run("probe")[0] == 75
+    assert run_command("probe")[0] == 75
 
 
 def test_the_entry_point_runs() -> None:
@@ -185,13 +201,13 @@ def test_every_target_names_a_module_and_a_function() -> None:
     ],
 )
 def test_advice_brings_what_is_missing(
-    run: Run, command: PutCommand, module: str, extras: str, advice: str
+    run_command: RunCommand, command: PutCommand, module: str, extras: str, advice: str
 ) -> None:
     def probe() -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     command(probe, extras)
-    code, _, err = run("probe")
+    code, _, err = run_command("probe")
     assert code == 1
     assert err.strip().endswith(advice)
 
@@ -232,10 +248,13 @@ def run_elsewhere(*arguments: object) -> "subprocess.CompletedProcess[str]":
     ],
 )
 def test_clients_run_on_other_systems(
-    arguments: list[str], server: ArithmeticServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    arithmetic_server: ArithmeticServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LATENTRY_URL", server.url)
+    monkeypatch.setenv("LATENTRY_URL", arithmetic_server.url)
     done = run_elsewhere(*arguments)
     assert done.returncode == 0, done.stderr
 
@@ -261,15 +280,15 @@ def test_other_commands_say_that_they_need_linux(
 
 
 def test_a_missing_function_of_the_system_is_one_line(
-    run: Run, command: PutCommand, monkeypatch: pytest.MonkeyPatch
+    run_command: RunCommand, command: PutCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("os.sched_getaffinity")
     command(lambda: typer.echo(os.sched_getaffinity(0)))
-    code, _, err = run("probe")
+    code, _, err = run_command("probe")
     assert (code, "Linux: this system has no os.sched_getaffinity" in err) == (1, True)
     command(lambda: typer.echo(os.path.nothing))  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match="nothing"):
-        run("probe")
+        run_command("probe")
 
 
 PIPES = {
@@ -285,11 +304,11 @@ PIPES = {
 
 @pytest.mark.parametrize("arguments", PIPES)
 def test_a_reader_that_leaves_changes_no_exit_code(
-    arguments: str, server: ArithmeticServer, tmp_path: Path
+    arguments: str, arithmetic_server: ArithmeticServer, tmp_path: Path
 ) -> None:
     read, write = os.pipe()
     os.close(read)
-    environment = {**os.environ, "LATENTRY_URL": server.url}
+    environment = {**os.environ, "LATENTRY_URL": arithmetic_server.url}
     command = [str(LATENTRY), *arguments.split()]
     for errors in (subprocess.PIPE, write):
         done = subprocess.run(
@@ -302,8 +321,8 @@ def test_a_reader_that_leaves_changes_no_exit_code(
         assert len(list((tmp_path / "images").iterdir())) == 4
 
 
-def test_a_closed_output_is_none(server: ArithmeticServer, tmp_path: Path) -> None:
-    command = f"exec {LATENTRY} health --url {server.url} >&- 2>&-"
+def test_a_closed_output_is_none(arithmetic_server: ArithmeticServer, tmp_path: Path) -> None:
+    command = f"exec {LATENTRY} health --url {arithmetic_server.url} >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
 
 

@@ -3,38 +3,45 @@ from pathlib import Path
 
 import pytest
 from arithmetic_server import ArithmeticServer
-from doubles import Run
+from doubles import RunCommand
 
 from latentry.clients import StreamChunk
 
 
 def test_classes_that_are_no_numbers_are_refused_everywhere(
-    run: Run, server: ArithmeticServer, tmp_path: Path
+    run_command: RunCommand, arithmetic_server: ArithmeticServer, tmp_path: Path
 ) -> None:
-    options = ("--class", "one", "--url", server.url, "--out", tmp_path / "out")
-    code, _, err = run("stream", "digits", "--seeds", "1", *options)
+    options = ("--class", "one", "--url", arithmetic_server.url, "--out", tmp_path / "out")
+    code, _, err = run_command("stream", "digits", "--seeds", "1", *options)
     assert (code, "digits takes an integer from 0 to 2: 0=zero" in err) == (2, True)
-    code, _, err = run("generate", "plain", *options)
+    code, _, err = run_command("generate", "plain", *options)
     assert (code, "plain takes no class" in err) == (2, True)
-    code, _, err = run("generate", "nothing", *options)
+    code, _, err = run_command("generate", "nothing", *options)
     assert (code, "--class holds 'one'; give integers and ranges" in err) == (2, True)
 
 
-def test_stream_writes_every_image(run: Run, server: ArithmeticServer, tmp_path: Path) -> None:
-    code, out, _ = run(
+def test_stream_writes_every_image(
+    run_command: RunCommand, arithmetic_server: ArithmeticServer, tmp_path: Path
+) -> None:
+    code, out, _ = run_command(
         *("stream", "digits", "--seeds", "0-99", "--class", "0-2", "--out", tmp_path),
-        *("--json", "--url", server.url),
+        *("--json", "--url", arithmetic_server.url),
     )
     assert code == 0
     assert json.loads(out)["delivered"] == 100
     assert len(list(tmp_path.iterdir())) == 100
-    code, out, _ = run("stream", "plain", "--n", "10", "--out", tmp_path, "--url", server.url)
+    code, out, _ = run_command(
+        "stream", "plain", "--n", "10", "--out", tmp_path, "--url", arithmetic_server.url
+    )
     assert code == 0
     assert f"10 images of plain in {tmp_path}" in out
 
 
 def test_ctrl_c_ends_a_stream_and_says_what_came(
-    run: Run, server: ArithmeticServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_command: RunCommand,
+    arithmetic_server: ArithmeticServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = StreamChunk.save
 
@@ -44,12 +51,12 @@ def test_ctrl_c_ends_a_stream_and_says_what_came(
         return whole(self, folder)
 
     monkeypatch.setattr(StreamChunk, "save", save)
-    code, _, err = run(
-        "stream", "plain", "--seeds", "0-999", "--out", tmp_path, "--url", server.url
+    code, _, err = run_command(
+        "stream", "plain", "--seeds", "0-999", "--out", tmp_path, "--url", arithmetic_server.url
     )
     assert code == 130
     assert f"stopped: 8 of 1000 images are in {tmp_path}" in err
-    assert server.double.stream_ended.wait(60)
+    assert arithmetic_server.double.stream_ended.wait(60)
 
 
 @pytest.mark.parametrize(
@@ -64,10 +71,15 @@ def test_ctrl_c_ends_a_stream_and_says_what_came(
     ],
 )
 def test_stream_refuses(
-    run: Run, server: ArithmeticServer, tmp_path: Path, options: list[str], code: int, words: str
+    run_command: RunCommand,
+    arithmetic_server: ArithmeticServer,
+    tmp_path: Path,
+    options: list[str],
+    code: int,
+    words: str,
 ) -> None:
-    where = ("--seeds", "1", "--out", tmp_path / "out", "--url", server.url)
-    found, _, err = run("stream", "digits", *where, *options)
+    where = ("--seeds", "1", "--out", tmp_path / "out", "--url", arithmetic_server.url)
+    found, _, err = run_command("stream", "digits", *where, *options)
     assert found == code
     assert words in err
     assert not (tmp_path / "out").exists()

@@ -36,7 +36,7 @@ label_agreement = 0.97
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+def run_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
     monkeypatch.setitem(METRICS, "digits", lambda _images, _labels: {"label_agreement": 0.1})
     (tmp_path / "tiny.toml").write_text(TINY)
     app = typer.Typer()
@@ -50,9 +50,9 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result
 
 
 def test_train_says_where_the_checkpoint_is_and_what_to_type_next(
-    run: Callable[..., Result], tmp_path: Path
+    run_train: Callable[..., Result], tmp_path: Path
 ) -> None:
-    result = run()
+    result = run_train()
     folder = tmp_path / "runs/tiny/checkpoint"
     assert result.exit_code == 0, result.output
     assert (folder / "weights.safetensors").is_file()
@@ -60,22 +60,22 @@ def test_train_says_where_the_checkpoint_is_and_what_to_type_next(
     assert f"Next: latentry export {folder} --repository model_repository" in result.output
 
 
-def test_train_says_when_the_aim_is_missed(run: Callable[..., Result]) -> None:
-    assert "label_agreement is 0.1, should be at least 0.97" in run().output
+def test_train_says_when_the_aim_is_missed(run_train: Callable[..., Result]) -> None:
+    assert "label_agreement is 0.1, should be at least 0.97" in run_train().output
 
 
-def test_train_takes_more_steps_on_resume(run: Callable[..., Result]) -> None:
-    assert "1/1" in run("--steps", "1").output
-    result = run("--resume", "--steps", "2", "--threads", "2")
+def test_train_takes_more_steps_on_resume(run_train: Callable[..., Result]) -> None:
+    assert "1/1" in run_train("--steps", "1").output
+    result = run_train("--resume", "--steps", "2", "--threads", "2")
     assert result.exit_code == 0, result.output
     assert "2/2" in result.output
 
 
 def test_an_interrupted_train_says_how_to_go_on(
-    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    run_train: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("latentry.training.runs.continue_run", lambda *_arguments: False)
-    result = run()
+    result = run_train()
     assert result.exit_code == 130
     assert "Stopped at step 0; everything is saved in" in result.output
     assert "same command with --resume" in result.output

@@ -1,5 +1,5 @@
 """The generator made of arithmetic stands in for a server here."""
 
-from doubles import authority, info, server, start_server, transport
+from doubles import arithmetic_server, authority, info, start_server, transport
 
-__all__ = ["authority", "info", "server", "start_server", "transport"]
+__all__ = ["arithmetic_server", "authority", "info", "start_server", "transport"]

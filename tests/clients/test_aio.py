@@ -2,6 +2,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +105,25 @@ def test_the_images_are_those_of_the_synchronous_client(
     assert np.array_equal(result.images, expected.images)
     assert np.array_equal(np.concatenate([c.images for c in chunks]), expected.images)
     assert transport.closed
+
+
+def test_a_server_that_goes_right_after_its_last_answer_has_answered(
+    carrier: Transport | AsyncTransport, transport: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = transport.infer
+
+    def draw_and_go(model: str, inputs: Arrays) -> Any:
+        transport.question_faults = [ServerGone("gone")]
+        return draw(model, inputs)
+
+    monkeypatch.setattr(transport, "infer", draw_and_go)
+
+    async def run() -> GenerateResult:
+        async with AsyncClient(transport=carrier) as client:
+            return await client.generate("plain", seeds=[4])
+
+    assert asyncio.run(run()).info == transport.infos["plain"]
+    assert transport.question_faults == []
 
 
 def test_parts_come_back_in_order_and_four_at_a_time(

@@ -2,6 +2,7 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from latentry.clients import (
     ServerGone,
     TimedOut,
 )
+from latentry.contract.wire import Arrays
 
 
 @pytest.fixture
@@ -102,6 +104,21 @@ def test_a_part_that_fails_again_and_again_is_an_error_after_three_attempts(
     with pytest.raises(Busy, match="full"):
         client.generate("plain", seeds=1)
     assert len(transport.requests) == 3
+
+
+def test_a_server_that_goes_right_after_its_last_answer_has_answered(
+    client: Client, transport: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = transport.infer
+
+    def draw_and_go(model: str, inputs: Arrays) -> Any:
+        transport.question_faults = [ServerGone("gone")]
+        return draw(model, inputs)
+
+    monkeypatch.setattr(transport, "infer", draw_and_go)
+    result = client.generate("plain", seeds=[4])
+    assert transport.question_faults == []
+    assert result.info == transport.infos["plain"]
 
 
 def test_retry_for_s_waits_longer(transport: FakeTransport) -> None:

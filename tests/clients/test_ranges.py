@@ -44,7 +44,7 @@ def test_other_text_is_refused_and_never_crashes(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "--seeds holds ''; give integers and ranges"),
+        ("", "^seeds holds ''; give integers and ranges"),
         ("7-5", "7-5, which runs backwards; 5-7?"),
         ("4294967296", "seed 4294967296 is out of range"),
         ("4294967290-4294967296", "seed 4294967296 is out of range"),
@@ -61,9 +61,16 @@ def test_what_is_refused(text: str, words: str) -> None:
         parse_seeds(text)
 
 
+def test_what_is_refused_is_called_as_the_caller_says() -> None:
+    for parse in (parse_seeds, parse_classes):
+        for text in ("x", "7-5", "0-4294967294"):
+            with pytest.raises(BadRequest, match="^--these (holds|0-4294967294 names)"):
+                parse(text, called="--these")
+
+
 def test_classes() -> None:
     assert parse_classes("0-2,7").tolist() == [0, 1, 2, 7]
-    with pytest.raises(BadRequest, match="--class holds 'x'"):
+    with pytest.raises(BadRequest, match="^class_label holds 'x'"):
         parse_classes("x")
     with pytest.raises(BadRequest, match="is no class of any model"):
         parse_classes("9223372036854775807")

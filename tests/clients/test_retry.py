@@ -46,7 +46,7 @@ def test_no_time_means_no_second_attempt() -> None:
     assert policy_from_retry_for_s(0).delay_s(1, 0.0, 0.5) is None
 
 
-@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "3", True])
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "3", True, [1.0], np.ones((1, 1))])
 def test_seconds_that_are_refused(value: Any) -> None:
     with pytest.raises(BadRequest, match="retry_for_s=.* it takes a number of seconds"):
         policy_from_retry_for_s(value)

@@ -195,6 +195,18 @@ class Exchanged:
         return self._array.__dlpack_device__()
 
 
+class Unusable:
+    """An array of another library that NumPy cannot have."""
+
+    def __array__(self, *_: object, **__: object) -> object:
+        raise TypeError("it lies on another device")
+
+
+def test_an_array_that_numpy_cannot_have_is_refused(info: InfoOf) -> None:
+    with pytest.raises(BadRequest, match="z is no array for NumPy .it lies on another device"):
+        samples_from_arguments(info("plain"), CallerArguments(z=Unusable()))  # type: ignore[arg-type]
+
+
 class Index:
     """An integer of another library."""
 

@@ -15,6 +15,7 @@ from latentry.contract.errors import (
     ServerGone,
     TimedOut,
     is_wire_text,
+    listed,
     wire_text,
 )
 
@@ -62,3 +63,12 @@ def test_a_long_text_is_cut_between_characters(character: str, before: str) -> N
     assert 1996 < len(text.encode()) <= 2000
     shown = "?" if character == "\ud800" else character
     assert set(text.removeprefix(f"[INVALID_ARGUMENT] {before}")) == {shown}
+
+
+def test_a_list_in_a_message_ends_where_nobody_reads_on() -> None:
+    assert listed([]) == ""
+    assert listed([3, 4]) == "3, 4"
+    assert listed(range(20), " ").split() == [str(number) for number in range(20)]
+    assert listed((f"line {number}" for number in range(50_000)), "\n", most=2) == (
+        "line 0\nline 1\nand 49,998 more"
+    )

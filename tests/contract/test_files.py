@@ -2,6 +2,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import socket
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from running_server import open_files
 from latentry.contract.files import (
     is_plain_name,
     last_lines,
+    no_room,
     open_append,
     open_regular,
     parse_json,
@@ -79,6 +81,9 @@ def test_deep_texts_are_value_errors() -> None:
     for dotted in ("a" + ".a" * 500_000 + "=1", "[a" + ' . "b"' * 150_000 + "]", "a.b." * 250_000):
         with pytest.raises(ValueError, match="nested too deeply"):
             parse_toml(dotted)
+    short = "a." * 98  # of each of which the parser makes as many levels
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_toml(f"{short}a = {{ {short}a = 1 }}")
     with pytest.raises(ValueError, match="it is not UTF-8 text"):
         parse_toml(b"a = '\xff'")
     with pytest.raises(ValueError, match="line 1"):
@@ -137,6 +142,8 @@ def test_a_log_may_be_a_file_a_device_or_a_fifo_that_is_read(tmp_path: Path) -> 
     with open_append("/dev/null") as log:
         log.write(b"x")
     os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(IsADirectoryError, match="Is a directory"):
+        open_append(tmp_path)
     with pytest.raises(OSError, match="nobody reads it; start its reader first"):
         open_append(tmp_path / "fifo")
     reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
@@ -153,6 +160,32 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_atomic(path, b"new", beside=tmp_path)
     assert path.read_bytes() == b"new"
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_no_bytes_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="bytes-like"):
+        write_atomic(tmp_path / "file", 7)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "no space left for {}: it takes 8,000 bytes and [0-9,]+ are free, "),
+        (errno.EDQUOT, "your disk quota has no room for {}, 8,000 bytes"),
+    ],
+)
+def test_a_full_disk_in_words(tmp_path: Path, number: int, words: str) -> None:
+    path = tmp_path / "not" / "there" / "yet"
+    assert re.match(words.format(path), no_room(path, 8000, OSError(number, "full")))
+
+
+def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".tmp-file-1a2b", ".tmp-x", "file", "tmp-file"):
+        (tmp_path / name).touch()
+    (tmp_path / ".tmp-folder").mkdir()  # no file of ours
+    sweep_temporary(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "tmp-file", ".tmp-folder"}
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

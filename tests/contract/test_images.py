@@ -151,3 +151,10 @@ def test_black_and_white_are_far_apart() -> None:
     white[0, 0] = 255  # which is one level away where differences wrap
     assert not is_same_but_for_rounding(black, white)
     assert not is_same_but_for_rounding(white, black)
+
+
+def test_an_image_of_another_size_is_refused_before_it_is_unpacked() -> None:
+    data = encode_image(np.zeros((4, 6, 1), np.uint8), Format.PNG)
+    assert decode_image(data, 1, size=(4, 6)).shape == (4, 6, 1)
+    with pytest.raises(ValueError, match="it is an image of 4 x 6, not 6 x 4"):
+        decode_image(data, 1, size=(6, 4))

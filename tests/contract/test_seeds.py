@@ -98,6 +98,18 @@ def test_a_range_counts_up_or_is_refused_past_the_end(first: int, count: int) ->
         assert seed_range(first, count).tolist() == list(range(first, first + count))
 
 
+def test_a_range_without_seeds_is_refused() -> None:
+    with pytest.raises(BadRequest, match="count 0 is below 1; ask for at least one sample"):
+        seed_range(5, 0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63 - 1])
+def test_an_array_of_integers_is_checked_like_a_list(seed: int) -> None:
+    for seeds in (np.array([3, seed]), [3, seed]):
+        with pytest.raises(BadRequest, match=f"^seed {seed} is out of range"):
+            check_seeds(seeds)
+
+
 def test_drawn_seeds_are_seeds_and_differ() -> None:
     seeds = draw_seeds(100)
     assert len(set(check_seeds(seeds).tolist())) > 90

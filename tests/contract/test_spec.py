@@ -109,6 +109,12 @@ def test_no_message_lists_classes_without_end(count: int, more: bool) -> None:
     assert item.allowed.endswith(", ...") == more
 
 
+def test_classes_that_are_called_by_their_numbers_are_not_listed() -> None:
+    item = make(Z, {**LABEL, "classes": ["0", "1", "2"]}).find(Role.CLASS_LABEL)
+    assert item is not None
+    assert item.allowed == "an integer from 0 to 2"
+
+
 def test_each_role_of_an_input_has_one_class() -> None:
     spec = make(Z, W, PSI, LABEL)
     assert {item.role for item in spec.inputs} == set(Role) - {Role.IMAGE}

@@ -1,11 +1,21 @@
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from running_server import is_running, wait_until
 
-from latentry.contract.system import is_loopback
+from latentry.contract.system import is_loopback, time_now
+
+
+def test_the_time_is_written_in_utc_to_the_second() -> None:
+    before = datetime.now(UTC)
+    text = time_now()
+    assert text.endswith("+00:00")
+    assert "." not in text
+    assert timedelta() <= datetime.now(UTC) - datetime.fromisoformat(text)
+    assert before - datetime.fromisoformat(text) < timedelta(seconds=1)
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.9.8.7", "::1"])

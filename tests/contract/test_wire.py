@@ -85,6 +85,16 @@ def test_w_goes_around_the_class() -> None:
             "format differs inside one request",
         ),
         (PLAIN, {"seed": seeds(1), "format": np.array([[b"gif"]])}, "format 'gif' is unknown"),
+        (
+            PLAIN,
+            {"seed": seeds(1), "format": np.array([[b"x" * 300]], object)},
+            "format holds 300 bytes; it takes at most 256",
+        ),
+        (
+            PLAIN,
+            {"seed": seeds(1), "format": np.array([[b"\xff"]], object)},
+            r"format holds b'\\xff', which is no UTF-8 text",
+        ),
     ],
 )
 def test_refusals(spec: GeneratorSpec, request_: dict[str, Any], match: str) -> None:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.server
 def test_the_demo_leaves_its_pictures(
-    server: RunningServer, repository: Path, tmp_path: Path
+    triton: RunningServer, repository: Path, tmp_path: Path
 ) -> None:
     script = tmp_path / "demo.py"
     script.write_bytes((ROOT / "demo.py").read_bytes())
@@ -33,7 +33,7 @@ def test_the_demo_leaves_its_pictures(
     assert done.returncode == 0, said
     assert said.count("nothing was written") == 1
     assert {path.name for path in there.iterdir() if path.name[0] != "."} == {"digits", "textures"}
-    with Client(server.url) as client:
+    with Client(triton.url) as client:
         labels = [i % 10 for i in range(100)]
         digits = client.generate("digits", seeds=range(100), class_label=labels).images
         textures = client.generate("textures", seeds=range(64)).images

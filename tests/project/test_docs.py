@@ -72,11 +72,11 @@ def run(block: Block, folder: Path, environment: dict[str, str]) -> None:
 @pytest.mark.server
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_code_block_runs(
-    page: Path, tmp_path: Path, server: RunningServer, repository: Path
+    page: Path, tmp_path: Path, triton: RunningServer, repository: Path
 ) -> None:
     environment = {
         **os.environ,
-        "LATENTRY_URL": server.url,  # until the page starts a server of its own
+        "LATENTRY_URL": triton.url,  # until the page starts a server of its own
         "PATH": os.pathsep.join([str(LATENTRY.parent), os.environ["PATH"]]),
         "PYTHONPATH": str(tmp_path),
     }

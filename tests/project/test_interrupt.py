@@ -55,23 +55,23 @@ def test_train_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.server
-def test_generate(server: RunningServer, tmp_path: Path) -> None:
+def test_generate(triton: RunningServer, tmp_path: Path) -> None:
     def drawn() -> int:
-        with InferenceServerClient(server.url) as raw:
+        with InferenceServerClient(triton.url) as raw:
             statistics = raw.get_inference_statistics("large", as_json=True)
         return int(statistics["model_stats"][0].get("inference_count", 0))
 
     before = drawn()
     seeds = ("--seeds", "0-4000", "--out", str(tmp_path / "out"))
     interrupt(
-        *("generate", "large", *seeds, "--url", server.url),
+        *("generate", "large", *seeds, "--url", triton.url),
         once=lambda _: wait_until(lambda: drawn() > before),
     )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.server
-def test_stream_says_how_many_were_delivered(server: RunningServer, tmp_path: Path) -> None:
+def test_stream_says_how_many_were_delivered(triton: RunningServer, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     def several() -> bool:
@@ -79,7 +79,7 @@ def test_stream_says_how_many_were_delivered(server: RunningServer, tmp_path: Pa
 
     seeds = ("--seeds", "0-999999", "--out", str(out))
     output = interrupt(
-        *("stream", "textures", *seeds, "--url", server.url), once=lambda _: wait_until(several)
+        *("stream", "textures", *seeds, "--url", triton.url), once=lambda _: wait_until(several)
     )
     match = re.search(r"stopped: (\d+) of 1000000 images are in", output)
     assert match

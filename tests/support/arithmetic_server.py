@@ -170,6 +170,9 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         self.still_wanted: list[bool] = []  # for each unary request, when it is answered
         self.abort: tuple[grpc.StatusCode, str] | None = None
         self.stream_error: str | None = None  # instead of the answer to a stream's request
+        # How a stream ends after its first answer, which then is the last to its request.
+        self.end_stream: Callable[[grpc.ServicerContext], None] | None = None
+        self.answers_malformed = False
         self.continues: list[bool] = []  # of each request on a stream
         self.hold = threading.Event()
         self.hold.set()
@@ -231,7 +234,10 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         self.still_wanted.append(context.is_active())
         try:
             info = self.transport.infos[request.model_name]
-            return _response(request, info.version, draw(info, _arrays(request)))
+            response = _response(request, info.version, draw(info, _arrays(request)))
+            if self.answers_malformed:
+                response.raw_output_contents.pop()
+            return response
         except LatentryError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"[request id: x] {error}")
 
@@ -252,8 +258,11 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
             for reply in self.transport.stream(iter([_arrays(request)])):
                 self.hold.wait()
                 response = _response(request, "1", reply.outputs)
-                response.parameters["triton_final_response"].bool_param = False
+                response.parameters["triton_final_response"].bool_param = bool(self.end_stream)
                 yield service_pb2.ModelStreamInferResponse(infer_response=response)
+                if self.end_stream is not None:
+                    self.end_stream(context)
+                    return
             final = _response(request, "1", {})
             final.parameters["triton_final_response"].bool_param = True
             if wants_mark:

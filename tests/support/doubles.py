@@ -24,7 +24,7 @@ class Done(NamedTuple):
     err: str
 
 
-Run = Callable[..., Done]
+RunCommand = Callable[..., Done]
 
 
 class InfoOf(Protocol):
@@ -58,7 +58,7 @@ def transport() -> FakeTransport:
 
 
 @pytest.fixture
-def server() -> Iterator[ArithmeticServer]:
+def arithmetic_server() -> Iterator[ArithmeticServer]:
     running = ArithmeticServer()
     yield running
     running.stop()
@@ -83,7 +83,7 @@ def info() -> InfoOf:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> RunCommand:
     """Return what runs a command, given as its arguments, on a wide terminal."""
     monkeypatch.setenv("COLUMNS", "200")
 

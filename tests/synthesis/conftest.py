@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.command import DIGITS, Answer, Run
+from jobs.command import DIGITS, Answer, Synthesize
 from jobs.runs import (
     JobRun,
     local_run,
@@ -18,9 +18,9 @@ from latentry.serving.runtime.local import LocalTransport
 
 
 @pytest.fixture
-def run(
+def synthesize(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> Run:
+) -> Synthesize:
     """Run ``latentry synthesize`` in an empty folder; return exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from arithmetic_server import ArithmeticServer
-from jobs.command import COUNTS, DIGITS, Run, json_of, write
+from jobs.command import COUNTS, DIGITS, Synthesize, json_of, write
 from jobs.runs import JobRun, end, tree, write_job
 
 from latentry.cli.main import main
@@ -18,9 +18,9 @@ from latentry.synthesis.shard_making import DEFAULT_RETRY_FOR_S
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")
 
 
-def test_a_dry_run_shows_the_plan_and_writes_nothing(run: Run) -> None:
+def test_a_dry_run_shows_the_plan_and_writes_nothing(synthesize: Synthesize) -> None:
     job = write(DIGITS)
-    code, out, _ = run(job, "--out", "out", "--dry-run")
+    code, out, _ = synthesize(job, "--out", "out", "--dry-run")
     assert code == 0
     assert "samples  115, seeds 0 to 114" in out
     assert "         class 9: 7" in out
@@ -29,21 +29,21 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(run: Run) -> None:
     assert re.search(r"size     about \d+ kB, by \d+ samples", out)
     assert re.search(r"time     about .* s, \d+ images/s", out)
     assert out.endswith("nothing was written\n")
-    facts = json_of(run(job, "--dry-run", "--json"))
+    facts = json_of(synthesize(job, "--dry-run", "--json"))
     assert facts["planned_samples"] == 115
     assert facts["planned_shards"] == 3
     assert facts["seeds"] == [0, 114]
     assert {path.name for path in Path().iterdir()} == {"job.toml"}
 
 
-def test_the_estimate_of_the_size_is_near(run: Run, made: Path) -> None:
-    facts = json_of(run(write(DIGITS), "--dry-run", "--json"))
+def test_the_estimate_of_the_size_is_near(synthesize: Synthesize, made: Path) -> None:
+    facts = json_of(synthesize(write(DIGITS), "--dry-run", "--json"))
     size = json.loads((made / "index.json").read_bytes())["bytes"]
     assert abs(facts["bytes"] / size - 1) < 0.2
 
 
-def test_the_summary_counts_what_was_made(run: Run) -> None:
-    code, out, _ = run(write(DIGITS, "numbers.toml"))
+def test_the_summary_counts_what_was_made(synthesize: Synthesize) -> None:
+    code, out, _ = synthesize(write(DIGITS, "numbers.toml"))
     assert code == 0
     lines = out.splitlines()
     assert re.fullmatch(r"numbers: 115 samples in 3 shards, \d+ kB, \d+\.\d s", lines[0])
@@ -51,24 +51,24 @@ def test_the_summary_counts_what_was_made(run: Run) -> None:
     assert lines[2:] == ["contact sheet: numbers/contact-sheet.png"]
 
 
-def test_status_tells_how_far_it_is(run: Run, made: Path, client: Client) -> None:
-    code, out, _ = run("status", made)
+def test_status_tells_how_far_it_is(synthesize: Synthesize, made: Path, client: Client) -> None:
+    code, out, _ = synthesize("status", made)
     assert code == 0
     digest = client.info("digits").model_digest
     assert out.splitlines()[0] == f"{made}: whole, digits {digest[:12]}"
     assert "shards   3 of 3" in out
     assert "samples  115 of 115, " in out
-    state = json_of(run("status", made, "--json"))
+    state = json_of(synthesize("status", made, "--json"))
     assert state["whole"] is True
     assert state["by_class"] == COUNTS
     assert state["model_digest"] == digest
 
 
-def test_verify_tells_what_it_did(run: Run, made: Path) -> None:
-    code, out, _ = run("verify", made, "--samples", 20)
+def test_verify_tells_what_it_did(synthesize: Synthesize, made: Path) -> None:
+    code, out, _ = synthesize("verify", made, "--samples", 20)
     assert code == 0
     assert out == "verified: 115 samples in 3 shards, 20 drawn again and equal\n"
-    verdict = json_of(run("verify", made, "--samples", 0, "--json"))
+    verdict = json_of(synthesize("verify", made, "--samples", 0, "--json"))
     assert verdict == {
         "verified": True, "shards": 3, "samples": 115, "problems": [], "duplicates": [],
         "drawn_again": 0, "notes": [],
@@ -84,8 +84,8 @@ def test_verify_tells_what_it_did(run: Run, made: Path) -> None:
         (["status"], ["Tell how far a job is"]),
     ],
 )
-def test_help(run: Run, arguments: list[str], words: list[str]) -> None:
-    code, out, _ = run(*arguments, "--help")
+def test_help(synthesize: Synthesize, arguments: list[str], words: list[str]) -> None:
+    code, out, _ = synthesize(*arguments, "--help")
     assert code == 0
     assert all(word in out for word in words)
 
@@ -105,9 +105,9 @@ def test_help(run: Run, arguments: list[str], words: list[str]) -> None:
     ],
 )
 def test_mistakes_end_with_one_line_and_write_nothing(
-    run: Run, text: str, arguments: list[str], code: int, words: str
+    synthesize: Synthesize, text: str, arguments: list[str], code: int, words: str
 ) -> None:
-    found, out, err = run(write(text), *arguments)
+    found, out, err = synthesize(write(text), *arguments)
     assert found == code
     assert words in err
     assert "Traceback" not in err
@@ -115,17 +115,19 @@ def test_mistakes_end_with_one_line_and_write_nothing(
     assert {path.name for path in Path().iterdir()} == {"job.toml"}
 
 
-def test_a_missing_job_is_named(run: Run) -> None:
-    code, _, err = run("gone.toml")
+def test_a_missing_job_is_named(synthesize: Synthesize) -> None:
+    code, _, err = synthesize("gone.toml")
     assert code == 1
     assert "gone.toml cannot be read: No such file or directory" in err
     for command in ("verify", "status"):
-        code, _, err = run(command, "gone")
+        code, _, err = synthesize(command, "gone")
         assert code == 1
         assert "gone holds no job.json; give the folder of a job" in err
 
 
-def test_a_server_that_was_never_there_is_told_at_once(run: Run, tmp_path: Path) -> None:
+def test_a_server_that_was_never_there_is_told_at_once(
+    synthesize: Synthesize, tmp_path: Path
+) -> None:
     (tmp_path / "job.toml").write_text('model = "wide"\n[samples]\nseeds = "0-7"\n')
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -172,18 +174,21 @@ def test_a_command_that_is_mistyped_is_named(
 
 
 @pytest.mark.parametrize("name", ["verfy", "verify.toml"])
-def test_a_job_may_have_nearly_the_name_of_a_command(run: Run, name: str) -> None:
+def test_a_job_may_have_nearly_the_name_of_a_command(synthesize: Synthesize, name: str) -> None:
     if name == "verify.toml":
-        assert "verify.toml cannot be read: No such file" in run(name)[2]
-    assert run(write('model = "wide"\n[samples]\nseeds = "0-3"\n', name), "--out", "out")[0] == 0
+        assert "verify.toml cannot be read: No such file" in synthesize(name)[2]
+    assert (
+        synthesize(write('model = "wide"\n[samples]\nseeds = "0-3"\n', name), "--out", "out")[0]
+        == 0
+    )
 
 
-def test_status_sees_a_shard_that_is_gone(run: Run, tmp_path: Path) -> None:
+def test_status_sees_a_shard_that_is_gone(synthesize: Synthesize, tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(
         'model = "wide"\n[samples]\nseeds = "0-9"\n[output]\nshard_size = 5\n'
     )
-    assert run("job.toml", "--out", "out")[0] == 0
-    assert run("status", "out")[0] == 0
+    assert synthesize("job.toml", "--out", "out")[0] == 0
+    assert synthesize("status", "out")[0] == 0
     (tmp_path / "out" / "shard-000001.tar").unlink()
-    code, output, _ = run("status", "out")
+    code, output, _ = synthesize("status", "out")
     assert (code, "not whole" in output) == (1, True)

@@ -15,15 +15,13 @@ from jobs.runs import (
     SHARDS,
     JobRun,
     Kills,
-    children_of,
     crash_at,
     crash_points,
     end,
-    is_running,
+    interrupt_and_go_on,
     kill_until_done,
     needs_strace,
     traced,
-    tree,
     work_seconds,
 )
 from running_server import wait_until
@@ -60,23 +58,10 @@ def test_killed_at_some_of_its_system_calls(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_leaves_nothing_behind(
+def test_ctrl_c_leaves_nothing_behind_without_a_server(
     job: JobRun, crowd: JobRun, expected: dict[str, bytes], workers: int
 ) -> None:
-    run = (job, crowd)[workers - 1]
-    process = run.start()
-    try:
-        wait_until(lambda: run.records())
-        children = children_of(process)
-        os.killpg(process.pid, signal.SIGINT)
-        _, message = process.communicate(timeout=120)
-        wait_until(lambda: not any(map(is_running, children)))
-    finally:
-        end(process)
-    assert process.returncode == 130
-    assert message == f"stopped: what is made stays in {run.out}; the same command goes on\n"
-    assert set(tree(run.out)) < set(expected)
-    assert run.finish() == expected
+    interrupt_and_go_on((job, crowd)[workers - 1], expected)
 
 
 def test_a_second_command_is_refused_at_once(job: JobRun, expected: dict[str, bytes]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs.command import Run, json_of, samples_in, write
+from jobs.command import Synthesize, json_of, samples_in, write
 from jobs.runs import (
     local_run,
     run_here,
@@ -32,7 +32,7 @@ pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")
 
 
 def test_a_replacement_has_the_class_and_the_next_seed_of_the_reserve(
-    run: Run, hook: Callable[[str, str], str]
+    synthesize: Synthesize, hook: Callable[[str, str], str]
 ) -> None:
     rejects = {3, 7, 21, 40, 41}  # 40 is the reserve's own first seed
     filters = hook("odd_ones", f'"no luck" if seed in {rejects} else None')
@@ -40,7 +40,7 @@ def test_a_replacement_has_the_class_and_the_next_seed_of_the_reserve(
         'model = "mapped"\n[samples]\nper_class = { "0-3" = 10 }\n'
         "[controls]\ntruncation_psi = { uniform = [0, 1] }\n[output]\nshard_size = 40\n" + filters
     )
-    state = json_of(run(write(text), "--out", "out", "--json"))
+    state = json_of(synthesize(write(text), "--out", "out", "--json"))
     assert state["by_class"] == {"0": 10, "1": 10, "2": 10, "3": 10}
     assert state["rejected"] == {"no luck": 5}
     found = {facts["index"]: facts for facts, _ in samples_in(Path("out"))}
@@ -59,35 +59,35 @@ def test_a_replacement_has_the_class_and_the_next_seed_of_the_reserve(
         assert seed in plan.reserve
         drawn = job.controls_of(spec, np.array([seed]), np.array([0]))["truncation_psi"][0]
         assert np.float32(found[index]["truncation_psi"]) == drawn
-    assert run("verify", "out", "--samples", 40)[0] == 0
+    assert synthesize("verify", "out", "--samples", 40)[0] == 0
 
 
 def test_a_reserve_that_is_used_up_leaves_the_job_short_and_says_so(
-    run: Run, hook: Callable[[str, str], str]
+    synthesize: Synthesize, hook: Callable[[str, str], str]
 ) -> None:
     filters = hook("no_threes", '"a three" if controls["class_label"][place] == 3 else None')
     text = 'model = "digits"\n[samples]\nper_class = { "0-4" = 8 }\nreserve = 0.1\n' + filters
-    code, out, err = run(write(text), "--out", "out")
+    code, out, err = synthesize(write(text), "--out", "out")
     assert code == 1
     assert "classes  0: 8, 1: 8, 2: 8, 4: 8" in out
     assert "rejected 12 a three" in out
     assert "error: incomplete: 8 of class 3 missing, the shards' reserves are used up" in err
     assert not Path("out/index.json").exists()
-    state = json_of(run("status", "out", "--json"))
+    state = json_of(synthesize("status", "out", "--json"))
     assert state["missing"] == {"3": 8}
     assert (state["samples"], state["whole"]) == (32, False)
-    code, out, _ = run("verify", "out", "--samples", 0)
+    code, out, _ = synthesize("verify", "out", "--samples", 0)
     assert code == 1
     assert "has no index.json; 8 samples are missing" in out
 
 
-def test_what_is_not_finite_is_replaced(run: Run) -> None:
+def test_what_is_not_finite_is_replaced(synthesize: Synthesize) -> None:
     text = 'model = "breaking"\n[samples]\nseeds = "0-2999"\n[output]\nshard_size = 1000\n'
-    state = json_of(run(write(text), "--out", "out", "--json"))
+    state = json_of(synthesize(write(text), "--out", "out", "--json"))
     assert state["samples"] == 3000
     assert set(state["rejected"]) == {"NaN or infinity"}
     assert 1 <= state["rejected"]["NaN or infinity"] <= 15
-    assert run("verify", "out", "--samples", 100)[0] == 0
+    assert synthesize("verify", "out", "--samples", 100)[0] == 0
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_classifier_and_features_go_from_the_file_to_the_rows(
-    run: Run, classifier: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+    synthesize: Synthesize, classifier: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pyarrow.parquet
 
@@ -136,10 +136,10 @@ def test_a_classifier_and_features_go_from_the_file_to_the_rows(
         f'[output.features]\n{network}output = "flat"\n'
         f'[[filters]]\nkind = "classifier"\n{network}min_probability = 0.3\n'
     )
-    code, out, _ = run(write(text), "--out", "out")
+    code, out, _ = synthesize(write(text), "--out", "out")
     assert code == 0
     assert "contact sheet" not in out
-    state = json_of(run("status", "out", "--json"))
+    state = json_of(synthesize("status", "out", "--json"))
     assert state["by_class"] == dict.fromkeys(map(str, range(10)), 20)
     assert 0 < sum(state["rejected"].values()) < 150
     reasons = {"classified with low probability", *(f"classified as {n}" for n in range(10))}
@@ -157,19 +157,19 @@ def test_a_classifier_and_features_go_from_the_file_to_the_rows(
     Path("classifier.onnx").unlink()
     folder = Path.cwd() / "out"
     monkeypatch.chdir("/")
-    assert run("status", folder)[0] == 0
-    assert run("verify", folder, "--samples", 200)[0] == 0
+    assert synthesize("status", folder)[0] == 0
+    assert synthesize("verify", folder, "--samples", 200)[0] == 0
 
 
 def test_vectors_of_absurd_length_are_refused(
-    run: Run, classifier: Path, monkeypatch: pytest.MonkeyPatch
+    synthesize: Synthesize, classifier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shard_making, "MOST_FEATURES", 63)
     text = (
         'model = "digits"\n[samples]\nper_class = { "0-9" = 1 }\n[output]\nformat = "parquet"\n'
         f'[output.features]\nfile = "{classifier}"\noutput = "flat"\n'
     )
-    code, _, errors = run(write(text), "--out", "out")
+    code, _, errors = synthesize(write(text), "--out", "out")
     assert code == 1
     assert "gives 64 numbers for an image; a vector has at most 63" in errors
 

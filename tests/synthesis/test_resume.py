@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.runs import flip, tree
+from jobs.runs import SHARDS, JobRun, flip, tree
 
 from latentry.cli.common import console
 from latentry.cli.main import main
@@ -409,3 +409,15 @@ def test_a_damaged_record_is_a_line_of_status(
     assert f"fault    {begun / RECORD} is damaged: " in out
     assert main(["synthesize", "status", str(begun), "--json"]) == 1
     assert len(json.loads(capsys.readouterr().out)["faults"]) == 1
+
+
+def test_of_many_shards_that_were_made_again_some_are_named(job: JobRun, whole: Path) -> None:
+    shutil.copytree(whole, job.out)
+    for path in job.out.glob("*.tar"):
+        flip(path, 600)
+    done = job.run()
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert len([line for line in lines if line.endswith("; it was made again")]) == 20
+    assert lines[-1] == f"and {SHARDS - 20} more that were made again"
+    assert tree(job.out) == tree(whole)

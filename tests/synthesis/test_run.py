@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs.command import COUNTS, DIGITS, Run, json_of, samples_in, write
+from jobs.command import COUNTS, DIGITS, Synthesize, json_of, samples_in, write
 from jobs.runs import tree
 from PIL import Image
 
@@ -78,15 +78,19 @@ def test_nothing_of_where_and_when_is_in_the_folder(made: Path, repository: Path
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_same_job_again_makes_the_same_folder(run: Run, made: Path, workers: int) -> None:
+def test_the_same_job_again_makes_the_same_folder(
+    synthesize: Synthesize, made: Path, workers: int
+) -> None:
     job = write(DIGITS)
-    assert run(job, "--out", "again", "--workers", workers)[0] == 0
+    assert synthesize(job, "--out", "again", "--workers", workers)[0] == 0
     assert tree(Path("again")) == tree(made)
 
 
-def test_a_limit_makes_the_first_shards_and_the_rest_follows(run: Run, made: Path) -> None:
+def test_a_limit_makes_the_first_shards_and_the_rest_follows(
+    synthesize: Synthesize, made: Path
+) -> None:
     job = write(DIGITS)
-    code, out, _ = run(job, "--out", "out", "--limit", 40)
+    code, out, _ = synthesize(job, "--out", "out", "--limit", 40)
     assert code == 0
     assert "a trial: without --limit the same command makes the rest" in out
     expected = tree(made)
@@ -95,28 +99,28 @@ def test_a_limit_makes_the_first_shards_and_the_rest_follows(run: Run, made: Pat
         "job.json", "shard-000000.tar", "shard-000000.json", "shard-000001.tar", "shard-000001.json"
     }  # fmt: skip
     assert all(expected[name] == data for name, data in found.items())
-    answer = run("status", "out", "--json")
+    answer = synthesize("status", "out", "--json")
     assert answer[0] == 1
     state = json_of(answer)
     assert (state["samples"], state["planned_samples"], state["whole"]) == (77, 115, False)
     # Each further run makes what is missing, and one that finds all of it nothing.
     assert (
         "2 shards are there, to be checked; making 0 samples"
-        in run(job, "--out", "out", "--limit", 40)[2]
+        in synthesize(job, "--out", "out", "--limit", 40)[2]
     )
-    code, _, err = run(job, "--out", "out")
+    code, _, err = synthesize(job, "--out", "out")
     assert code == 0
     assert "2 shards are there, to be checked; making 38 samples" in err
     assert tree(Path("out")) == expected
     before = {path.name: path.stat().st_mtime_ns for path in Path("out").glob("shard*")}
-    assert json_of(run(job, "--out", "out", "--json"))["whole"] is True
+    assert json_of(synthesize(job, "--out", "out", "--json"))["whole"] is True
     assert {path.name: path.stat().st_mtime_ns for path in Path("out").glob("shard*")} == before
 
 
-def test_a_lost_shard_is_made_again(run: Run, made: Path) -> None:
+def test_a_lost_shard_is_made_again(synthesize: Synthesize, made: Path) -> None:
     shutil.copytree(made, "out")
     Path("out/shard-000001.tar").unlink()
-    assert run(write(DIGITS), "--out", "out")[0] == 0
+    assert synthesize(write(DIGITS), "--out", "out")[0] == 0
     assert tree(Path("out")) == tree(made)
 
 
@@ -132,8 +136,10 @@ shard_size = 15
 """
 
 
-def test_drawn_controls_are_those_of_the_file_and_of_the_client(run: Run, client: Client) -> None:
-    assert run(write(MAPPED), "--out", "out")[0] == 0
+def test_drawn_controls_are_those_of_the_file_and_of_the_client(
+    synthesize: Synthesize, client: Client
+) -> None:
+    assert synthesize(write(MAPPED), "--out", "out")[0] == 0
     found = list(samples_in(Path("out")))
     assert [facts["seed"] for facts, _ in found] == list(range(100, 140))
     assert {facts["class_label"] for facts, _ in found} == {1, 2, 3}
@@ -152,12 +158,12 @@ def test_drawn_controls_are_those_of_the_file_and_of_the_client(run: Run, client
 
 @pytest.mark.parametrize(("format", "suffix"), [("parquet", "parquet"), ("npz", "npz")])
 def test_every_format_holds_the_same_samples(
-    run: Run, made: Path, format: str, suffix: str
+    synthesize: Synthesize, made: Path, format: str, suffix: str
 ) -> None:
     import pyarrow.parquet
 
     text = DIGITS.replace("[output]", f'[output]\nformat = "{format}"\nimage = "raw"')
-    assert run(write(text), "--out", "out")[0] == 0
+    assert synthesize(write(text), "--out", "out")[0] == 0
     expected = [(facts["index"], facts["seed"], facts["sha256"]) for facts, _ in samples_in(made)]
     shards = sorted(Path("out").glob(f"*.{suffix}"))
     rows: list[tuple[int, int, str]] = []
@@ -170,48 +176,50 @@ def test_every_format_holds_the_same_samples(
             table = pyarrow.parquet.read_table(shard).to_pydict()
             rows += zip(table["index"], table["seed"], table["sha256"], strict=True)
     assert rows == expected
-    assert run("verify", "out")[0] == 0
+    assert synthesize("verify", "out")[0] == 0
 
 
-def test_a_folder_of_another_job_is_refused_and_left(run: Run, made: Path) -> None:
+def test_a_folder_of_another_job_is_refused_and_left(synthesize: Synthesize, made: Path) -> None:
     shutil.copytree(made, "out")
     before = tree(Path("out"))
     other = DIGITS.replace('"9" = 7', '"9" = 8').replace("shard_size = 40", "shard_size = 41")
-    code, _, err = run(write(other), "--out", "out")
+    code, _, err = synthesize(write(other), "--out", "out")
     assert code == 1
     assert "job.output.shard_size was 40, here it is 41" in err
     assert "job.samples.per_class.9 was 7, here it is 8" in err
     assert tree(Path("out")) == before
 
 
-def test_a_folder_of_other_files_is_refused(run: Run) -> None:
+def test_a_folder_of_other_files_is_refused(synthesize: Synthesize) -> None:
     Path("out").mkdir()
     Path("out/thesis.tex").write_text("important")
-    code, _, err = run(write(DIGITS), "--out", "out")
+    code, _, err = synthesize(write(DIGITS), "--out", "out")
     assert code == 1
     assert "out holds 1 files (thesis.tex, ...) and no job.json; give an empty or new" in err
     assert tree(Path("out")) == {"thesis.tex": b"important"}
 
 
-def test_a_changed_filter_is_another_job(run: Run, hook: Callable[[str, str], str]) -> None:
+def test_a_changed_filter_is_another_job(
+    synthesize: Synthesize, hook: Callable[[str, str], str]
+) -> None:
     text = 'model = "textures"\n[samples]\nseeds = "0-3"\n' + hook("taste", "None")
-    assert run(write(text), "--out", "out")[0] == 0
+    assert synthesize(write(text), "--out", "out")[0] == 0
     hook("taste", "None or None")
-    code, _, err = run(write(text), "--out", "out")
+    code, _, err = synthesize(write(text), "--out", "out")
     assert code == 1
     assert "files.taste.py was " in err
 
 
-def test_an_object_store_gets_the_same_files(run: Run, made: Path) -> None:
+def test_an_object_store_gets_the_same_files(synthesize: Synthesize, made: Path) -> None:
     import fsspec
 
     files = fsspec.filesystem("memory")
     try:
-        assert run(write(DIGITS), "--out", "memory://data/digits", "--limit", 39)[0] == 0
-        assert run("status", "memory://data/digits")[0] == 1
-        assert run(write(DIGITS), "--out", "memory://data/digits/")[0] == 0
-        assert run("status", "memory://data/digits")[0] == 0
-        assert run("verify", "memory://data/digits", "--samples", 10)[0] == 0
+        assert synthesize(write(DIGITS), "--out", "memory://data/digits", "--limit", 39)[0] == 0
+        assert synthesize("status", "memory://data/digits")[0] == 1
+        assert synthesize(write(DIGITS), "--out", "memory://data/digits/")[0] == 0
+        assert synthesize("status", "memory://data/digits")[0] == 0
+        assert synthesize("verify", "memory://data/digits", "--samples", 10)[0] == 0
         found = {path.rpartition("/")[2]: files.cat_file(path) for path in files.find("/data")}
     finally:
         files.store.clear()

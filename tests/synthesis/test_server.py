@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from jobs.runs import JobRun, children_of, end, is_running, local_run, run_here, tree, write_job
+from jobs.runs import JobRun, end, interrupt_and_go_on, local_run, run_here, tree, write_job
 from running_server import RunningServer, run_server, wait_until
 
 from latentry.clients import Client, LatentryError
@@ -116,20 +116,10 @@ def test_a_server_that_hangs_for_a_while(
     assert tree(job.out) == expected
 
 
-def test_ctrl_c(job: JobRun, expected: dict[str, bytes]) -> None:
-    process = job.start()
-    try:
-        wait_until(lambda: job.records())
-        children = children_of(process)
-        os.killpg(process.pid, signal.SIGINT)
-        _, message = process.communicate(timeout=120)
-        wait_until(lambda: not any(map(is_running, children)))
-    finally:
-        end(process)
-    assert process.returncode == 130
-    assert message == f"stopped: what is made stays in {job.out}; the same command goes on\n"
-    assert set(tree(job.out)) < set(expected)
-    assert job.finish() == expected
+def test_ctrl_c_leaves_nothing_behind_with_a_server(
+    job: JobRun, expected: dict[str, bytes]
+) -> None:
+    interrupt_and_go_on(job, expected)
 
 
 def test_nan_is_replaced_as_without_a_server(

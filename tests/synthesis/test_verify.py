@@ -81,7 +81,7 @@ def test_equal_images_of_all_shards_are_listed_and_no_fault(
     verdict = verdict_of(made)
     assert verdict.duplicates == [averages]
     assert verdict.problems == []
-    shown, more = ", ".join(map(str, averages[:20])), f" and {len(averages) - 20} more"
+    shown, more = ", ".join(map(str, averages[:20])), f", and {len(averages) - 20} more"
     assert next(verdict.lines()) == f"the same image: samples {shown}{more}"
 
 

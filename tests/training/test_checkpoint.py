@@ -314,3 +314,10 @@ def test_the_digest_follows_content_and_not_form(folder: Path, tmp_path: Path) -
 def test_read_checkpoint_does_not_open_the_weights(folder: Path) -> None:
     (folder / "weights.safetensors").unlink()
     assert read_checkpoint(folder).name == "tiny"
+
+
+def test_a_spec_with_w_is_taken_at_its_word_until_it_is_exported(folder: Path) -> None:
+    more = [{"role": "w", "shape": [2, 8], "w_avg": [0.0] * 8}, {"role": "truncation_psi"}]
+    change_json(folder, lambda content: content["spec"]["inputs"].extend(more))
+    checkpoint, _ = load_checkpoint(folder)
+    assert checkpoint.spec.w is not None

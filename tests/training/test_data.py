@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from latentry.contract.errors import NotFound
+from latentry.training import data
 from latentry.training.data import TEXTURE_NAMES, Digits, Textures, load_dataset
 
 
@@ -93,3 +94,9 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_data_set_lists_the_known() -> None:
     with pytest.raises(NotFound, match="'faces' is unknown; use one of digits, textures"):
         load_dataset("faces")
+
+
+def test_a_photograph_that_the_package_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_TEXTURE_FILES", ("ihc.png", "nothing.png"))
+    with pytest.raises(NotFound, match=r"has no data/nothing\.png; install a wheel of scikit-ima"):
+        Textures()

@@ -77,3 +77,9 @@ def test_a_recipe_that_is_nested_too_deeply_is_one_line(tmp_path: Path, text: st
     (tmp_path / "recipe.toml").write_text(text)
     with pytest.raises(BadRequest, match=r"recipe\.toml is no TOML: it is nested too deeply"):
         find_recipe(str(tmp_path / "recipe.toml"))
+
+
+def test_a_recipe_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes(b"#" * 2**24)
+    with pytest.raises(BadRequest, match=r"recipe\.toml cannot be read: it is larger than"):
+        find_recipe(str(tmp_path / "recipe.toml"))

@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from latentry.contract.errors import BadRequest
+from latentry.contract.spec import Role
+from latentry.training import runs
 from latentry.training.checkpoint import load_checkpoint
 from latentry.training.metrics import METRICS
-from latentry.training.recipe import Recipe
-from latentry.training.runs import continue_run, finish_run, open_run
+from latentry.training.recipe import Recipe, find_recipe
+from latentry.training.runs import continue_run, finish_run, open_run, spec_from_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +72,43 @@ def test_ctrl_c_finishes_the_step_and_the_run_goes_on_bit_equal(
     theirs = load_file(tmp_path / "whole/state.safetensors")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_that_is_killed_loses_no_more_than_since_it_was_last_saved(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_SAVE_EVERY_STEPS", 2)
+    trainer = open_run(tiny_recipe, tmp_path)
+
+    def die() -> None:
+        if trainer.step == 3:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        continue_run(trainer, tmp_path, die)
+    assert open_run(tiny_recipe, tmp_path, resume=True).step == 2
+
+
+def test_a_run_of_no_steps_is_saved(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    recipe = tiny_recipe.model_copy(update={"steps": 0})
+    assert continue_run(open_run(recipe, tmp_path), tmp_path, lambda: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_data_without_classes_make_a_generator_that_asks_for_none(tmp_path: Path) -> None:
+    recipe = find_recipe("textures")
+    config = recipe.generator.config | {"z_dim": 8, "width": 4}
+    tiny = recipe.model_copy(
+        update={
+            "steps": 1,
+            "batch_size": 4,
+            "generator": recipe.generator.model_copy(update={"config": config}),
+            "discriminator": recipe.discriminator.model_copy(update={"width": 4}),
+        }
+    )
+    trainer = open_run(tiny, tmp_path)
+    assert continue_run(trainer, tmp_path, lambda: None)
+    assert [item.role for item in spec_from_recipe(tiny, trainer).inputs] == [Role.Z]
 
 
 def test_a_second_ctrl_c_stops_at_once(tiny_recipe: Recipe, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ def token_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tls_url(authority: Authority, server: ArithmeticServer) -> Iterator[str]:
-    with tls_server(authority.certificate(), server.double) as url:
+def tls_url(authority: Authority, arithmetic_server: ArithmeticServer) -> Iterator[str]:
+    with tls_server(authority.certificate(), arithmetic_server.double) as url:
         yield url
 
 
@@ -43,7 +43,7 @@ def tls_url(authority: Authority, server: ArithmeticServer) -> Iterator[str]:
 def test_commands_talk_through_tls_with_a_token(
     command: list[str],
     authority: Authority,
-    server: ArithmeticServer,
+    arithmetic_server: ArithmeticServer,
     tls_url: str,
     token_file: Path,
     tmp_path: Path,
@@ -52,13 +52,16 @@ def test_commands_talk_through_tls_with_a_token(
     monkeypatch.chdir(tmp_path)
     where = ["--url", tls_url, "--ca", str(authority.roots)]
     assert main([*command, *where, "--token-file", str(token_file)]) == 0
-    assert server.double.metadata
-    sent = {metadata.get("authorization") for metadata in server.double.metadata}
+    assert arithmetic_server.double.metadata
+    sent = {metadata.get("authorization") for metadata in arithmetic_server.double.metadata}
     assert sent == {f"Bearer {TOKEN}"}
 
 
 def test_the_token_of_the_environment_and_tls_with_the_machines_roots(
-    authority: Authority, server: ArithmeticServer, tls_url: str, capfd: pytest.CaptureFixture[str]
+    authority: Authority,
+    arithmetic_server: ArithmeticServer,
+    tls_url: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     environment = {
         **os.environ,
@@ -68,7 +71,7 @@ def test_the_token_of_the_environment_and_tls_with_the_machines_roots(
     command = [str(LATENTRY), "health", "--url", tls_url, "--tls", "--json"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert json.loads(run.stdout)["ready"]
-    assert server.double.metadata[0]["authorization"] == f"Bearer {TOKEN}"
+    assert arithmetic_server.double.metadata[0]["authorization"] == f"Bearer {TOKEN}"
     assert TOKEN not in run.stdout + run.stderr
 
 
@@ -83,11 +86,11 @@ def test_a_certificate_that_is_not_trusted_is_one_line(
 
 
 def test_no_token_without_tls_but_on_this_machine(
-    server: ArithmeticServer, token_file: Path
+    arithmetic_server: ArithmeticServer, token_file: Path
 ) -> None:
-    with Server(server.url, token_file=token_file).open_client() as client:
+    with Server(arithmetic_server.url, token_file=token_file).open_client() as client:
         assert client.models()
-    assert server.double.metadata[0]["authorization"] == f"Bearer {TOKEN}"
+    assert arithmetic_server.double.metadata[0]["authorization"] == f"Bearer {TOKEN}"
     with pytest.raises(BadRequest, match=r"is not sent to 10\.0\.0\.1:8001 without TLS") as error:
         Server("10.0.0.1:8001", token_file=token_file).open_client()
     assert TOKEN not in str(error.value)
@@ -108,34 +111,37 @@ def test_no_token_without_tls_but_on_this_machine(
 def test_token_files_that_are_refused(content: bytes, words: str, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
-    with pytest.raises(BadRequest, match=words) as error:
-        Server(token_file=file).open_client()
+    with pytest.raises(BadRequest, match=f"--token-file.*{words}") as error:
+        Server(token_file=file).open_client(token_called="--token-file")
     assert "two" not in str(error.value)
 
 
 def test_a_token_file_that_is_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name in ("missing", "fifo", "."):
-        with pytest.raises(BadRequest, match="--token-file"):
+        with pytest.raises(BadRequest, match="^token_file "):
             Server(token_file=tmp_path / name).open_client()
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
 def test_one_line_ending_is_no_part_of_a_token(
-    ending: bytes, server: ArithmeticServer, tmp_path: Path
+    ending: bytes, arithmetic_server: ArithmeticServer, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"
     file.write_bytes(TOKEN.encode() + ending)
-    with Server(server.url, token_file=file).open_client() as client:
+    with Server(arithmetic_server.url, token_file=file).open_client() as client:
         client.models()
-    assert server.double.metadata[0]["authorization"] == f"Bearer {TOKEN}"
+    assert arithmetic_server.double.metadata[0]["authorization"] == f"Bearer {TOKEN}"
 
 
 def test_a_server_is_pickled_and_shown_without_its_token(
-    server: ArithmeticServer, token_file: Path, monkeypatch: pytest.MonkeyPatch
+    arithmetic_server: ArithmeticServer, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATENTRY_TOKEN", TOKEN)
-    for where in (Server(server.url, token_file=token_file), Server(server.url)):
+    for where in (
+        Server(arithmetic_server.url, token_file=token_file),
+        Server(arithmetic_server.url),
+    ):
         assert TOKEN.encode() not in pickle.dumps(where)
         assert TOKEN not in repr(where)
         client = where.open_client()
@@ -152,7 +158,7 @@ def test_profile_says_that_it_speaks_neither(
 
 def test_a_job_and_its_workers_talk_through_tls(
     authority: Authority,
-    server: ArithmeticServer,
+    arithmetic_server: ArithmeticServer,
     tls_url: str,
     token_file: Path,
     tmp_path: Path,
@@ -165,8 +171,12 @@ def test_a_job_and_its_workers_talk_through_tls(
     where = ["--url", tls_url, "--ca", str(authority.roots), "--token-file", token_file.name]
     assert main(["synthesize", str(job), "--out", "out", "--workers", "2", *where]) == 0
     assert main(["synthesize", "verify", "out", "--workers", "2", *where]) == 0
-    assert server.double.calls.count("infer") + server.double.calls.count("stream") > 0
-    sent = {metadata.get("authorization") for metadata in server.double.metadata}
+    assert (
+        arithmetic_server.double.calls.count("infer")
+        + arithmetic_server.double.calls.count("stream")
+        > 0
+    )
+    sent = {metadata.get("authorization") for metadata in arithmetic_server.double.metadata}
     assert sent == {f"Bearer {TOKEN}"}
     written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert not any(TOKEN.encode() in content for content in written)

@@ -124,7 +124,7 @@ def test_tls_makes_credentials(tmp_path: Path) -> None:
 
 
 def test_a_proxy_of_the_environment_is_asked_for_other_machines_only(
-    server: ArithmeticServer, monkeypatch: pytest.MonkeyPatch
+    arithmetic_server: ArithmeticServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as proxy, ThreadPoolExecutor(1) as pool:
@@ -140,7 +140,7 @@ def test_a_proxy_of_the_environment_is_asked_for_other_machines_only(
             monkeypatch.delenv(name, raising=False)
         for name in ("grpc_proxy", "https_proxy", "http_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        with Client(server.url) as client:
+        with Client(arithmetic_server.url) as client:
             assert client.models() == ["digits", "mapped", "plain"]
         assert not heard
         with Client("render-3.invalid:8001") as client, pytest.raises(ServerGone):
@@ -197,9 +197,9 @@ def test_a_server_that_is_frozen_is_noticed_without_any_deadline(quiet_s: str) -
 
 
 def test_an_answer_may_be_larger_than_grpcs_own_limit(
-    server: ArithmeticServer, info: InfoOf
+    arithmetic_server: ArithmeticServer, info: InfoOf
 ) -> None:
     server.double.transport.infos["plain"] = info("plain", max_batch_size=60_000)
-    with Client(server.url) as client:
+    with Client(arithmetic_server.url) as client:
         assert client.generate("plain", seeds=range(60_000)).images.nbytes > 4 * 2**20
     assert server.double.calls.count("infer") == 1

@@ -7,6 +7,7 @@ from concurrent import futures
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import grpc
@@ -15,7 +16,7 @@ from arithmetic_server import ArithmeticServer
 from certificates import Authority, tls_server
 
 from latentry.clients import BadRequest, Client, LatentryError, ServerFault, ServerGone
-from latentry.clients.transports.connection_errors import proxy_note
+from latentry.clients.transports.connection_errors import error_from_connection, proxy_note
 
 
 @contextmanager
@@ -49,8 +50,10 @@ def failure(url: str, **arguments: Any) -> LatentryError:
     return error.value
 
 
-def test_tls_with_the_authority_that_signed(authority: Authority, server: ArithmeticServer) -> None:
-    double = server.double
+def test_tls_with_the_authority_that_signed(
+    authority: Authority, arithmetic_server: ArithmeticServer
+) -> None:
+    double = arithmetic_server.double
     with tls_server(authority.certificate(), double) as url, Client(url, tls=authority.roots) as c:
         assert c.models() == ["digits", "mapped", "plain"]
 
@@ -73,8 +76,10 @@ def test_certificates_that_are_refused(
         raise error
 
 
-def test_tls_and_no_tls(authority: Authority, server: ArithmeticServer) -> None:
-    assert "speaks no TLS; leave out tls (--tls, --ca)" in str(failure(server.url, tls=True))
+def test_tls_and_no_tls(authority: Authority, arithmetic_server: ArithmeticServer) -> None:
+    assert "speaks no TLS; leave out tls (--tls, --ca)" in str(
+        failure(arithmetic_server.url, tls=True)
+    )
     with tls_server(authority.certificate()) as url:
         assert "if it speaks TLS say tls=True (--tls)" in str(failure(url))
 
@@ -115,6 +120,34 @@ def test_an_http_server() -> None:
     assert "is no gRPC server" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected", "words"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", ServerFault, "is no gRPC server: it speaks another"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n", ServerFault, "is no gRPC server: it speaks another"),
+        # As of those that want TLS.
+        (b"HTTP/1.0 400 Bad Request\r\n\r\n", ServerGone, "if it speaks TLS say tls=True"),
+        (b"", ServerGone, "if it is starting wait for it"),
+    ],
+)
+def test_an_http_server_that_closes_without_a_word(
+    answer: bytes, expected: type[LatentryError], words: str
+) -> None:
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            if not self.rfile.readline().startswith(b"PRI"):
+                self.wfile.write(answer)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        error = failure(f"127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+        thread.join()
+    assert type(error) is expected
+    assert words in str(error)
+
+
 def test_a_grpc_server_that_is_no_triton() -> None:
     with futures.ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool)
@@ -148,10 +181,18 @@ def test_a_proxy_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) ->
     "code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED]
 )
 def test_a_refused_token_says_how_to_give_one(
-    server: ArithmeticServer, code: grpc.StatusCode
+    arithmetic_server: ArithmeticServer, code: grpc.StatusCode
 ) -> None:
-    server.double.abort = (code, "who are you?")
-    text = str(failure(server.url, headers={"authorization": "Bearer secret"}))
+    arithmetic_server.double.abort = (code, "who are you?")
+    text = str(failure(arithmetic_server.url, headers={"authorization": "Bearer secret"}))
     assert "refuses the token, or wants one (who are you?)" in text
     assert "--token-file" in text
     assert "Bearer secret" not in text
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "10.0.0.1:8001"])
+def test_a_connection_that_was_closed_and_about_which_nothing_more_is_known(url: str) -> None:
+    text = "failed to connect to all addresses; last error: UNAVAILABLE: Socket closed"
+    error = error_from_connection("UNAVAILABLE", text, url)
+    assert type(error) is ServerGone
+    assert "closed the connection before a word of gRPC" in str(error)

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from running_server import RunningServer, wait_until
 
 from latentry.clients import AsyncClient, BadRequest, Client
 from latentry.clients.transports.channel import Address
+from latentry.clients.transports.grpc_library import library
 from latentry.clients.transports.grpc_transport import AsyncGrpcTransport, GrpcTransport
 from latentry.serving.runtime.local import LocalTransport
 
@@ -77,8 +79,8 @@ def first_pixels(client: Client, seeds: range = range(3)) -> list[int]:
     return pixels
 
 
-def test_a_forked_child_draws_while_its_parent_is_busy(server: ArithmeticServer) -> None:
-    client = Client(server.url, timeout_s=20)
+def test_a_forked_child_draws_while_its_parent_is_busy(arithmetic_server: ArithmeticServer) -> None:
+    client = Client(arithmetic_server.url, timeout_s=20)
     expected = first_pixels(client)
 
     def work() -> None:
@@ -90,7 +92,7 @@ def test_a_forked_child_draws_while_its_parent_is_busy(server: ArithmeticServer)
     def check() -> tuple[list[int], int, list[int]]:
         again = first_pixels(client)
         streamed = sum(map(len, client.stream("plain", seeds=range(30))))
-        fresh = first_pixels(Client(server.url))
+        fresh = first_pixels(Client(arithmetic_server.url))
         client.close()
         return again, streamed, fresh
 
@@ -102,8 +104,10 @@ def test_a_forked_child_draws_while_its_parent_is_busy(server: ArithmeticServer)
     assert first_pixels(client) == expected
 
 
-def test_a_stream_begun_in_the_parent_says_so_in_the_child(server: ArithmeticServer) -> None:
-    client = Client(server.url)
+def test_a_stream_begun_in_the_parent_says_so_in_the_child(
+    arithmetic_server: ArithmeticServer,
+) -> None:
+    client = Client(arithmetic_server.url)
     chunks = client.stream("plain", seeds=range(100))
     first = next(chunks)
 
@@ -119,15 +123,44 @@ def test_a_stream_begun_in_the_parent_says_so_in_the_child(server: ArithmeticSer
     assert len(first) + sum(map(len, chunks)) == 100
 
 
-def test_what_was_closed_stays_closed_in_a_child(server: ArithmeticServer) -> None:
-    client = Client(server.url)
+def test_what_was_closed_stays_closed_in_a_child(arithmetic_server: ArithmeticServer) -> None:
+    client = Client(arithmetic_server.url)
     client.models()
     client.close()
     assert "this client is closed" in in_fork(client.models)
 
 
-def test_a_child_of_a_child(server: ArithmeticServer) -> None:
-    client = Client(server.url)
+def test_a_child_that_cannot_load_a_second_copy_says_what_to_do(
+    arithmetic_server: ArithmeticServer,
+) -> None:
+    client = Client(arithmetic_server.url)
+    expected = first_pixels(client)
+
+    def refuse(name: str, flags: int = 0) -> int:
+        raise OSError(f"no room for {name}")
+
+    def draw_without_room() -> list[int]:
+        os.memfd_create = refuse  # in the child alone
+        return first_pixels(client)
+
+    said = in_fork(draw_without_room)
+    assert "(no room for cygrpc); start worker processes by the method spawn or forkserver" in said
+    assert first_pixels(client) == expected
+
+
+@pytest.mark.parametrize("before", [None, "1"])
+def test_what_others_say_of_grpc_and_forks_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delenv("GRPC_ENABLE_FORK_SUPPORT", raising=False)
+    if before is not None:
+        monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", before)
+    library()
+    assert os.environ.get("GRPC_ENABLE_FORK_SUPPORT") == before
+
+
+def test_a_child_of_a_child(arithmetic_server: ArithmeticServer) -> None:
+    client = Client(arithmetic_server.url)
     expected = first_pixels(client)
     assert in_fork(lambda: (first_pixels(client), in_fork(lambda: first_pixels(client)))) == (
         expected,
@@ -135,8 +168,8 @@ def test_a_child_of_a_child(server: ArithmeticServer) -> None:
     )
 
 
-def test_an_asynchronous_client_in_a_forked_child(server: ArithmeticServer) -> None:
-    client = AsyncClient(server.url)
+def test_an_asynchronous_client_in_a_forked_child(arithmetic_server: ArithmeticServer) -> None:
+    client = AsyncClient(arithmetic_server.url)
 
     async def draw() -> int:
         return int((await client.generate("plain", seeds=5)).images[0, 0, 0, 0])
@@ -151,11 +184,11 @@ def test_an_asynchronous_client_in_a_forked_child(server: ArithmeticServer) -> N
 
 @pytest.mark.parametrize("ending", ["sys.exit(0)", "pass", "del client, chunks; gc.collect()"])
 def test_a_child_that_ends_as_an_interpreter_does_ends(
-    server: ArithmeticServer, ending: str
+    arithmetic_server: ArithmeticServer, ending: str
 ) -> None:
     code = (
         "import gc, os, sys\nfrom latentry.clients import Client\n"
-        f"client = Client({server.url!r})\n"
+        f"client = Client({arithmetic_server.url!r})\n"
         "chunks = client.stream('plain', seeds=range(99)); next(chunks)\n"
         "if child := os.fork():\n"
         "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
@@ -192,8 +225,10 @@ def test_a_client_pickles_by_its_arguments(
     assert "secret" not in repr(client)
 
 
-def test_a_used_client_pickles_and_a_copy_is_on_its_own(server: ArithmeticServer) -> None:
-    with Client(server.url) as client:
+def test_a_used_client_pickles_and_a_copy_is_on_its_own(
+    arithmetic_server: ArithmeticServer,
+) -> None:
+    with Client(arithmetic_server.url) as client:
         expected = first_pixels(client)
         again = pickle.loads(pickle.dumps(client))
         assert first_pixels(again) == expected
@@ -212,8 +247,8 @@ def test_a_transport_that_does_not_pickle_is_named() -> None:
         pickle.dumps(Client(transport=Locked()))
 
 
-def test_one_asynchronous_client_in_two_event_loops(server: ArithmeticServer) -> None:
-    client = AsyncClient(server.url)
+def test_one_asynchronous_client_in_two_event_loops(arithmetic_server: ArithmeticServer) -> None:
+    client = AsyncClient(arithmetic_server.url)
 
     async def draw() -> int:
         return len(await client.generate("plain", seeds=5))

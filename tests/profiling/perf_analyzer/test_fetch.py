@@ -98,3 +98,34 @@ def test_a_package_with_a_flipped_byte_is_not_even_unpacked(
         fetch_perf_analyzer()
     assert registries.others == []
     assert not list(fetched_folder().parent.iterdir())
+
+
+def test_lists_of_packages_that_are_old_are_renewed_once(
+    registries: Registries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def run(command: list[str], folder: Path) -> None:
+        done.append(" ".join(command[:2]))
+        if command[0] == "apt-get" and "apt-get update" not in done:
+            raise subprocess.CalledProcessError(100, command, stderr="unable to locate\n")
+        if command[:2] != ["apt-get", "update"]:
+            registries(command, folder)
+
+    monkeypatch.setattr(fetch, "_run", run)
+    assert fetch_perf_analyzer().version() == "2.51.0"
+    assert [step for step in done if step.startswith("apt-get")] == [
+        *("apt-get download", "apt-get update", "apt-get download")
+    ]
+
+
+def test_packages_without_the_program_are_named(
+    registries: Registries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(registries.packages / PACKAGES[0], "w") as archive:
+        archive.writestr("README", "nothing else")
+    digests = {name: sha256_regular(registries.packages / name) for name in PACKAGES[:2]}
+    monkeypatch.setattr(fetch, "_WHEELS", digests)
+    with pytest.raises(NotFound, match="the packages do not hold the program and its libraries"):
+        fetch_perf_analyzer()
+    assert not list(fetched_folder().parent.iterdir())

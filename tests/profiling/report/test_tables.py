@@ -107,7 +107,11 @@ def test_a_change_has_a_row() -> None:
 
 
 def test_every_missing_figure_has_its_reason() -> None:
-    points = (*example_profile().points[:1], Point(kind="batch", value=8, failure="no place"))
+    points = (
+        *example_profile().points[:1],
+        Point(kind="batch", value=4, latency_ms={"50": Estimate(value=1.0)}),
+        Point(kind="batch", value=8, failure="no place"),
+    )
     assert missing_figures(points) == [
         "Callers 1: p99 needs 1000 samples, there are 7",
         "Images a request, one caller 8: no place",

@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 from profiles.simulated_time import Clock, Server, simulate
 from profiles.slo import OBJECTIVE, probe
 
-from latentry.contract.errors import BadRequest
+from latentry.contract.errors import BadRequest, ServerFault
 from latentry.profiling.slo import held_rate
 from latentry.profiling.slo.held_rate import find_held_rate
 from latentry.profiling.slo.objective import Objective
@@ -65,3 +67,21 @@ def test_nothing_is_asked_where_too_few_requests_would_answer(
     found = find_held_rate(Server(Clock(), 1), OBJECTIVE)
     assert (found.rate, found.high) == (0, min(asked))
     assert min(asked) == pytest.approx(least)  # or 2 % of what it can do
+
+
+def test_a_rate_that_is_better_than_the_floor_is_found_above_it(clock: Clock) -> None:
+    objective = Objective(percent=90, limit_ms=40)
+    found = find_held_rate(Server(clock, 1 / 300), objective, floor=100)
+    assert 250 < found.rate < 280
+    assert found.probes[0].rate == pytest.approx(104)
+    assert min(item.rate for item in found.probes) == found.probes[0].rate
+
+
+def test_a_target_that_fails_every_request_is_no_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = SimpleNamespace(completed=0, errors={"no such model": 9}, throughput=0.0)
+    monkeypatch.setattr(held_rate, "run_closed", lambda *_, **__: refused)
+    with pytest.raises(ServerFault, match="every request failed: no such model"):
+        find_held_rate(Server(Clock(), 1), OBJECTIVE)
+    slow = SimpleNamespace(completed=3, errors={}, throughput=0.5)
+    monkeypatch.setattr(held_rate, "run_closed", lambda *_, **__: slow)
+    assert held_rate._saturation(Server(Clock(), 1)) == 0.5

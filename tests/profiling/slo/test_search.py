@@ -91,6 +91,17 @@ def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path) -> None:
     assert best.serving == {**DEFAULT, "instances": 3, "max_batch_size": 8}
 
 
+def test_a_default_that_cannot_be_measured_ends_the_search(tmp_path: Path) -> None:
+    class Refused(Simulated):
+        def measure(self, serving: dict[str, int], floor: float) -> Holding:
+            raise ServeError("no port")
+
+    refused = search(tmp_path, kind=Refused)
+    with pytest.raises(ServeError, match="no port"):
+        refused.run()
+    assert refused.state.candidates == []
+
+
 def test_what_failed_is_tried_again(tmp_path: Path) -> None:
     first = search(tmp_path)
     first.run()

@@ -307,6 +307,16 @@ def test_litter_is_named_with_what_to_do_and_no_new_export_is_advised(
     verify_entry(newest_entries(own)[0])
 
 
+def test_of_much_litter_some_is_named(own: Path) -> None:
+    for number in range(50):
+        (own / "digits" / "1" / f"{number:02d}~").write_bytes(b"litter")
+    (own / "digits" / "1" / "model.py").unlink()
+    lines = refusal(own).splitlines()
+    assert lines[0].endswith("model.py is missing")
+    assert len(lines) == 22
+    assert lines[20:] == ["and 31 more", "export digits again, or `latentry models remove` it"]
+
+
 # --- other files that commands are given ---------------------------------------------------------
 
 

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import shutil
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from latentry.contract.errors import BadRequest, EntryError, NotFound
+from latentry.contract.errors import BadRequest, EntryError, NotFound, OutOfSpace
+from latentry.contract.files import write_new
 from latentry.contract.spec import GeneratorSpec
+from latentry.serving.entries import publishing
 from latentry.serving.entries.goldens import golden_bytes, golden_inputs, golden_record
 from latentry.serving.entries.manifest import (
     MANIFEST_FILE,
@@ -160,6 +163,34 @@ def test_a_failed_write_leaves_nothing(repository: Path, monkeypatch: pytest.Mon
     files["z"] = 7
     with pytest.raises(TypeError, match="bytes-like"):
         publish(repository, "model", manifest, files)
+    assert list(repository.parent.rglob("*")) == [repository]
+
+
+@pytest.mark.parametrize(
+    ("number", "expected", "words"),
+    [
+        (errno.ENOSPC, OutOfSpace, r"no space left for {}: it takes 7 bytes and [\d,]+ are free, "),
+        (errno.EDQUOT, OutOfSpace, "your disk quota has no room for {}, 7 bytes; nothing was publ"),
+        (errno.EIO, OSError, "Input/output error: '{}'"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_told_by_the_file(
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    expected: type[Exception],
+    words: str,
+) -> None:
+    def write_half(path: Path, data: bytes) -> None:
+        if path.name == "generator.onnx":
+            raise OSError(number, os.strerror(number))
+        write_new(path, data)
+
+    monkeypatch.setattr(publishing, "write_new", write_half)
+    file = repository / "model" / "1" / "generator.onnx"
+    with pytest.raises(expected, match=words.format(file)) as refused:
+        publish(repository, "model", *make())
+    assert ("nothing was published; free some" in str(refused.value)) == (expected is OutOfSpace)
     assert list(repository.parent.rglob("*")) == [repository]
 
 
@@ -331,6 +362,16 @@ def test_who_writes_is_told_that_there_is_no_repository(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="is no folder; give the model repository"):
         remove_entry(tmp_path / "gone", "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_config_pbtxt_is_left_where_the_newest_version_is_damaged(
+    repository: Path, entry: Entry
+) -> None:
+    path = repository / "model" / "config.pbtxt"
+    path.write_text("old")
+    (entry.folder / MANIFEST_FILE).write_text("{")
+    write_config(repository, "model")
+    assert path.read_text() == "old"
 
 
 def test_config_pbtxt_may_be_written_again(repository: Path, entry: Entry) -> None:

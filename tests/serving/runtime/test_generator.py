@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from latentry.contract.errors import BadRequest, InvalidOutput
+from latentry.contract.errors import BadRequest, InvalidOutput, ServerFault
 from latentry.contract.images import uint8_from_sample
 from latentry.contract.seeds import LatentDrawer
 from latentry.contract.spec import GeneratorSpec
@@ -140,3 +140,22 @@ def test_the_ends_of_truncation_are_exact(psi: float) -> None:
     w_avg = np.arange(4, dtype=np.float32)
     expected = w if psi == 1.0 else np.broadcast_to(w_avg, w.shape)
     np.testing.assert_array_equal(truncate(w, w_avg, np.full((1, 1), psi, np.float32)), expected)
+
+
+class Broken(Arithmetic):
+    """An engine that has no memory for more than one sample."""
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+    ) -> dict[str, NDArray[Any]]:
+        if len(inputs["z"]) > 1:
+            raise MemoryError("of what it computes nothing is told")
+        return super().run(inputs, outputs)
+
+
+def test_an_engine_that_fails_is_an_answer_and_no_end() -> None:
+    generator = Generator(SPEC, {"generator": Broken()}, max_batch_size=16)
+    failed = generator.answer([ask(1), ask(2)])
+    assert [str(answer) for answer in failed] == ["the engine failed: MemoryError"] * 2
+    assert all(isinstance(answer, ServerFault) for answer in failed)
+    assert image(generator.answer([ask(1)])[0]).shape == (1, 2, 2, 1)

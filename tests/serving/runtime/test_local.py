@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentry.clients import Client, NotFound
+from latentry.clients import BadRequest, Client, NotFound
 from latentry.contract.errors import EntryError
 from latentry.serving.entries.repository import list_entries
 from latentry.serving.runtime import local
@@ -111,3 +111,27 @@ def test_files_of_a_stream_have_no_axis_of_rows(versions: tuple[Path, dict[int, 
     assert reply.outputs["encoded"].shape == (3,)
     assert reply.outputs["encoded"][0].startswith(b"\x89PNG")
     transport.close()
+
+
+def test_streams_files_and_what_is_not_there(repository: Path) -> None:
+    with Client(transport=LocalTransport(repository, ("wide", "breaking"), threads=1)) as client:
+        assert client.models() == ["breaking", "wide"]
+        assert client.health()
+        expected = client.generate("wide", seeds=range(20)).images
+        chunks = list(client.stream("wide", seeds=range(20), chunk_size=6))
+        np.testing.assert_array_equal(np.concatenate([c.images for c in chunks]), expected)
+        files = client.generate("wide", seeds=[3, 4], format="png").encoded
+        (chunk,) = client.stream("wide", seeds=[3, 4], format="png")
+        assert chunk.encoded == files
+        with pytest.raises(NotFound, match="'cats' is not being served; these are: breaking, wide"):
+            client.info("cats")
+
+
+def test_a_closed_transport_draws_nothing_and_a_copy_does(repository: Path) -> None:
+    transport = LocalTransport(repository, ("wide",), threads=1)
+    copied = pickle.loads(pickle.dumps(transport))
+    transport.close()
+    with pytest.raises(BadRequest, match="this transport is closed; make a new one"):
+        transport.infer("wide", {"seed": np.array([[1]])})
+    assert copied.infer("wide", {"seed": np.array([[1]])}).result(60).outputs["image"].any()
+    copied.close()

@@ -10,17 +10,17 @@ from latentry.training.metrics import SAMPLES, measure_digits, measure_textures
 pytestmark = pytest.mark.server
 
 
-def test_served_digits_teach_a_classifier_to_read_real_ones(server: RunningServer) -> None:
+def test_served_digits_teach_a_classifier_to_read_real_ones(triton: RunningServer) -> None:
     labels = np.arange(SAMPLES) % 10
-    with Client(server.url) as client:
+    with Client(triton.url) as client:
         served = client.generate("digits", seeds=range(SAMPLES), class_label=labels)
     metrics = measure_digits(served.images, labels)
     assert metrics["label_agreement"] >= 0.97
     assert metrics["classifier_accuracy"] >= 0.93  # a collapsed generator gets 0.74
 
 
-def test_served_textures_are_of_every_source_and_no_copies(server: RunningServer) -> None:
-    with Client(server.url) as client:
+def test_served_textures_are_of_every_source_and_no_copies(triton: RunningServer) -> None:
+    with Client(triton.url) as client:
         chunks = [chunk.images for chunk in client.stream("textures", seeds=range(SAMPLES))]
     metrics = measure_textures(np.concatenate(chunks), np.zeros(SAMPLES, np.int64))
     shares = [value for name, value in metrics.items() if name.startswith("share_")]

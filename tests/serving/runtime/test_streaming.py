@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from latentry.contract.errors import BadRequest
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.wire import MAX_STREAMED_SAMPLES, Format, most_streamed_samples
-from latentry.serving.runtime.streaming import stream_from_request
+from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
 
 SPEC = GeneratorSpec.model_validate(
     {
@@ -117,3 +117,8 @@ def test_a_request_is_bounded_in_samples_and_bytes() -> None:
     )
     assert most_streamed_samples(small, "seed", Format.RAW, 1) == MAX_STREAMED_SAMPLES
     assert most_streamed_samples(small, "w", Format.RAW, 1) == 227  # 36 KiB each on the way in
+
+
+def test_two_texts_are_not_one() -> None:
+    with pytest.raises(BadRequest, match="model takes one text, 2 were given"):
+        text_from_tensor("model", np.array([b"a", b"b"], object))

@@ -24,6 +24,7 @@ from latentry.serving.entries.manifest import (
     manifest_bytes,
     read_manifest,
 )
+from latentry.serving.entries.publishing import remove_entry
 from latentry.serving.entries.repository import Entry, newest_entries
 
 pytestmark = pytest.mark.server
@@ -238,6 +239,18 @@ def test_a_killed_stub_takes_the_server_down_and_up_again(running: RunningServer
         wait_until(lambda: not client.health(), timeout_s=10)
         wait_until(client.health)
         client.generate("wide", seeds=range(100))
+
+
+def test_a_model_that_was_removed_is_served_until_the_end(small: Path, homes: Path) -> None:
+    with run_server(small) as server, Client(server.url, retry_for_s=60) as client:
+        before = client.generate("wide", seeds=[1, 2]).images
+        remove_entry(small, "wide")
+        killed = server.triton_pid()
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: not is_running(killed))
+        after = client.generate("wide", seeds=[1, 2]).images
+        assert server.triton_pid() != killed
+    np.testing.assert_array_equal(after, before)
 
 
 def test_a_killed_supervisor_leaves_nothing_for_long(small: Path, homes: Path) -> None:

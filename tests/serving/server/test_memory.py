@@ -84,8 +84,8 @@ def test_processes_that_are_gone_take_nothing() -> None:
 
 
 @pytest.mark.server
-def test_a_text_that_means_nothing_is_refused(server: RunningServer) -> None:
-    with InferenceServerClient(server.url) as raw:
+def test_a_text_that_means_nothing_is_refused(triton: RunningServer) -> None:
+    with InferenceServerClient(triton.url) as raw:
         seed, text = InferInput("seed", [1, 1], "INT64"), InferInput("format", [1, 1], "BYTES")
         seed.set_data_from_numpy(np.array([[1]]))
         for size in (257, 2**20):

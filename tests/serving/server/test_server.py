@@ -29,8 +29,8 @@ MODELS = ["digits", "textures", "wide", "mapped"]
 
 
 @pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.url) as client:
+def client(triton: RunningServer) -> Iterator[Client]:
+    with Client(triton.url) as client:
         yield client
 
 
@@ -41,8 +41,8 @@ def local(repository: Path) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def raw(server: RunningServer) -> Iterator[InferenceServerClient]:
-    with InferenceServerClient(server.url) as raw:
+def raw(triton: RunningServer) -> Iterator[InferenceServerClient]:
+    with InferenceServerClient(triton.url) as raw:
         yield raw
 
 
@@ -69,7 +69,7 @@ def controls_for(model: str, count: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_seed_draws_the_same_image_whatever_carries_it(
-    client: Client, local: Client, server: RunningServer, model: str
+    client: Client, local: Client, triton: RunningServer, model: str
 ) -> None:
     most = client.info(model).max_batch_size
     controls = controls_for(model, most)
@@ -80,7 +80,7 @@ def test_a_seed_draws_the_same_image_whatever_carries_it(
         return {"seeds": range(start, min(stop, most)), **picked}
 
     async def in_asyncio() -> tuple[Any, list[Any]]:
-        async with AsyncClient(server.url) as asynchronous:
+        async with AsyncClient(triton.url) as asynchronous:
             result = await asynchronous.generate(model, **part(0, most))
             chunks = [c.images async for c in asynchronous.stream(model, **part(0, most))]
             return result.images, chunks
@@ -160,9 +160,9 @@ def find_breaking_seed() -> int:
     return next(seed for seed in range(100, 10_000) if drawer.draw([seed])[0, 0] < -3.0)
 
 
-def test_nan_fails_its_own_request_only(client: Client, server: RunningServer) -> None:
+def test_nan_fails_its_own_request_only(client: Client, triton: RunningServer) -> None:
     bad = find_breaking_seed()
-    before = server.metric("latentry_invalid_outputs_total", "breaking")
+    before = triton.metric("latentry_invalid_outputs_total", "breaking")
     with pytest.raises(InvalidOutput, match="NaN or infinity") as caught:
         client.generate("breaking", seeds=[1, bad, 2])
     assert caught.value.seeds == (bad,)
@@ -173,15 +173,15 @@ def test_nan_fails_its_own_request_only(client: Client, server: RunningServer) -
         asked = [pool.submit(client.generate, "breaking", seeds=seed) for seed in seeds]
         failed = [i for i, future in enumerate(asked) if future.exception()]
     assert failed == [20]
-    wait_until(lambda: server.metric("latentry_invalid_outputs_total", "breaking") == before + 3)
+    wait_until(lambda: triton.metric("latentry_invalid_outputs_total", "breaking") == before + 3)
 
 
-def test_metrics_count_samples_and_seconds(client: Client, server: RunningServer) -> None:
-    before = server.metric("latentry_samples_total", "textures")
-    seconds = server.metric("latentry_seconds_total", "textures")
+def test_metrics_count_samples_and_seconds(client: Client, triton: RunningServer) -> None:
+    before = triton.metric("latentry_samples_total", "textures")
+    seconds = triton.metric("latentry_seconds_total", "textures")
     client.generate("textures", seeds=range(10), format="png")
-    wait_until(lambda: server.metric("latentry_samples_total", "textures") >= before + 10)
-    wait_until(lambda: server.metric("latentry_seconds_total", "textures") > seconds)
+    wait_until(lambda: triton.metric("latentry_samples_total", "textures") >= before + 10)
+    wait_until(lambda: triton.metric("latentry_seconds_total", "textures") > seconds)
 
 
 @pytest.mark.parametrize(
@@ -241,9 +241,9 @@ def test_bad_requests_on_the_wire(
         ),
     ],
 )
-def test_bad_streams_on_the_wire(server: RunningServer, tensors: Any, match: str) -> None:
+def test_bad_streams_on_the_wire(triton: RunningServer, tensors: Any, match: str) -> None:
     answers: list[Any] = []
-    with InferenceServerClient(server.url) as raw:
+    with InferenceServerClient(triton.url) as raw:
         raw.start_stream(lambda result, error: answers.append(error or result))
         inputs = [tensor(name, array) for name, array in tensors.items()]
         raw.async_stream_infer("generate_stream", inputs)
@@ -260,42 +260,42 @@ def test_clients_refuse_before_anything_travels(client: Client) -> None:
         client.generate("large", seeds=range(10_000))
 
 
-def test_closing_a_stream_stops_the_work(client: Client, server: RunningServer) -> None:
+def test_closing_a_stream_stops_the_work(client: Client, triton: RunningServer) -> None:
     stream = client.stream("textures", seeds=range(1_000_000))
     next(stream)
     stream.close()
 
     def drawn_within_a_second() -> float:
-        before = server.metric("latentry_samples_total", "textures")
+        before = triton.metric("latentry_samples_total", "textures")
         time.sleep(1.0)
-        return server.metric("latentry_samples_total", "textures") - before
+        return triton.metric("latentry_samples_total", "textures") - before
 
     # The server's own canary may have drawn one meanwhile; the stream would have drawn hundreds.
     wait_until(lambda: drawn_within_a_second() <= 2)
 
 
 def test_a_reader_that_stops_costs_the_server_no_more_than_one_request(
-    client: Client, server: RunningServer
+    client: Client, triton: RunningServer
 ) -> None:
-    triton = psutil.Process(server.triton_pid())
+    process = psutil.Process(triton.triton_pid())
     client.generate("large", seeds=range(32))
-    before = triton.memory_info().rss
+    before = process.memory_info().rss
     stream = client.stream("large", seeds=range(5_000))  # 940 MiB in all
     next(stream)
     time.sleep(4.0)
-    held = triton.memory_info().rss - before
+    held = process.memory_info().rss - before
     stream.close()
     assert held < 200 * 2**20
     assert client.health()
 
 
 def test_the_process_of_streams_loads_neither_an_engine_nor_an_encoder(
-    client: Client, server: RunningServer
+    client: Client, triton: RunningServer
 ) -> None:
     assert len(list(client.stream("wide", seeds=range(4), format="jpeg", chunk_size=2))) == 2
 
     def loaded(model: str) -> set[str]:
-        pid = server.stub_pids_of(model)[0]
+        pid = triton.stub_pids_of(model)[0]
         files = {Path(part.path) for part in psutil.Process(pid).memory_maps()}
         return {part for path in files for part in path.parts} & {"onnxruntime", "PIL"}
 
@@ -328,13 +328,13 @@ def test_mixed_controls_share_batches(repository: Path) -> None:
 @pytest.mark.skipif(find_perf_analyzer() is None, reason="no perf_analyzer on this machine")
 @pytest.mark.parametrize("model", ["digits", "mapped"])
 def test_perf_analyzer_runs_on_what_the_entry_brings(
-    server: RunningServer, repository: Path, model: str
+    triton: RunningServer, repository: Path, model: str
 ) -> None:
     tool = find_perf_analyzer()
     assert tool is not None
     (entry,) = newest_entries(repository, (model,))
     report = tool.run(
-        *("-m", model, "-u", server.url, "-i", "grpc", "--concurrency-range", "4"),
+        *("-m", model, "-u", triton.url, "-i", "grpc", "--concurrency-range", "4"),
         *("--request-count", "200", "--input-data", str(entry.folder / "perf_input.json")),
     )
     assert "Throughput:" in report

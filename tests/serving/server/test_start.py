@@ -73,6 +73,29 @@ def test_a_proxy_of_the_environment_is_no_way_to_this_machine(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("-n 100", "only 100 files may be open; raise that (ulimit -n 1024)"),
+        ("-v 4000000", "no more than 4,096,000,000 bytes of addresses"),
+    ],
+)
+def test_limits_under_which_triton_names_no_cause_are_told_first(
+    tmp_path: Path, limit: str, words: str
+) -> None:
+    command = f'ulimit {limit}; exec "$0" serve --repository "$1"'
+    done = subprocess.run(
+        ["sh", "-c", command, str(LATENTRY), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "1000"},
+    )
+    assert done.returncode == 1
+    assert words in done.stderr.splitlines()[0]
+    assert "holds no entry" in done.stderr.splitlines()[1]
+
+
 @pytest.mark.parametrize("variable", ["XDG_RUNTIME_DIR", "TMPDIR"])
 def test_a_folder_that_starts_no_programs_is_named_at_once(
     small: Path, tmp_path: Path, variable: str

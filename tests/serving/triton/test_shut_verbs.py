@@ -56,8 +56,8 @@ def ask(server: RunningServer, verb: str, *headers: tuple[str, str]) -> bytes:
 
 
 @pytest.mark.parametrize("verb", SHUT)
-def test_the_very_header_opens_nothing(server: RunningServer, verb: str) -> None:
-    name, value = header_from_arguments(server)
+def test_the_very_header_opens_nothing(triton: RunningServer, verb: str) -> None:
+    name, value = header_from_arguments(triton)
     assert name != name.lower()
     for headers in (
         [],
@@ -67,12 +67,12 @@ def test_the_very_header_opens_nothing(server: RunningServer, verb: str) -> None
         [(name.lower(), value), (name, value)],
     ):
         with pytest.raises(LatentryError, match="restricted|reset the request|not allowed"):
-            ask(server, verb, *headers)
-    with Client(server.url) as client:
+            ask(triton, verb, *headers)
+    with Client(triton.url) as client:
         assert len(client.generate("wide", seeds=range(3))) == 3
 
 
-def test_shared_memory_is_closed_to_other_users(server: RunningServer) -> None:
-    regions = [Path("/dev/shm") / name for name in server.shared_memory()]
+def test_shared_memory_is_closed_to_other_users(triton: RunningServer) -> None:
+    regions = [Path("/dev/shm") / name for name in triton.shared_memory()]
     assert regions
     assert not [region for region in regions if region.stat().st_mode & 0o077]

@@ -30,7 +30,7 @@ COUNTS = {**{str(label): 12 for label in range(9)}, "9": 7}
 Answer = tuple[int, str, str]
 
 
-Run = Callable[..., Answer]
+Synthesize = Callable[..., Answer]
 
 
 def write(text: str, name: str = "job.toml") -> Path:

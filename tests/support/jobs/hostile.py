@@ -15,9 +15,9 @@ import pytest
 
 from latentry.cli.main import main
 from latentry.synthesis.records import ShardRecord, read_job, read_shard_record
+from latentry.synthesis.sinks.formats import FORMATS
 from latentry.synthesis.storage.local_folder import LocalFolder
 
-FORMATS = ("webdataset", "parquet", "npz")
 JOB = """
 model = "digits"
 [samples]

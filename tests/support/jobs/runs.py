@@ -226,6 +226,23 @@ def end(process: "subprocess.Popen[str]") -> None:
     process.communicate()
 
 
+def interrupt_and_go_on(job: JobRun, expected: dict[str, bytes]) -> None:
+    """Send a job Ctrl-C at its first shard: no process is left, and the same command finishes."""
+    process = job.start()
+    try:
+        wait_until(lambda: job.records())
+        children = children_of(process)
+        os.killpg(process.pid, signal.SIGINT)
+        _, message = process.communicate(timeout=120)
+        wait_until(lambda: not any(map(is_running, children)))
+    finally:
+        end(process)
+    assert process.returncode == 130
+    assert message == f"stopped: what is made stays in {job.out}; the same command goes on\n"
+    assert set(tree(job.out)) < set(expected)
+    assert job.finish() == expected
+
+
 def run_killed(job: JobRun, random: Random, within_s: float, kills: Kills) -> bool:
     """Start a job and kill it at a random moment; return whether it had ended before.
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -27,11 +28,16 @@ from jobs.samples import (
 
 from latentry.contract.spec import ImageOutput
 from latentry.synthesis.job import OutputPart
+from latentry.synthesis.sinks.formats import FORMATS, FormatName
 from latentry.synthesis.sinks.image_data import data_from_image, image_from_data
 from latentry.synthesis.sinks.sample import Sample, pixel_sha256
 from latentry.synthesis.sinks.shards import encoder_versions, shard_bytes, shard_stem
 
 pytest.importorskip("pyarrow", reason="Parquet needs the extra [synthesis]")
+
+
+def test_every_name_that_a_job_may_give_is_a_format() -> None:
+    assert set(get_args(FormatName)) == set(FORMATS)
 
 
 @any_output
