@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent import futures
 from contextlib import aclosing
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from arithmetic_server import ArithmeticServer
 from doubles import InfoOf
+from drivers import Driver, generate, stream
 from running_server import wait_until
 from tritonclient.grpc import service_pb2_grpc
 
@@ -33,49 +34,6 @@ from latentry.clients import (
 )
 
 NO_DEADLINE_S = 1e6
-
-# What is done with a client of either kind; what it returns may be awaited or read as a stream.
-Step = Callable[[Any], Any]
-
-
-class Driver:
-    """Runs the same checks on both clients."""
-
-    def __init__(self, asynchronous: bool) -> None:
-        self.asynchronous = asynchronous
-
-    def run(self, steps: Sequence[Step], *args: Any, **kwargs: Any) -> list[Any]:
-        if self.asynchronous:
-            return asyncio.run(self._run(steps, *args, **kwargs))
-        with Client(*args, **kwargs) as client:
-            return [step(client) for step in steps]
-
-    async def _run(self, steps: Sequence[Step], *args: Any, **kwargs: Any) -> list[Any]:
-        async with AsyncClient(*args, **kwargs) as client:
-            return [await self._finish(step(client)) for step in steps]
-
-    async def _finish(self, value: Any) -> Any:
-        if hasattr(value, "__aiter__"):
-            return [item async for item in value]
-        return await value if hasattr(value, "__await__") else value
-
-
-@pytest.fixture(params=[False, True], ids=["sync", "async"])
-def driver(request: pytest.FixtureRequest) -> Driver:
-    return Driver(request.param)
-
-
-def generate(**kwargs: Any) -> Step:
-    arguments = {"seeds": range(3), "class_label": 1, **kwargs}
-    return lambda client: client.generate("digits", **arguments)
-
-
-def stream(count: int, **kwargs: Any) -> Step:
-    def step(client: Any) -> Any:
-        chunks = client.stream("plain", seeds=range(count), **kwargs)
-        return chunks if hasattr(chunks, "__aiter__") else list(chunks)
-
-    return step
 
 
 def test_images_headers_and_no_deadline(
