@@ -12,6 +12,7 @@ from doubles import InfoOf
 from latentry.clients import (
     AsyncClient,
     AsyncTransport,
+    BadRequest,
     Client,
     GenerateResult,
     InvalidOutput,
@@ -23,6 +24,7 @@ from latentry.clients import (
     TimedOut,
     Transport,
 )
+from latentry.clients.retry import time_for_question
 from latentry.clients.streams import close_replies
 from latentry.clients.transports.threaded import answer_of
 from latentry.contract.wire import Arrays
@@ -192,6 +194,46 @@ def test_a_timeout_and_a_cancelled_task_abandon_the_answer(
             return len(await client.generate("plain", seeds=1))
 
     assert asyncio.run(run()) == 1
+
+
+def test_every_question_of_a_stream_keeps_timeout_s(
+    carrier: Transport | AsyncTransport, transport: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed: list[float] = []
+    answer = transport.model_info
+
+    def model_info(model: str) -> ModelInfo:
+        allowed.append(time_for_question(1e6))
+        return answer(model)
+
+    async def run() -> None:
+        async with AsyncClient(transport=carrier, timeout_s=60) as client:
+            assert [len(chunk) async for chunk in client.stream("plain", seeds=range(8))] == [8]
+
+    monkeypatch.setattr(transport, "model_info", model_info)
+    asyncio.run(run())
+    before = len(allowed)
+    assert list(map(len, Client(transport=transport, timeout_s=60).stream("plain", n=8))) == [8]
+    assert len(allowed) == 2 * before > 2  # before the stream, and at its beginning
+    assert max(allowed) <= 60
+
+
+def test_what_is_not_allowed_is_not_asked(
+    carrier: Transport | AsyncTransport, transport: FakeTransport
+) -> None:
+    with pytest.raises(BadRequest, match="go with a server, not with transport"):
+        AsyncClient("127.0.0.1:8001", transport=carrier)
+
+    async def run() -> None:
+        async with AsyncClient(transport=carrier) as client:
+            for name in ("../plain", "Plain", ""):
+                with pytest.raises(BadRequest, match=f"model name '{name}' is not allowed"):
+                    await client.generate(name, seeds=1)
+                with pytest.raises(BadRequest, match=f"model name '{name}' is not allowed"):
+                    await client.info(name)
+
+    transport.question_faults = [ServerGone("asked")]
+    asyncio.run(run())
 
 
 def test_closing_a_stream_early(

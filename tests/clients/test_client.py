@@ -97,6 +97,15 @@ def test_by_default_a_lost_server_is_an_error_after_three_attempts(
     assert len(transport.question_faults) == 6
 
 
+def test_a_part_that_fails_again_and_again_is_an_error_after_three_attempts(
+    client: Client, transport: FakeTransport
+) -> None:
+    transport.faults = [Busy("full")] * 9
+    with pytest.raises(Busy, match="full"):
+        client.generate("plain", seeds=1)
+    assert len(transport.requests) == 3
+
+
 def test_a_server_that_goes_right_after_its_last_answer_has_answered(
     client: Client, transport: FakeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,14 @@ def test_answers_that_are_not_what_was_asked(
         result_from_replies(samples, samples.info, [Reply("1", outputs)])
 
 
+def test_parts_of_different_shapes_make_no_result(info: InfoOf) -> None:
+    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=[1, 2]))
+    shapes = ((1, 6, 5, 3), (1, 6, 5, 1))
+    parts = [Reply("1", {"image": np.zeros(shape, np.uint8)}) for shape in shapes]
+    with pytest.raises(ServerFault, match="the answer of plain lacks image, or parts differ"):
+        result_from_replies(samples, samples.info, parts)
+
+
 def reply_of(version: str, count: int = 3) -> Reply:
     return Reply(version, {"image": np.zeros((count, 6, 5, 3), np.uint8)})
 

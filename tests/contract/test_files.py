@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import hashlib
 import os
@@ -7,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from running_server import open_files
 
 from latentry.contract.files import (
     is_plain_name,
@@ -237,6 +239,32 @@ def test_file_and_folder_are_synced_in_this_order(
     publish_folder(made, tmp_path / "folder")
     assert calls == ["file", "folder", "rename", "folder"]
     assert (tmp_path / "folder" / "part").read_bytes() == b"2"
+
+
+def test_what_killed_writers_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomic(tmp_path / "file", b"old")
+    (tmp_path / "other").write_bytes(b"")
+    monkeypatch.setattr(Path, "unlink", lambda *_: None)  # as a kill, it leaves what there is
+    monkeypatch.setattr(os, "replace", lambda *_: os.stat("/nowhere"))
+    with contextlib.suppress(OSError):
+        write_atomic(tmp_path / "file", b"new")
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 3
+    sweep_temporary(tmp_path)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "other"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_nothing_stays_open(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    write_atomic(tmp_path / "made" / "file", b"1")
+    publish_folder(tmp_path / "made", tmp_path / "folder")
+    read_regular(tmp_path / "folder" / "file", most=1)
+    with pytest.raises(OSError, match="no regular file"):
+        open_regular(tmp_path)
+    with pytest.raises(OSError, match="larger than"):
+        sha256_regular(tmp_path / "folder" / "file", most=0)
+    assert open_files(tmp_path) == []
 
 
 def test_a_new_file_replaces_nothing(tmp_path: Path) -> None:

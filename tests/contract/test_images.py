@@ -31,6 +31,15 @@ def test_lossless_formats_give_the_image_back(image: Uint8, image_format: Format
     np.testing.assert_array_equal(decoded, image)
 
 
+@pytest.mark.parametrize("image_format", [Format.PNG, Format.JPEG, Format.WEBP])
+def test_a_file_of_another_size_is_not_unpacked(image_format: Format) -> None:
+    data = encode_image(np.zeros((4, 6, 3), np.uint8), image_format)
+    assert decode_image(data, 3, (4, 6)).shape == (4, 6, 3)
+    for size in ((6, 4), (4, 7), (5, 6)):
+        with pytest.raises(ValueError, match="it is an image of 4 x 6, not"):
+            decode_image(data, 3, size)
+
+
 def test_png_carries_its_text() -> None:
     data = png_with_text(png_from_uint8(np.zeros((2, 2, 3), np.uint8)), {"latentry:seed": "7"})
     with Image.open(io.BytesIO(data)) as picture:

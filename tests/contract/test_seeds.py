@@ -76,6 +76,12 @@ def test_arrays_of_anything_else_are_refused() -> None:
             check_seeds(raw)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63 - 1])
+def test_one_bad_seed_in_an_array_is_named(seed: int) -> None:
+    with pytest.raises(BadRequest, match=f"seed {seed} is out of range"):
+        check_seeds(np.array([3, seed, 4], np.int64))
+
+
 def test_no_seeds_are_refused() -> None:
     with pytest.raises(BadRequest, match="no seeds were given; give at least one"):
         check_seeds([])

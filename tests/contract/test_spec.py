@@ -61,6 +61,7 @@ def test_a_spec_survives_json(inputs: tuple[int, list[str], tuple[int, int] | No
         ),
         ({"inputs": [Z], "image": {**IMAGE, "channels": 4}}, "channels: Input should be 1 or 3"),
         ({"inputs": [Z], "image": {**IMAGE, "height": 60000, "width": 60000}}, "is over 16777216"),
+        ({"inputs": [Z], "image": {**IMAGE, "height": 65537}}, "height: Input should be less than"),
     ],
 )
 def test_what_is_no_spec_is_refused(document: object, match: str) -> None:

@@ -1,11 +1,10 @@
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 
-import psutil
 import pytest
+from running_server import is_running, wait_until
 
 from latentry.contract.system import is_loopback, time_now
 
@@ -42,14 +41,6 @@ sys.stdin.read()
 """
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process runs; one that ended and that nobody reaps does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has death signals")
 def test_a_child_dies_with_its_parent() -> None:
     command = [sys.executable, "-c", PARENT]
@@ -58,7 +49,4 @@ def test_a_child_dies_with_its_parent() -> None:
         child = int(parent.stdout.readline())
         assert is_running(child)
         parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while is_running(child) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_running(child)
+    wait_until(lambda: not is_running(child))

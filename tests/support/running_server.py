@@ -1,13 +1,14 @@
 """A real ``latentry serve`` for tests."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,23 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> floa
         assert time.monotonic() - start < timeout_s, "it did not happen in time"
         time.sleep(0.01)
     return time.monotonic() - start
+
+
+def open_files(prefix: Path) -> list[str]:
+    """Return the paths that begin so and that this process has open."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            found.append(os.readlink(link))
+    return [path for path in found if path.startswith(str(prefix))]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that ended and that nobody has reaped yet does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @dataclass

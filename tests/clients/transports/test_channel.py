@@ -1,8 +1,10 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,33 @@ def test_tls_makes_credentials(tmp_path: Path) -> None:
     open_channel(grpc, address_from_arguments("h:1", tls=True)).close()
 
 
+def test_a_proxy_of_the_environment_is_asked_for_other_machines_only(
+    arithmetic_server: ArithmeticServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy, ThreadPoolExecutor(1) as pool:
+
+        def listen() -> None:
+            with suppress(OSError):
+                while True:
+                    with proxy.accept()[0] as connection:
+                        heard.append(connection.recv(4096))
+
+        listening = pool.submit(listen)
+        for name in ("no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with Client(arithmetic_server.url) as client:
+            assert client.models() == ["digits", "mapped", "plain"]
+        assert not heard
+        with Client("render-3.invalid:8001") as client, pytest.raises(ServerGone):
+            client.models()
+        proxy.shutdown(socket.SHUT_RDWR)
+        listening.result()
+    assert heard[0].startswith(b"CONNECT render-3.invalid:8001 ")
+
+
 def test_a_new_channel_is_not_connected() -> None:
     with open_channel(grpc, address_from_arguments("127.0.0.1:1")) as channel:
         assert not is_connected(channel)
@@ -170,7 +199,7 @@ def test_a_server_that_is_frozen_is_noticed_without_any_deadline(quiet_s: str) -
 def test_an_answer_may_be_larger_than_grpcs_own_limit(
     arithmetic_server: ArithmeticServer, info: InfoOf
 ) -> None:
-    arithmetic_server.double.transport.infos["plain"] = info("plain", max_batch_size=60_000)
+    server.double.transport.infos["plain"] = info("plain", max_batch_size=60_000)
     with Client(arithmetic_server.url) as client:
         assert client.generate("plain", seeds=range(60_000)).images.nbytes > 4 * 2**20
-    assert arithmetic_server.double.calls.count("infer") == 1
+    assert server.double.calls.count("infer") == 1

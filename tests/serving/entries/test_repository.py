@@ -133,6 +133,22 @@ def test_tuning_the_serving_part_changes_no_digest() -> None:
     assert manifest.digest == hashlib.sha256(canonical).hexdigest()
 
 
+def test_a_digest_does_not_depend_on_the_order_of_things() -> None:
+    inputs = [
+        {"role": "z", "shape": [4]},
+        {"role": "w", "shape": [2, 3], "w_avg": [0.0, 0.1, 0.2]},
+        {"role": "truncation_psi"},
+    ]
+    spec = GeneratorSpec.model_validate({**SPEC.model_dump(), "inputs": inputs})
+    networks = {f"{name}.onnx": file_record(name.encode()) for name in ("mapping", "synthesis")}
+    manifest, _ = make()
+    digests = {
+        manifest.model_copy(update={"model": ModelPart(spec=spec, artefacts=artefacts)}).digest
+        for artefacts in (networks, dict(reversed(networks.items())))
+    }
+    assert len(digests) == 1
+
+
 def test_other_tensors_need_another_name(repository: Path, entry: Entry) -> None:
     other = GeneratorSpec.model_validate(
         {**SPEC.model_dump(), "inputs": [{"role": "z", "shape": [5]}]}
@@ -300,6 +316,13 @@ def test_removing_a_version_brings_the_one_before_back(repository: Path, entry: 
         remove_entry(repository, "model")
 
 
+@pytest.mark.parametrize("name", ["*", "mode?", "../model_repository/model", "model/"])
+def test_a_pattern_removes_nothing(repository: Path, entry: Entry, name: str) -> None:
+    with pytest.raises(BadRequest, match="is not allowed"):
+        remove_entry(repository, name)
+    assert newest_entries(repository) == [entry]
+
+
 def test_what_two_remove_goes_once(repository: Path, entry: Entry) -> None:
     def remove(_: int) -> int:
         try:
@@ -398,6 +421,22 @@ def test_tuning_changes_the_serving_part_and_nothing_else(repository: Path, entr
     assert "count: 3" in config
     assert "max_batch_size: 8" in config
     assert list(repository.parent.iterdir()) == [repository]
+
+
+def test_a_tuner_that_is_killed_leaves_no_litter_in_the_entry(
+    repository: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, seen = os.replace, []
+
+    def see(*names: Path) -> None:
+        seen.append({path.name for path in entry.folder.iterdir()})
+        replace(*names)
+
+    before = {path.name for path in entry.folder.iterdir()}
+    monkeypatch.setattr(os, "replace", see)
+    tune_entry(repository, "model", {"instances": 3}, model_digest=entry.manifest.digest)
+    assert len(seen) == 2  # the manifest and the configuration
+    assert all(names == before for names in seen)
 
 
 def test_tuning_refuses_another_digest_and_what_is_not_allowed(

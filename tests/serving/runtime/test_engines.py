@@ -2,12 +2,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from latentry.contract.seeds import LatentDrawer
+from latentry.contract.wire import Arrays
 from latentry.serving.entries.engine_class import engine_class
 from latentry.serving.entries.repository import newest_entries
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
@@ -30,6 +34,21 @@ def test_threads_change_no_bit(network: Path, threads: int, rows: int) -> None:
     assert list(cut) == OUTPUTS
     for name in OUTPUTS:
         np.testing.assert_array_equal(cut[name], whole[name])
+
+
+def test_rows_are_shared_out_among_the_threads(
+    network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(3)
+
+    class Session(onnxruntime.InferenceSession):  # type: ignore[misc]  # untyped
+        def run(self, names: list[str], feed: Arrays) -> Any:
+            together.wait(30)
+            return super().run(names, feed)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    z = LatentDrawer(64).draw(range(7))
+    assert len(OnnxRuntimeEngine(network, threads=3).run({"z": z}, ["image"])["image"]) == 7
 
 
 def test_the_engine_class_names_what_the_bits_depend_on() -> None:

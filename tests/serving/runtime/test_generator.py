@@ -83,6 +83,15 @@ def test_nan_fails_its_own_request_and_is_counted() -> None:
     assert (generator.tally.samples, generator.tally.invalid_outputs) == (2, 1)
 
 
+def test_a_warm_up_counts_for_nothing() -> None:
+    generator = make()
+    generator.warm_up()
+    assert (generator.tally.samples, set(generator.tally.seconds.values())) == (0, {0.0})
+    generator.answer([ask(1, 2)])
+    assert generator.tally.samples == 2
+    assert generator.tally.seconds["engine"] > 0
+
+
 def test_nan_for_a_latent_names_the_row() -> None:
     z = LatentDrawer(4).draw([5, Arithmetic.nan_seed])
     (answer,) = make().answer([{"z": z, "class_label": np.zeros((2, 1), np.int64)}])

@@ -1,4 +1,4 @@
-"""The transport that draws in this process: which version it takes."""
+"""The transport that draws in this process: which version it takes, and how it draws."""
 
 import pickle
 import shutil
@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from latentry.clients import BadRequest, Client, NotFound
+from latentry.contract.errors import EntryError
 from latentry.serving.entries.repository import list_entries
+from latentry.serving.runtime import local
+from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.local import LocalTransport
 
 
@@ -66,6 +69,48 @@ def test_a_digest_of_another_model_is_not_taken(versions: tuple[Path, dict[int, 
         LocalTransport(folder, ("breaking",), model_digest=digests[1])
     with pytest.raises(NotFound, match="nosuch"):
         LocalTransport(folder, ("nosuch",), model_digest=digests[1])
+
+
+def test_a_copy_draws_the_same_version_with_as_many_threads(
+    versions: tuple[Path, dict[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, digests = versions
+    seen: list[int] = []
+
+    class Seen(OnnxRuntimeEngine):
+        def __init__(self, model: Path | bytes, *, threads: int = 0) -> None:
+            seen.append(threads)
+            super().__init__(model, threads=threads)
+
+    monkeypatch.setattr(local, "OnnxRuntimeEngine", Seen)
+    made = LocalTransport(folder, ("model",), threads=3, model_digest=digests[1])
+    for transport in (made, pickle.loads(pickle.dumps(made))):
+        with Client(transport=transport) as client:
+            assert client.models() == ["model"]
+            assert client.info("model").model_digest == digests[1]
+            client.generate("model", seeds=1)
+    assert seen == [3, 3]
+
+
+def test_a_damaged_entry_is_not_drawn_from(versions: tuple[Path, dict[int, str]]) -> None:
+    folder, _ = versions
+    (folder / "model" / "2" / "perf_input.json").write_text("{}")
+    with pytest.raises(EntryError, match=r"perf_input\.json was changed"):
+        LocalTransport(folder, ("model",))
+
+
+def test_files_of_a_stream_have_no_axis_of_rows(versions: tuple[Path, dict[int, str]]) -> None:
+    folder, _ = versions
+    transport = LocalTransport(folder, ("breaking",), threads=1)
+    request = {
+        "model": np.array([b"breaking"], np.object_),
+        "seed": np.arange(3),
+        "format": np.array([b"png"], np.object_),
+    }
+    (reply,) = transport.stream(iter([request]))
+    assert reply.outputs["encoded"].shape == (3,)
+    assert reply.outputs["encoded"][0].startswith(b"\x89PNG")
+    transport.close()
 
 
 def test_streams_files_and_what_is_not_there(repository: Path) -> None:

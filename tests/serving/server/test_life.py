@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
-from running_server import LATENTRY, RunningServer, run_server, wait_until
+from running_server import LATENTRY, RunningServer, is_running, run_server, wait_until
 
 from latentry.clients import Client, LatentryError, ServerGone
 from latentry.serving.entries.goldens import GOLDEN_FILE, golden_bytes, read_goldens
@@ -69,14 +68,6 @@ def refuse_to_serve(*options: str) -> str:
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; one that ended and that nobody has reaped yet does not."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_one_flipped_bit_is_refused_before_triton_starts(small: Path, homes: Path) -> None:
@@ -224,7 +215,7 @@ def test_a_killed_triton_is_one_clear_error_and_comes_back(running: RunningServe
         assert max(seconds for seconds, _ in errors) < 5
         patient_thread.join()
         np.testing.assert_array_equal(images[0], reference)
-    assert not any(map(is_alive, old_stubs))
+    assert not any(map(is_running, old_stubs))
     assert old_shm
     again = old_shm & running.shared_memory()
     assert not [name for name in again if not name.endswith("_signs")]
@@ -256,7 +247,7 @@ def test_a_model_that_was_removed_is_served_until_the_end(small: Path, homes: Pa
         remove_entry(small, "wide")
         killed = server.triton_pid()
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: not is_alive(killed))
+        wait_until(lambda: not is_running(killed))
         after = client.generate("wide", seeds=[1, 2]).images
         assert server.triton_pid() != killed
     np.testing.assert_array_equal(after, before)
@@ -268,7 +259,7 @@ def test_a_killed_supervisor_leaves_nothing_for_long(small: Path, homes: Path) -
         children = [server.triton_pid(), *server.stub_pids()]
         assert server.shared_memory()
         server.process.kill()
-        wait_until(lambda: not any(map(is_alive, children)), timeout_s=20)
+        wait_until(lambda: not any(map(is_running, children)), timeout_s=20)
     (left,) = set(homes.glob("*")) - before
     with run_server(small):  # the next start sweeps what was left
         assert not left.exists()
@@ -285,7 +276,7 @@ def test_a_signal_ends_it_cleanly(
         assert server.shared_memory()
         server.process.send_signal(number)
         assert server.process.wait(timeout=60) == code
-    assert not any(map(is_alive, children))
+    assert not any(map(is_running, children))
     assert not server.shared_memory()
     assert set(homes.glob("*")) == before
 

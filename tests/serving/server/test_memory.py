@@ -71,6 +71,7 @@ def test_the_limit_is_settled_by_the_first_life() -> None:
     most = limit.most
     limit.settle(9 * GIB)  # flooded before it was ready
     assert limit.most == most
+    MemoryLimit(GIB).settle(GIB)  # as much as is allowed
     with pytest.raises(ServeError, match="takes 2048 MiB when it is ready, more than"):
         MemoryLimit(GIB).settle(2 * GIB)
 

@@ -1,4 +1,4 @@
-"""What a start waits for, with processes that beat and draw nothing."""
+"""What a life waits for and notices, with processes that beat and draw nothing."""
 
 import json
 import os
@@ -6,20 +6,26 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import psutil
 import pytest
 
+from latentry.contract.errors import ServeError
+from latentry.contract.wire import STREAM_MODEL
+from latentry.serving.entries.goldens import GoldenVerdict
 from latentry.serving.entries.repository import Entry, newest_entries
 from latentry.serving.entries.tuning import with_serving
 from latentry.serving.server import life
+from latentry.serving.server.canary import NoGolden, Pending, QueueFull
 from latentry.serving.server.folder import ServerFolder
-from latentry.serving.server.life import Limits, ServerLife
+from latentry.serving.server.life import Full, Limits, ServerLife
 from latentry.serving.server.memory import MemoryLimit
-from latentry.serving.server.vitals import Died
+from latentry.serving.server.vitals import Died, WatchClock
 from latentry.serving.triton.heartbeats import HEARTBEATS, Beat
 from latentry.serving.triton.tritonserver import Endpoint
 
@@ -59,8 +65,11 @@ def server_with(children: int) -> Iterator["subprocess.Popen[bytes]"]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def say_ready(signs: Path, pid: int) -> None:
-    beat = Beat("m", f"m_{pid}", pid, 1, 0.0, True, 1, 1, 0.0, 0.1, 0, 0.0, False)
+def say_ready(
+    signs: Path, pid: int, model: str = "m", *, number: int = 1, under_way: int = 0
+) -> None:
+    name = f"{model}_{pid}"
+    beat = Beat(model, name, pid, number, 0.0, True, 1, 1, 0.0, 0.1, under_way, 0.0, False)
     text = json.dumps({**asdict(beat), "end": beat.number})
     (signs / HEARTBEATS / f"{pid}.json").write_text(text)
 
@@ -116,3 +125,155 @@ def test_a_process_that_died_as_it_got_ready_is_missed(
     signs = tmp_path / "signs"
     with server_with(2) as process, pytest.raises(Died, match="a model process is missing"):
         wait_for(process, entry, signs, monkeypatch, lambda number: say_ready(signs, number))
+
+
+class Asked(RightCanary):
+    """Goldens that are answered as the test says."""
+
+    answers: tuple[Exception | None, ...] = ()
+    passes = True
+
+    def __init__(self, *_: object) -> None:
+        self._next = iter(self.answers)
+
+    def count_requests(self, _: str) -> int:
+        return 0
+
+    def ask(self, *_: object) -> Pending:
+        pending = Pending()
+        pending.answer = self._answer  # type: ignore[method-assign]
+        return pending
+
+    def _answer(self, timeout_s: float = 0.0) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        if error := next(self._next, None):
+            raise error
+        return np.zeros((1, 1, 1, 1), np.uint8)
+
+    def compare(self, *_: object) -> GoldenVerdict:
+        return GoldenVerdict(self.passes, self.passes, 0, 0, 0.0)
+
+
+class Watched:
+    """A life that is ready; its clock, and its processes' beats, go on by ticks alone."""
+
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        entry: Entry,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.now_s, self.ticks, self.stops, self.used = 0.0, 0, 0, 1_000
+        self.stop_s = 30.0
+        self.told_to_end_s: list[float] = []
+        self.beating = {1: "m", 2: "m", 3: "m"}
+        self.signs = folder / "signs"
+        (self.signs / HEARTBEATS).mkdir(parents=True)
+        clock = SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.now_s)
+        monkeypatch.setattr(life, "time", clock)
+        monkeypatch.setattr(life, "WatchClock", lambda: WatchClock(lambda: self.now_s))
+        monkeypatch.setattr(life, "ReadinessProbe", RightProbe)
+        monkeypatch.setattr(life, "Canary", Asked)
+        monkeypatch.setattr(life, "used_bytes", lambda _: self.used)
+        monkeypatch.setattr(process, "terminate", lambda: self.told_to_end_s.append(self.now_s))
+        place = ServerFolder(folder, "none", self.signs)
+        self.life = ServerLife(
+            *(process, Endpoint("127.0.0.1", 1, 2), place, [entry], self),
+            Limits(drain_s=12.0),
+            MemoryLimit(2_000),
+        )
+        self.life.wait_until_ready()
+
+    def _sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.ticks += 1
+        self.stops |= self.now_s > self.stop_s
+        for pid, model in self.beating.items():
+            say_ready(self.signs, pid, model, number=self.ticks, under_way=int(model != "m"))
+
+
+@pytest.fixture
+def process() -> Iterator["subprocess.Popen[bytes]"]:
+    with server_with(3) as started:
+        yield started
+
+
+@pytest.fixture
+def watched(
+    process: "subprocess.Popen[bytes]",
+    entry: Entry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Watched:
+    return Watched(process, entry, tmp_path, monkeypatch)
+
+
+def test_a_sound_server_is_watched_until_told_to_stop(watched: Watched) -> None:
+    watched.life.watch()
+    assert watched.now_s > watched.stop_s
+
+
+def test_one_model_process_that_dies_is_noticed(
+    watched: Watched, process: "subprocess.Popen[bytes]"
+) -> None:
+    psutil.Process(process.pid).children()[1].kill()
+    with pytest.raises(Died, match="a model process died"):
+        watched.life.watch()
+
+
+def test_a_server_that_has_grown_is_full(watched: Watched) -> None:
+    watched.used = 2 * 2**20
+    with pytest.raises(Full, match="the server takes 2 MiB, more than 0 MiB"):
+        watched.life.watch()
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes", "kind", "words"),
+    [
+        (NoGolden("the canary got an error: unhealthy"), True, Died, "got an error: unhealthy"),
+        (None, False, ServeError, "wide no longer draws its golden 1: golden 0 differs most"),
+    ],
+)
+def test_a_golden_that_is_not_drawn_right_is_noticed(
+    watched: Watched,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Exception | None,
+    passes: bool,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    # Busy is alive.
+    monkeypatch.setattr(watched.life._canary, "_next", iter([QueueFull("full"), answer]))
+    monkeypatch.setattr(Asked, "passes", passes)
+    with pytest.raises(kind, match=words):
+        watched.life.watch()
+
+
+def drained_s(watched: Watched, model: str = STREAM_MODEL, *, full: bool = False) -> float:
+    """Return how long a request to ``model`` was waited for that does not end."""
+    watched.beating[9] = model
+    watched.stop_s = 6.0
+    with suppress(Full):
+        watched.life.watch()
+    begun_s = watched.now_s
+    watched.life.drain(full=full)
+    (told_s,) = watched.told_to_end_s
+    return told_s - begun_s
+
+
+def test_streams_have_the_time_that_was_given(watched: Watched) -> None:
+    assert drained_s(watched) == pytest.approx(12, abs=0.2)
+
+
+def test_what_is_no_stream_is_waited_for_by_triton_itself(watched: Watched) -> None:
+    assert drained_s(watched, "another") < 1
+
+
+def test_a_full_server_is_drained_for_a_shorter_time(watched: Watched) -> None:
+    watched.used = 2_500
+    assert drained_s(watched, full=True) == pytest.approx(10, abs=0.2)
+
+
+def test_a_full_server_that_grows_on_is_not_waited_for(watched: Watched) -> None:
+    watched.used = 3_500
+    assert drained_s(watched, full=True) < 9

@@ -1,13 +1,24 @@
-"""What another user of the machine puts into shared memory, where everybody may write."""
+"""What others have on the machine: in shared memory and in /tmp, where everybody may write."""
 
 import os
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
+from running_server import open_files
 
-from latentry.serving.server.folder import ServerFolder, create_server_folder
+from latentry.serving.server.folder import (
+    ServerFolder,
+    create_server_folder,
+    remove_stub_folders,
+)
+from latentry.serving.triton.heartbeats import DRAIN_MARK
+from latentry.serving.triton.tritonserver import SERVER_ID
 
 SHM = Path("/dev/shm")
 
@@ -35,6 +46,13 @@ def test_a_link_there_changes_nothing_of_the_users(folder: ServerFolder, tmp_pat
     assert region.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_is_looked_at_again_and_again_does_not_stay_open(folder: ServerFolder) -> None:
+    (SHM / f"{folder.shm_prefix}region").touch()
+    os.mkfifo(SHM / f"{folder.shm_prefix}pipe")
+    folder.close_shared_memory()
+    assert open_files(SHM / folder.shm_prefix) == []
+
+
 def test_a_pipe_there_is_not_waited_for(folder: ServerFolder) -> None:
     os.mkfifo(SHM / f"{folder.shm_prefix}pipe")
     folder.close_shared_memory()
@@ -51,6 +69,9 @@ def test_a_name_that_was_seen_cannot_be_taken(folder: ServerFolder) -> None:
     assert folder.signs != first
     assert folder.signs.stat().st_mode & 0o777 == 0o700
     assert folder.mark_draining()
+    assert (folder.signs / DRAIN_MARK).exists()
+    folder.kill_leftovers()
+    assert not folder.mark_draining()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -64,3 +85,62 @@ def test_what_is_somebody_elses_is_left_and_does_no_harm(folder: ServerFolder) -
     assert theirs.exists()
     assert not ours.exists()
     assert not folder.path.exists()
+
+
+def test_a_process_may_end_before_it_is_killed(
+    folder: ServerFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {**os.environ, SERVER_ID: folder.server_id}
+    started = [subprocess.Popen(["sleep", "1000"], env=environment) for _ in range(2)]
+
+    class Quick(psutil.Process):
+        def kill(self) -> None:
+            started[0].kill()
+            started[0].wait()
+            super().kill()
+
+    found = [Quick(started[0].pid), psutil.Process(started[1].pid)]
+    monkeypatch.setattr(psutil, "process_iter", lambda: iter(found))
+    folder.kill_leftovers()
+    assert not any(psutil.pid_exists(process.pid) for process in started)
+    for process in started:
+        process.wait()
+
+
+LONG_AGO_S = 1_000_000_000.0  # when no other server was started here
+
+
+@pytest.mark.parametrize(
+    ("made_after_s", "theirs_after_s", "stays"),
+    [
+        (-5.0, None, True),  # of whoever ran before
+        (-0.5, None, False),  # by a file system's coarser clock
+        (30.0, None, False),
+        (65.0, None, True),
+        (30.0, 10.0, True),
+        (30.0, 30.5, True),
+        (30.0, 35.0, False),
+        (30.0, -35.0, False),
+    ],
+)
+def test_an_empty_folder_stays_where_another_server_may_have_made_it(
+    monkeypatch: pytest.MonkeyPatch,
+    made_after_s: float,
+    theirs_after_s: float | None,
+    stays: bool,
+) -> None:
+    servers = [
+        SimpleNamespace(info={"name": "tritonserver", "create_time": LONG_AGO_S + theirs_after_s})
+        for theirs_after_s in [theirs_after_s]
+        if theirs_after_s is not None
+    ]
+    monkeypatch.setattr(psutil, "process_iter", lambda _: iter(servers))
+    made = Path(tempfile.mkdtemp(prefix="python_env_", dir="/tmp"))
+    name = made.with_name(made.name[: len("python_env_") + 6])
+    made.rename(name)
+    try:
+        os.utime(name, (LONG_AGO_S + made_after_s,) * 2)
+        remove_stub_folders(LONG_AGO_S)
+        assert name.exists() == stays
+    finally:
+        name.rmdir() if name.exists() else None

@@ -1,5 +1,6 @@
 """What counts as dead, by a clock that the test turns."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -25,10 +26,10 @@ RUNNING = replace(BEAT, begun=1)
 class Patient:
     """A process that beats every half second, for a supervisor that looks as often."""
 
-    def __init__(self, beat: Beat = BEAT) -> None:
+    def __init__(self, beat: Beat = BEAT, processes: int = 1) -> None:
         self.now_s = 100.0
         self.beat = beat
-        self.vitals = Vitals(WatchClock(lambda: self.now_s))
+        self.vitals = Vitals(WatchClock(lambda: self.now_s), processes)
         self.vitals.look([beat])
 
     def live(self, seconds: float, *, beats: bool = True, cpu: float = 1.0) -> None:
@@ -95,6 +96,19 @@ def test_loading_may_take_longer_and_be_silent() -> None:
     patient = Patient(replace(BEAT, ready=False, begun=1))
     patient.live(LONGEST_LOADING_S - 1, beats=False)
     with pytest.raises(Died, match="was not ready after 600 s"):
+        patient.live(2, beats=False)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "most_s"), [(4, 8, 1_200), (4, 2, 600), (None, 2, 1_200)]
+)
+def test_loading_takes_longer_where_processes_share_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, processes: int, most_s: float
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    patient = Patient(replace(BEAT, ready=False), processes)
+    patient.live(most_s - 1, beats=False)
+    with pytest.raises(Died, match=f"was not ready after {most_s} s"):
         patient.live(2, beats=False)
 
 
