@@ -199,7 +199,7 @@ def test_a_server_that_is_frozen_is_noticed_without_any_deadline(quiet_s: str) -
 def test_an_answer_may_be_larger_than_grpcs_own_limit(
     arithmetic_server: ArithmeticServer, info: InfoOf
 ) -> None:
-    server.double.transport.infos["plain"] = info("plain", max_batch_size=60_000)
+    arithmetic_server.double.transport.infos["plain"] = info("plain", max_batch_size=60_000)
     with Client(arithmetic_server.url) as client:
         assert client.generate("plain", seeds=range(60_000)).images.nbytes > 4 * 2**20
-    assert server.double.calls.count("infer") == 1
+    assert arithmetic_server.double.calls.count("infer") == 1
