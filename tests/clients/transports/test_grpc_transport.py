@@ -1,11 +1,10 @@
 import asyncio
-import re
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent import futures
 from contextlib import aclosing
 from typing import Any
@@ -16,6 +15,7 @@ import psutil
 import pytest
 from arithmetic_server import ArithmeticServer
 from doubles import InfoOf
+from drivers import Driver, Step, generate, stream
 from running_server import wait_until
 from tritonclient.grpc import service_pb2_grpc
 
@@ -33,52 +33,8 @@ from latentry.clients import (
     TimedOut,
 )
 from latentry.clients.transports import grpc_transport
-from latentry.clients.transports.grpc_transport import AsyncGrpcTransport, GrpcTransport
 
 NO_DEADLINE_S = 1e6
-
-# What is done with a client of either kind; what it returns may be awaited or read as a stream.
-Step = Callable[[Any], Any]
-
-
-class Driver:
-    """Runs the same checks on both clients."""
-
-    def __init__(self, asynchronous: bool) -> None:
-        self.asynchronous = asynchronous
-
-    def run(self, steps: Sequence[Step], *args: Any, **kwargs: Any) -> list[Any]:
-        if self.asynchronous:
-            return asyncio.run(self._run(steps, *args, **kwargs))
-        with Client(*args, **kwargs) as client:
-            return [step(client) for step in steps]
-
-    async def _run(self, steps: Sequence[Step], *args: Any, **kwargs: Any) -> list[Any]:
-        async with AsyncClient(*args, **kwargs) as client:
-            return [await self._finish(step(client)) for step in steps]
-
-    async def _finish(self, value: Any) -> Any:
-        if hasattr(value, "__aiter__"):
-            return [item async for item in value]
-        return await value if hasattr(value, "__await__") else value
-
-
-@pytest.fixture(params=[False, True], ids=["sync", "async"])
-def driver(request: pytest.FixtureRequest) -> Driver:
-    return Driver(request.param)
-
-
-def generate(**kwargs: Any) -> Step:
-    arguments = {"seeds": range(3), "class_label": 1, **kwargs}
-    return lambda client: client.generate("digits", **arguments)
-
-
-def stream(count: int, **kwargs: Any) -> Step:
-    def step(client: Any) -> Any:
-        chunks = client.stream("plain", seeds=range(count), **kwargs)
-        return chunks if hasattr(chunks, "__aiter__") else list(chunks)
-
-    return step
 
 
 def test_images_headers_and_no_deadline(
@@ -144,30 +100,6 @@ def test_models_info_and_health(arithmetic_server: ArithmeticServer, driver: Dri
     assert names == ["digits", "mapped", "plain"]
     assert info.spec.classes == ("zero", "one", "two")
     assert health.reason == "serving digits, mapped, plain"
-
-
-def test_a_server_that_nobody_reaches_is_not_ready() -> None:
-    transport = GrpcTransport("127.0.0.1:1")
-    assert transport.ready() is False
-    transport.close()
-    assert asyncio.run(AsyncGrpcTransport("127.0.0.1:1").ready()) is False
-
-
-def test_a_server_that_starts_is_not_ready(
-    arithmetic_server: ArithmeticServer, driver: Driver
-) -> None:
-    arithmetic_server.double.transport.is_ready = False
-    (health,) = driver.run([lambda c: c.health()], arithmetic_server.url)
-    assert (health.ready, health.reason) == (
-        False,
-        "the server answers, but not every model is ready",
-    )
-
-
-def test_health_of_nobody(driver: Driver) -> None:
-    (health,) = driver.run([lambda c: c.health()], "127.0.0.1:1")
-    assert not health
-    assert "no answer from 127.0.0.1:1" in health.reason
 
 
 def test_unknown_models_and_strangers(arithmetic_server: ArithmeticServer, driver: Driver) -> None:
@@ -482,18 +414,6 @@ def test_every_question_keeps_timeout_s(
         driver.run(steps, arithmetic_server.url, timeout_s=0.2)
 
 
-def test_the_health_of_a_server_that_hangs(
-    arithmetic_server: ArithmeticServer, driver: Driver
-) -> None:
-    def hang(client: Any) -> None:
-        arithmetic_server.double.hold_questions.clear()
-
-    steps = [lambda c: c.models(), hang, lambda c: c.health()]
-    health = driver.run(steps, arithmetic_server.url, timeout_s=0.2)[-1]
-    assert not health
-    assert "took the question and did not answer" in health.reason
-
-
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_a_listener_that_is_silent(driver: Driver, question: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -535,38 +455,3 @@ def test_a_client_that_is_not_closed_does_not_keep_the_interpreter(
         [sys.executable, "-W", "error", "-c", code], timeout=120, capture_output=True, check=False
     )
     assert (run.returncode, run.stderr) == (0, b"")
-
-
-@pytest.mark.parametrize(
-    ("text", "ready", "reason"),
-    [
-        ("[UNAVAILABLE] the server is shutting down", False, "is shutting down or starting"),
-        ("Request for unknown model: 'generate_stream' is not found", True, "serving digits"),
-        ("[request id: 1] Exceeds maximum queue size", True, "serving digits"),
-        ("", True, "serving digits"),  # an answer, to a request for nothing
-        ("Stub process 'generate_stream_0_0' is not healthy.", False, "is not healthy"),
-    ],
-)
-def test_health_is_what_the_stream_model_says(
-    arithmetic_server: ArithmeticServer, driver: Driver, text: str, ready: bool, reason: str
-) -> None:
-    arithmetic_server.double.stream_error = text
-    (health,) = driver.run([lambda c: c.health()], arithmetic_server.url)
-    assert (health.ready, reason in health.reason) == (ready, True)
-
-
-def test_health_keeps_what_a_question_ended_with(
-    arithmetic_server: ArithmeticServer, driver: Driver
-) -> None:
-    (health,) = driver.run([lambda c: c.health()], arithmetic_server.url, tls=True)
-    assert isinstance(health.error, ServerFault)
-    assert str(health.error) == health.reason
-
-
-def test_the_health_of_a_stream_model_that_hangs(
-    arithmetic_server: ArithmeticServer, driver: Driver
-) -> None:
-    arithmetic_server.double.hold_streams.clear()
-    (health,) = driver.run([lambda c: c.health()], arithmetic_server.url, timeout_s=0.5)
-    assert not health
-    assert re.search(r"within 0\.[0-5] s", health.reason)  # what the questions before have left

@@ -58,7 +58,7 @@ class JobRun:
             text=True,
             timeout=timeout_s,
             check=False,
-            env=environment(),
+            env=environment(traced=bool(prefix)),
         )
 
     def start(self, *options: str, prefix: Sequence[str] = ()) -> "subprocess.Popen[str]":
@@ -69,7 +69,7 @@ class JobRun:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env=environment(),
+            env=environment(traced=bool(prefix)),
         )
 
     def finish(self, *options: str) -> dict[str, bytes]:
@@ -148,12 +148,16 @@ class Kills:
         self.differing |= {name for name, data in expected.items() if found.get(name) != data}
 
 
-def environment() -> dict[str, str]:
+def environment(*, traced: bool = False) -> dict[str, str]:
     """Return this process's, with room for a message on one line and without byte code to write.
 
-    The latter would shift the system calls that are to fail.
+    The latter would shift the system calls that are to fail; so would what measures coverage, which
+    is left out where they are ``traced``.
     """
-    return {**os.environ, "COLUMNS": "1000", "PYTHONDONTWRITEBYTECODE": "1"}
+    variables = {**os.environ, "COLUMNS": "1000", "PYTHONDONTWRITEBYTECODE": "1"}
+    if traced:
+        variables.pop("COVERAGE_PROCESS_CONFIG", None)
+    return variables
 
 
 def write_job(folder: Path, text: str = DIGITS, name: str = "job.toml") -> Path:

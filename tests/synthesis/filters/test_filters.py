@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jobs.judging import HOOKS, OPTIONS, Digits, Write, candidates_of, load, part_of
 
-from latentry.contract.errors import BadRequest
+from latentry.contract.errors import BadRequest, NotFound
 from latentry.synthesis.filters.filters import file_hashes
 
 
@@ -64,3 +64,12 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, write: Write) -> None
 def test_where_a_file_lies_is_not_part_of_a_job(write: Write) -> None:
     options = OPTIONS.validate_python({"kind": "classifier", "file": write("plain")})
     assert '"file":"plain.onnx"' in options.model_dump_json()
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gone.onnx"
+    path.touch()
+    gone = OPTIONS.validate_python({"kind": "classifier", "file": path})
+    path.unlink()
+    with pytest.raises(NotFound, match=r"gone\.onnx cannot be read: No such file or directory"):
+        file_hashes([gone])

@@ -142,6 +142,15 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
         load("classifier", file=tmp_path / "gone.onnx")
 
 
+def test_a_network_that_went_meanwhile_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gone.onnx"
+    path.touch()
+    options = NetworkOptions.model_validate({"file": path})
+    path.unlink()
+    with pytest.raises(BadRequest, match=r"gone\.onnx cannot be read: No such file or directory"):
+        load_network(options)
+
+
 def test_a_network_with_external_data_is_refused(tmp_path: Path) -> None:
     import onnx
 

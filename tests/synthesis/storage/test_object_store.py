@@ -13,6 +13,26 @@ def test_two_stores_of_one_address_see_each_other(memory: ObjectStore) -> None:
     with memory.locked(), storage_from_url("memory://jobs/digits").locked():
         assert storage_from_url("memory://jobs/digits").sizes() == {"shard.json": 1}
     assert memory.owner() == ""
+    assert memory.holds("shard.json")
+    assert not memory.holds("shard")
+
+
+@pytest.mark.parametrize(
+    ("info", "md5"),
+    [
+        ({"ETag": '"8d777f385d3dfec8815d20f7496026dc"'}, "8d777f385d3dfec8815d20f7496026dc"),
+        ({"ETag": '"8d777f385d3dfec8815d20f7496026dc-2"'}, ""),  # of several parts
+        ({"md5Hash": "jXd/OF09/siBXSD3SWAm3A=="}, "8d777f385d3dfec8815d20f7496026dc"),
+        ({"md5Hash": "no base64"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_md5_is_what_a_store_tells(
+    memory: ObjectStore, monkeypatch: pytest.MonkeyPatch, info: dict[str, str], md5: str
+) -> None:
+    memory.write("a", b"data")
+    monkeypatch.setattr(type(memory._files), "info", lambda *_: {"size": 4, **info})
+    assert memory.told("a") == (4, md5)
 
 
 def test_an_upload_is_tried_again_and_then_told(
