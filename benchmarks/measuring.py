@@ -12,12 +12,15 @@ from pathlib import Path
 
 import torch
 
-from latentry.contract.spec import GeneratorSpec, ImageOutput, ZInput
+from latentry.contract.kinds.latent import LatentInput
+from latentry.contract.kinds.picture import PictureOutput
+from latentry.contract.spec import GeneratorSpec
 from latentry.export.publish import Source, export_generator
 from latentry.serving.entries.repository import Entry
 from latentry.training.architectures import build
 
 LATENTRY = Path(sys.executable).parent / "latentry"
+Z = LatentInput(name="z", shape=(64,))
 
 
 @dataclass
@@ -47,9 +50,8 @@ class Row:
 def publish_network(repository: Path, name: str, width: int) -> Entry:
     """Publish a DCGAN for RGB 64 x 64 with random weights; width 64 is 105 M multiply-adds."""
     torch.manual_seed(0)
-    spec = GeneratorSpec(
-        inputs=(ZInput(shape=(64,)),), image=ImageOutput(height=64, width=64, channels=3)
-    )
+    image = PictureOutput(name="image", height=64, width=64, channels=3)
+    spec = GeneratorSpec(inputs=(Z,), outputs=(image,))
     module = build("dcgan", {"z_dim": 64, "width": width, "channels": 3}).eval()
     return export_generator(Source(name, spec, module, "dcgan", "0" * 64), repository)[0]
 

@@ -24,7 +24,7 @@ from pathlib import Path
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, as Latentry's own engine does
 
 import onnxruntime
-from measuring import LATENTRY, Row, publish_network, served
+from measuring import LATENTRY, Row, Z, publish_network, served
 
 from latentry.clients import Client
 from latentry.contract.seeds import LatentDrawer
@@ -43,7 +43,7 @@ class InProcess:
 
     def __init__(self, model: Path) -> None:
         self._session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-        self._drawer = LatentDrawer(64)
+        self._drawer = LatentDrawer(Z)
         self.best_batch = max(_BATCHES, key=lambda batch: self.throughput(batch, 1.0))
 
     def draw(self, batch: int) -> None:

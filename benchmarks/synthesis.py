@@ -20,7 +20,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from measuring import Row, publish_network, served
+from measuring import Row, Z, publish_network, served
 
 from latentry.clients.server import Server
 from latentry.contract.seeds import LatentDrawer
@@ -42,7 +42,7 @@ class EngineAlone:
 
     def __init__(self, model: Path) -> None:
         self._engine = OnnxRuntimeEngine(model)
-        self._drawer = LatentDrawer(64)
+        self._drawer = LatentDrawer(Z)
         self.best_batch = max(_BATCHES, key=lambda batch: self.rate(batch, 1.0))
 
     def rate(self, batch: int, seconds: float = _ENGINE_S) -> float:
@@ -55,7 +55,7 @@ class EngineAlone:
         return count / elapsed
 
     def _draw(self, batch: int) -> None:
-        self._engine.run({"z": self._drawer.draw(range(batch))}, ["image", "peak"])
+        self._engine.run({"z": self._drawer.draw(range(batch))}, ["image", "watch"])
 
 
 class Timed:

@@ -33,8 +33,14 @@ def export(
         str | None, typer.Option(help="Model name; the checkpoint's or module's own if left out.")
     ] = None,
     max_batch: Annotated[
-        int, typer.Option(min=1, max=1024, help="Largest batch that will be served.")
-    ] = 32,
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="Largest batch that will be served; if left out 32, or what 32 MiB of inputs and "
+            "outputs allow.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a generator to ONNX, prove it against PyTorch and publish it.
@@ -76,7 +82,7 @@ def _publish(
     weights: Path | None,
     spec: Path | None,
     name: str | None,
-    max_batch: int,
+    max_batch: int | None,
     console: Console,
 ) -> "tuple[Entry, bool]":
     from latentry.export.publish import (

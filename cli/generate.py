@@ -13,15 +13,16 @@ from latentry.cli.common.samples import (
     ClassOption,
     CountOption,
     FormatOption,
+    ImageOption,
     Model,
     PsiOption,
     RetryOption,
+    SampleOptions,
     SeedsOption,
-    class_labels,
+    SetOption,
     count_samples,
     file_format_from_text,
     json_from_info,
-    samples_from_options,
 )
 from latentry.cli.common.server_options import open_client, talks_to_server
 from latentry.cli.common.usage import WrongUsage, check_folder, naming_options
@@ -37,18 +38,21 @@ def generate(
     model: Model,
     seeds: SeedsOption = None,
     n: CountOption = None,
+    settings: SetOption = None,
     class_label: ClassOption = None,
     psi: PsiOption = None,
+    image: ImageOption = None,
     format: FormatOption = "png",
-    out: Annotated[Path | None, typer.Option(help="Folder for one file an image.")] = None,
-    grid: Annotated[Path | None, typer.Option(help="PNG file for all images in one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for one file a sample.")] = None,
+    grid: Annotated[Path | None, typer.Option(help="PNG file for all pictures in one.")] = None,
     server: Server = DEFAULT_SERVER,
     retry_for_s: RetryOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw images: as one picture, MODEL.png in this folder unless told otherwise, or as files.
+    """Draw samples: as one picture, MODEL.png in this folder unless told otherwise, or as files.
 
-    Without --seeds and --n the seeds are 0-15.
+    Without --seeds and --n the seeds are 0-15, where the model takes any. A model without pictures
+    writes into the folder MODEL unless told otherwise.
 
     For example:
 
@@ -57,27 +61,24 @@ def generate(
         latentry generate digits --seeds 0-99 --class 0-9 --grid hundred.png
 
         latentry generate faces --n 4 --psi 0.7 --out faces/ --format webp
+
+        latentry generate sketches --image photo.jpg --set strength=0.2,0.8
     """
     file_format = file_format_from_text(format)
-    if grid is None and out is None:
-        grid = Path(f"{model}.png")
     if grid is not None and grid.suffix.lower() != ".png":
         raise WrongUsage(f"--grid {grid} is no PNG file; give a name that ends in .png")
     check_folder("--out", out)
     check_folder("--grid", grid.parent if grid else None)
-    if seeds is None and n is None:
-        seeds = _DEFAULT_SEEDS
-    samples = samples_from_options(seeds, n)
+    options = SampleOptions(seeds, n, settings or (), class_label, psi, image or ())
     with open_client(server, retry_for_s=retry_for_s) as client, naming_options():
-        labels = class_labels(client, model, class_label, samples)
-        with waiting(f"drawing {count_samples(samples):,} images of {model}", quiet=as_json):
-            result = client.generate(
-                model,
-                **samples,
-                class_label=labels,
-                truncation_psi=psi,
-                format=file_format if out else "raw",
-            )
+        spec = client.info(model).spec
+        arguments = options.arguments(spec, default_seeds=_DEFAULT_SEEDS)
+        if grid is None and out is None:
+            grid, out = (Path(f"{model}.png"), None) if spec.picture else (None, Path(model))
+        with waiting(
+            f"drawing {count_samples(spec, arguments):,} samples of {model}", quiet=as_json
+        ):
+            result = client.generate(model, **arguments, format=file_format if out else "raw")
     files = result.save(out) if out else []
     if grid:
         _write_grid(result, grid)
@@ -97,8 +98,10 @@ def _write_grid(result: GenerateResult, path: Path) -> None:
 
 
 def _summary(result: GenerateResult) -> str:
-    shown = ", ".join(map(str, np.asarray(result.seeds)[:16])) + ", ..." * (len(result) > 16)
-    return f"{len(result)} images of {result.model} version {result.version}, seeds {shown}"
+    if result.seeds is None:
+        return str(result)
+    shown = ", ".join(map(str, result.seeds[:16].tolist())) + ", ..." * (len(result) > 16)
+    return f"{len(result)} samples of {result.model} version {result.version}, seeds {shown}"
 
 
 def _json_from_result(
@@ -107,7 +110,10 @@ def _json_from_result(
     return {
         **json_from_info(result.info),
         "seeds": None if result.seeds is None else result.seeds.tolist(),
-        "controls": {name: _numbers(values) for name, values in result.controls.items()},
+        "inputs": {
+            name: _numbers(values) if values.ndim == 1 else _texts(result, name)
+            for name, values in result.inputs.items()
+        },
         "files": [str(path) for path in files],
         "grid": str(grid) if grid else None,
     }
@@ -116,3 +122,8 @@ def _json_from_result(
 def _numbers(values: NDArray[Any]) -> list[Any]:
     # A float32 is written as short as it reads: 0.7, not 0.699999988079071.
     return [float(str(v)) if isinstance(v, np.floating) else v.item() for v in values]
+
+
+def _texts(result: GenerateResult, name: str) -> list[str]:
+    item = result.info.spec.find(name)
+    return [item.text(row) for row in result.inputs[name]] if item else []

@@ -150,9 +150,15 @@ def _description(entry: "Entry") -> Text:
     size = sum(record.size for record in manifest.files().values())
     worst = max(parity.differences.values())
     lines = {
-        "image": " x ".join(map(str, spec.image.row_shape)),
-        "seed": "an integer from 0 to 4294967295",
-        **{str(item.role): item.allowed for item in spec.inputs},
+        **{
+            item.name: f"{item.kind} out, {' x '.join(map(str, item.raw.row_shape))}"
+            for item in spec.outputs
+        },
+        **({"seed": "an integer from 0 to 4294967295"} if spec.takes_seed else {}),
+        **{
+            f"{item.name} in" if spec.find_output(item.name) else item.name: item.allowed
+            for item in spec.inputs
+        },
         "digest": manifest.digest,
         "parity": f"{worst:.1e}, allowed {parity.tolerance:.0e}",
         "size": f"{size / 2**20:.1f} MiB, exported {manifest.record.created}",

@@ -41,7 +41,7 @@ from latentry.profiling.extras import (
     measure_formats,
     measure_streams,
 )
-from latentry.profiling.inputs import valid_inputs
+from latentry.profiling.inputs import sample_bytes, valid_inputs
 from latentry.profiling.knee import find_knee
 from latentry.profiling.load.target import TritonTarget
 from latentry.profiling.perf_analyzer.measurement import ProfiledModel
@@ -215,7 +215,7 @@ def _measure(
     from latentry.profiling.perf_analyzer.program import require_perf_analyzer
 
     tool = require_perf_analyzer()
-    profiled = ProfiledModel(tool, url, info.name, input_file, info.spec.image.row_bytes)
+    profiled = ProfiledModel(tool, url, info.name, input_file, sample_bytes(info.spec))
     steps = len(plan.concurrencies) + len(plan.rates or plan.shares) + len(plan.batches)
     fields: dict[str, Any] = {}
     notes: list[str] = []

@@ -44,6 +44,9 @@ def serve(
     models: Annotated[
         str, typer.Option(help="Names, such as digits,textures; all if left out.")
     ] = "",
+    streams: Annotated[
+        str, typer.Option(help="Models that are streamed, too: all, none, or names such as a,b.")
+    ] = "all",
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")
@@ -113,6 +116,7 @@ def serve(
     options = ServeOptions(
         repository=repository,
         models=tuple(name for name in models.split(",") if name),
+        streams=_streams(streams),
         address=address,
         port=port,
         metrics_port=metrics_port,
@@ -147,7 +151,7 @@ def serve(
         console.print(f"[green]ready[/] on {endpoint.url}: {names}")
         console.print(f"metrics: http://127.0.0.1:{endpoint.metrics_port}/metrics")
         first = entries[0]
-        label = " --class 0" if first.manifest.model.spec.classes else ""
+        label = " --class 0" if first.manifest.model.spec.class_input else ""
         url = "" if endpoint.url == "127.0.0.1:8001" else f" --url {endpoint.url}"
         console.print(
             f"try: latentry generate {first.name} --seeds 0-15{label} --grid {first.name}.png{url}"
@@ -155,6 +159,12 @@ def serve(
         console.print("Ctrl-C stops it")
 
     run(options, say_ready)
+
+
+def _streams(text: str) -> tuple[str, ...] | None:
+    if text == "all":
+        return None
+    return () if text == "none" else tuple(name for name in text.split(",") if name)
 
 
 def _log_to(console: Console) -> None:

@@ -12,15 +12,16 @@ from latentry.cli.common.samples import (
     ClassOption,
     CountOption,
     FormatOption,
+    ImageOption,
     Model,
     PsiOption,
     RetryOption,
+    SampleOptions,
     SeedsOption,
-    class_labels,
+    SetOption,
     count_samples,
     file_format_from_text,
     json_from_info,
-    samples_from_options,
 )
 from latentry.cli.common.server_options import open_client, talks_to_server
 from latentry.cli.common.usage import check_folder, naming_options
@@ -31,20 +32,22 @@ from latentry.contract.wire import MAX_STREAMED_SAMPLES
 @talks_to_server
 def stream(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder for one file an image.")],
+    out: Annotated[Path, typer.Option(help="Folder for one file a sample.")],
     seeds: SeedsOption = None,
     n: CountOption = None,
+    settings: SetOption = None,
     class_label: ClassOption = None,
     psi: PsiOption = None,
+    image: ImageOption = None,
     format: FormatOption = "png",
     chunk_size: Annotated[
-        int | None, typer.Option(min=1, max=MAX_STREAMED_SAMPLES, help="Images in a chunk.")
+        int | None, typer.Option(min=1, max=MAX_STREAMED_SAMPLES, help="Samples in a chunk.")
     ] = None,
     server: Server = DEFAULT_SERVER,
     retry_for_s: RetryOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw many images and write each as it comes; a broken stream goes on by itself.
+    """Draw many samples and write each as it comes; a broken stream goes on by itself.
 
     Ctrl-C stops it; what has come stays.
 
@@ -56,15 +59,15 @@ def stream(
     """
     file_format = file_format_from_text(format)
     check_folder("--out", out)
-    samples = samples_from_options(seeds, n)
-    total = count_samples(samples)
+    options = SampleOptions(seeds, n, settings or (), class_label, psi, image or ())
     delivered = 0
     with open_client(server, retry_for_s=retry_for_s) as client, naming_options():
+        spec = client.info(model).spec
+        arguments = options.arguments(spec)
+        total = count_samples(spec, arguments)
         chunks = client.stream(
             model,
-            **samples,
-            class_label=class_labels(client, model, class_label, samples),
-            truncation_psi=psi,
+            **arguments,
             format=file_format,
             chunk_size=chunk_size,
             resume=True,
@@ -76,10 +79,10 @@ def stream(
                     delivered += len(chunk)
                     advance(len(chunk))
         except KeyboardInterrupt:
-            typer.echo(f"stopped: {delivered} of {total} images are in {out}", err=True)
+            typer.echo(f"stopped: {delivered} of {total} samples are in {out}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         info = client.info(model)
     if as_json:
         echo_json({**json_from_info(info), "delivered": delivered, "out": str(out)})
     else:
-        typer.echo(f"{delivered} images of {model} in {out}")
+        typer.echo(f"{delivered} samples of {model} in {out}")

@@ -306,8 +306,7 @@ class _Told:
 @contextmanager
 def _progress(job: Job, *, quiet: bool) -> Iterator[_Told]:
     """Show a run as a bar."""
-    count = job.samples.seed_range()[1]
-    with progress_bar(job.model, count, quiet=quiet) as advance:
+    with progress_bar(job.model, None, quiet=quiet) as advance:
         yield _Told(advance, quiet)
 
 
@@ -321,7 +320,7 @@ def _show_estimate(job: Job, origin: Origin, workers: int, *, as_json: bool) -> 
         elapsed_s = time.perf_counter() - started
     if not samples:
         raise BadRequest(f"none of the first {_TRIED} samples is finite")
-    data = shard_bytes(samples, job.output, record.spec.image, record.model_digest)
+    data = shard_bytes(samples, job.output, record.spec, record.model_digest)
     size = len(data) * plan.samples // len(samples)
     # A server is kept busy by one client alone; processes here each have their own core.
     together = 1 if origin.repository is None else min(workers, len(os.sched_getaffinity(0)))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Self, SupportsIndex, TypeVar
+from typing import Any, Self, SupportsIndex, TypeVar
 
 from latentry.clients.base import ClientBase, check_transport_is_alone
 from latentry.clients.client import PARTS_IN_FLIGHT
@@ -26,9 +26,6 @@ from latentry.clients.retry import (
 from latentry.clients.samples import (
     MAX_RESULT_BYTES,
     CallerArguments,
-    ClassLabels,
-    Latents,
-    Numbers,
     Seeds,
     check_chunk_size,
     samples_from_arguments,
@@ -105,15 +102,12 @@ class AsyncClient(ClientBase):
         *,
         seeds: Seeds | None = None,
         n: SupportsIndex | None = None,
-        class_label: ClassLabels | None = None,
-        truncation_psi: Numbers | None = None,
-        z: Latents | None = None,
-        w: Latents | None = None,
         format: str = "raw",
         timeout_s: float | None | Unset = UNSET,
+        **inputs: Any,
     ) -> GenerateResult:
         """Draw images; see :meth:`Client.generate`."""
-        arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
+        arguments = CallerArguments(seeds, n, inputs, format)
         deadline = self._deadline(timeout_s)
         try:
             async with asyncio.timeout(deadline.left_s()):
@@ -127,19 +121,16 @@ class AsyncClient(ClientBase):
         *,
         seeds: Seeds | None = None,
         n: SupportsIndex | None = None,
-        class_label: ClassLabels | None = None,
-        truncation_psi: Numbers | None = None,
-        z: Latents | None = None,
-        w: Latents | None = None,
         format: str = "raw",
         chunk_size: SupportsIndex | None = None,
         resume: bool = False,
+        **inputs: Any,
     ) -> AsyncGenerator[StreamChunk, None]:
         """Draw images and give them in chunks as they come; see :meth:`Client.stream`.
 
         To leave early, close it: ``async with contextlib.aclosing(client.stream(...)) as chunks``.
         """
-        arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
+        arguments = CallerArguments(seeds, n, inputs, format)
         size = check_chunk_size(chunk_size)
         info = await self._info(model, self._deadline(UNSET))
         cursor = StreamCursor(samples_from_arguments(info, arguments), size)
@@ -149,7 +140,7 @@ class AsyncClient(ClientBase):
             try:
                 with self._deadline(UNSET).kept():
                     cursor.check_model(await self._transport.model_info(model))
-                replies = self._transport.stream(cursor.requests())
+                replies = self._transport.stream(model, cursor.requests())
                 async for reply in replies:
                     yield cursor.take(reply)
                     retries = Retries(self._policy, Deadline(None))

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from itertools import islice
 from os import PathLike
 from types import TracebackType
-from typing import Self, SupportsIndex, TypeVar
+from typing import Any, Self, SupportsIndex, TypeVar
 
 from latentry.clients.base import ClientBase, check_transport_is_alone
 from latentry.clients.results import (
@@ -28,9 +28,6 @@ from latentry.clients.retry import (
 from latentry.clients.samples import (
     MAX_RESULT_BYTES,
     CallerArguments,
-    ClassLabels,
-    Latents,
-    Numbers,
     Seeds,
     check_chunk_size,
     samples_from_arguments,
@@ -120,26 +117,24 @@ class Client(ClientBase):
         *,
         seeds: Seeds | None = None,
         n: SupportsIndex | None = None,
-        class_label: ClassLabels | None = None,
-        truncation_psi: Numbers | None = None,
-        z: Latents | None = None,
-        w: Latents | None = None,
         format: str = "raw",
         timeout_s: float | None | Unset = UNSET,
+        **inputs: Any,
     ) -> GenerateResult:
-        """Draw images, one for each seed, in their order. Give exactly one of seeds, n, z, w.
+        """Draw samples, one for each seed, or for each row of the inputs, in their order.
 
         Args:
             model: Name of the model.
-            seeds: One integer or several, 0 .. 2^32-1.
-            n: Number of images with seeds of the system's randomness (they are in the result).
-            class_label: Integer, one for all or one for each; required by conditional models.
-            truncation_psi: Number, one for all or one for each; 1 is off.
-            z: Input latents, float32 [N, z_dim].
-            w: Intermediate latents, float32 [N, num_ws, w_dim].
-            format: ``raw`` (uint8), ``float`` (also the network's float32), ``png``, ``jpeg`` or
-                ``webp``.
+            seeds: One integer or several, 0 .. 2^32-1: where a latent is drawn from them. Give
+                either seeds or n, unless every such latent is given.
+            n: Number of samples with seeds of the system's randomness (they are in the result).
+            format: How pictures come: ``raw`` (uint8), ``float`` (also the network's float32),
+                ``png``, ``jpeg`` or ``webp``.
             timeout_s: As in :meth:`__init__`, for this call.
+            inputs: Any input that the model declares, by its name (``info(model).spec``): one
+                value for all samples, or one for each. Classes are integers or names; latents
+                (``z``, ``w``) float32 [N, *shape]; pictures uint8 arrays [H, W, C], PIL images,
+                ``pathlib.Path`` or the bytes of files. Those left out have their defaults.
 
         Raises:
             BadRequest: What was asked is not allowed; the message says what is.
@@ -151,7 +146,7 @@ class Client(ClientBase):
             InvalidOutput: The generator produced NaN or infinity.
             ServerFault: The server answered with another fault.
         """
-        arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
+        arguments = CallerArguments(seeds, n, inputs, format)
         deadline = self._deadline(timeout_s)
         info = self._info(model, deadline)
         samples = samples_from_arguments(info, arguments, max_bytes=MAX_RESULT_BYTES)
@@ -164,13 +159,10 @@ class Client(ClientBase):
         *,
         seeds: Seeds | None = None,
         n: SupportsIndex | None = None,
-        class_label: ClassLabels | None = None,
-        truncation_psi: Numbers | None = None,
-        z: Latents | None = None,
-        w: Latents | None = None,
         format: str = "raw",
         chunk_size: SupportsIndex | None = None,
         resume: bool = False,
+        **inputs: Any,
     ) -> Generator[StreamChunk, None, None]:
         """Draw images and give them in chunks as they come; arguments as in :meth:`generate`.
 
@@ -182,13 +174,10 @@ class Client(ClientBase):
             model: Name of the model.
             seeds: See :meth:`generate`.
             n: See :meth:`generate`.
-            class_label: See :meth:`generate`.
-            truncation_psi: See :meth:`generate`.
-            z: See :meth:`generate`.
-            w: See :meth:`generate`.
             format: See :meth:`generate`.
-            chunk_size: Images in a chunk; None for a small first chunk and large ones after it.
+            chunk_size: Samples in a chunk; None for a small first chunk and large ones after it.
             resume: Go on by itself when the stream breaks, within ``retry_for_s`` each time.
+            inputs: See :meth:`generate`.
 
         Raises:
             ServerGone: The stream broke after its first images, whatever the cause: ``resume_at``
@@ -196,7 +185,7 @@ class Client(ClientBase):
             InvalidOutput: The generator produced NaN or infinity, at any place of the stream.
                 Before the first images others, too, as for :meth:`generate`.
         """
-        arguments = CallerArguments(seeds, n, class_label, truncation_psi, z, w, format)
+        arguments = CallerArguments(seeds, n, inputs, format)
         size = check_chunk_size(chunk_size)
         info = self._info(model, self._deadline(UNSET))
         samples = samples_from_arguments(info, arguments)
@@ -281,7 +270,7 @@ class Client(ClientBase):
             try:
                 with self._deadline(UNSET).kept():
                     cursor.check_model(self._transport.model_info(cursor.model))
-                replies = self._transport.stream(cursor.requests())
+                replies = self._transport.stream(cursor.model, cursor.requests())
                 for reply in replies:
                     yield cursor.take(reply)
                     retries = Retries(self._policy, Deadline(None))

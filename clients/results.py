@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from latentry.clients.samples import CheckedSamples
-from latentry.contract.errors import LatentryError, ServerFault
+from latentry.contract.errors import BadRequest, LatentryError, ServerFault
 from latentry.contract.files import write_atomic
 from latentry.contract.images import (
     Uint8,
     decode_image,
-    encode_image,
     grid_from_images,
+    is_png,
     pil_from_uint8,
     png_with_text,
 )
-from latentry.contract.spec import Role
+from latentry.contract.kinds.formats import Format, format_from_text
+from latentry.contract.kinds.kind import OutputKind, TensorType, shown_shape
+from latentry.contract.spec import GeneratorSpec
 from latentry.contract.transport import ModelInfo, Reply
-from latentry.contract.wire import Format, format_from_text
+from latentry.contract.values.npy import npy_bytes
 
 
 @dataclass(frozen=True)
@@ -58,34 +60,64 @@ def health_from_names(ready: bool, names: Sequence[str]) -> Health:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class GenerateResult:
-    """Images and their identity; the arrays are the caller's own.
+    """Samples and their identity; the arrays are the caller's own.
 
-    ``len(result)`` is the number of images, iteration gives each as uint8 [H, W, C].
+    ``result["mask"]`` is an output by its name, ``result.images`` the main picture. ``len(result)``
+    is the number of samples; iteration gives each main picture as uint8 [H, W, C].
 
     Attributes:
         info: The model that drew them.
-        seeds: int64 [N]; None where ``z`` or ``w`` was given.
-        controls: Every control that was in effect, by role, each [N].
-        samples: float32 [N, C, H, W], the network's own output; with format ``float`` only.
-        encoded: The N files as they came; with formats ``png``, ``jpeg`` and ``webp`` only.
+        seeds: int64 [N]; None where nothing was drawn from seeds.
+        inputs: Every input that was in effect, by name, [N], or [N, ...] of larger rows; not the
+            latents that the seeds draw.
         format: What was asked for.
+        tensors: What came, by name: ``X``, with format ``float`` also ``X.sample``, and with
+            formats of files ``X.encoded`` for pictures, N bytes objects.
     """
 
     info: ModelInfo
     seeds: NDArray[np.int64] | None
-    controls: Mapping[str, NDArray[Any]]
+    inputs: Mapping[str, NDArray[Any]]
     format: Format
-    encoded: list[bytes] | None = None
-    samples: NDArray[np.float32] | None = None
-    raw: Uint8 | None = field(default=None)
+    tensors: Mapping[str, NDArray[Any]]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return the output ``name`` of every sample, [N, ...].
+
+        Raises:
+            BadRequest: The model has no such output.
+        """
+        if name in self.tensors:
+            return self.tensors[name]
+        if f"{name}.encoded" in self.tensors:
+            return self._decoded[name]
+        outputs = ", ".join(item.name for item in self.info.spec.outputs)
+        raise BadRequest(f"{self.model} gives no {name}; it gives {outputs}")
 
     @cached_property
+    def _decoded(self) -> "_Decoded":
+        return _Decoded(self.info.spec, self.tensors)
+
+    @property
     def images(self) -> Uint8:
-        """uint8 [N, H, W, C]; encoded images are decoded when this is first read."""
-        if self.raw is not None:
-            return self.raw
-        channels = self.info.spec.image.channels
-        return np.stack([decode_image(data, channels) for data in self.encoded or ()])
+        """The main picture, uint8 [N, H, W, C]; encoded ones are decoded when this is first read.
+
+        Raises:
+            BadRequest: The model gives no picture.
+        """
+        images: Uint8 = self[self.info.spec.image.name]
+        return images
+
+    @property
+    def samples(self) -> NDArray[np.float32] | None:
+        """The network's own main picture, float32 [N, C, H, W]; with format ``float`` only."""
+        return self.tensors.get(f"{self.info.spec.image.name}.sample")
+
+    @property
+    def encoded(self) -> list[bytes] | None:
+        """The N files of the main picture as they came; with formats of files only."""
+        files = self.tensors.get(f"{self.info.spec.image.name}.encoded")
+        return None if files is None else files.tolist()
 
     @property
     def model(self) -> str:
@@ -108,14 +140,17 @@ class GenerateResult:
         return self.info.engine_class
 
     def __len__(self) -> int:
-        return len(self.raw) if self.raw is not None else len(self.encoded or ())
+        return len(next(iter(self.tensors.values())))
 
     def __iter__(self) -> Iterator[Uint8]:
         return iter(self.images)
 
     def __repr__(self) -> str:
-        size = " x ".join(str(length) for length in self.info.spec.image.row_shape)
-        what = f"{len(self)} images of {size} from {self.model} version {self.version}"
+        shapes = (
+            f"{item.name} {' x '.join(map(str, item.raw.row_shape))}"
+            for item in self.info.spec.outputs
+        )
+        what = f"{len(self)} samples ({', '.join(shapes)}) from {self.model} version {self.version}"
         return f"<{type(self).__name__}: {what}>"
 
     def to_pil(self) -> list[Image.Image]:
@@ -127,13 +162,15 @@ class GenerateResult:
         return pil_from_uint8(grid_from_images(self.images, columns))
 
     def save(self, folder: str | Path, *, format: str | None = None) -> list[Path]:
-        """Write one file an image into ``folder``, which is made where it does not exist.
+        """Write one file a picture into ``folder``, which is made where it does not exist.
 
-        Files are named by what makes the image: ``seed0000000042.png``, with a class
-        ``seed0000000042-class7.png``, with a truncation other than 1 ``...-psi0.7.png``; images of
-        latents by their index, ``sample0000000.png``. Where one result holds the same sample
-        again, ``-2``, ``-3`` and so on is added. A file of that name that is there already is
-        replaced. PNG files carry all of it as text chunks ``latentry:seed``,
+        Files are named by what makes the sample: ``seed0000000042.png``, with a class
+        ``seed0000000042-class7.png``, with a truncation other than 1 ``...-psi0.7.png``; samples
+        without seeds by their index, ``sample0000000.png``. Outputs beside the main picture have
+        their name in it: ``seed0000000042.mask.png``, or ``seed0000000042.embedding.npy`` for what
+        is no picture; label maps are always PNG. Where one result holds the same sample again,
+        ``-2``, ``-3`` and so on is added. A file of that name that is there already is replaced.
+        PNG files carry all of it as text chunks ``latentry:seed``,
         ``latentry:model_digest`` and so on.
 
         Args:
@@ -141,19 +178,32 @@ class GenerateResult:
             format: ``png``, ``jpeg`` or ``webp``; None means as they came, and PNG for tensors.
 
         Returns:
-            The files' paths, in the order of the images.
+            The files' paths, output by output, in the order of the samples.
 
         Raises:
             BadRequest: ``format`` is no file format.
         """
         chosen = format_from_text(format) if format else self._own_file_format
-        names = [f"{stem}.{chosen.value}" for stem in self._stems()]
-        files = [self._file(index, chosen) for index in range(len(self))]
+        stems = self._stems()
+        files: dict[str, bytes] = {}
+        for item in self.info.spec.outputs:
+            files |= self._files_of(item, stems, chosen)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        paths = [Path(folder) / name for name in names]
-        for path, data in zip(paths, files, strict=True):
-            write_atomic(path, data, sync=False)
-        return paths
+        for name, data in files.items():
+            write_atomic(Path(folder) / name, data, sync=False)
+        return [Path(folder) / name for name in files]
+
+    def _files_of(self, item: OutputKind, stems: Sequence[str], chosen: Format) -> dict[str, bytes]:
+        """Return the files of one output, by name."""
+        middle = "" if item is self.info.spec.picture else f".{item.name}"
+        if not any(name.endswith(".encoded") for name in item.tensors(Format.PNG)):
+            rows = zip(stems, self[item.name], strict=True)
+            return {f"{stem}{middle}.npy": npy_bytes(row) for stem, row in rows}
+        suffix = item.file_format(chosen).value
+        return {
+            f"{stem}{middle}.{suffix}": self._file(item, index, chosen)
+            for index, stem in enumerate(stems)
+        }
 
     @property
     def _own_file_format(self) -> Format:
@@ -176,30 +226,56 @@ class GenerateResult:
         if self.seeds is None:
             return f"sample{self._first_index + index:07d}"
         stem = f"seed{self.seeds[index]:010d}"
-        if Role.CLASS_LABEL in self.controls:
-            stem += f"-class{self.controls[Role.CLASS_LABEL][index]}"
-        if Role.TRUNCATION_PSI in self.controls:
-            psi = self.controls[Role.TRUNCATION_PSI][index]
-            stem += "" if psi == 1 else f"-psi{psi!s}"
+        for item in self.info.spec.inputs:
+            if item.name in self.inputs and (part := item.stem(self._row(item.name, index))):
+                stem += f"-{part}"
         return stem
 
-    def _file(self, index: int, image_format: Format) -> bytes:
-        if image_format is not self.format or self.encoded is None:
-            data = encode_image(self.images[index], image_format)
+    def _row(self, name: str, index: int) -> NDArray[Any]:
+        row: NDArray[Any] = np.atleast_1d(self.inputs[name][index])
+        return row
+
+    def _file(self, item: OutputKind, index: int, image_format: Format) -> bytes:
+        came = self.tensors.get(f"{item.name}.encoded")
+        is_same = item.file_format(image_format) is item.file_format(self.format)
+        if is_same and came is not None:
+            data: bytes = came[index]
         else:
-            data = self.encoded[index]
-        return png_with_text(data, self._text(index)) if image_format is Format.PNG else data
+            data = item.encode(self[item.name][index], image_format)
+        return png_with_text(data, self._text(index)) if is_png(data) else data
 
     def _text(self, index: int) -> dict[str, str]:
         seed = {} if self.seeds is None else {"seed": str(self.seeds[index])}
-        controls = {name: str(values[index]) for name, values in self.controls.items()}
+        inputs = {
+            item.name: item.text(self._row(item.name, index))
+            for item in self.info.spec.inputs
+            if item.name in self.inputs
+        }
         model = {
             "model": self.model,
             "version": self.version,
             "model_digest": self.model_digest,
             "engine_class": self.engine_class,
         }
-        return {f"latentry:{key}": text for key, text in {**seed, **controls, **model}.items()}
+        return {f"latentry:{key}": text for key, text in {**seed, **inputs, **model}.items()}
+
+
+class _Decoded(dict[str, NDArray[Any]]):
+    """Outputs that came as files, each decoded when it is first asked for."""
+
+    def __init__(self, spec: GeneratorSpec, tensors: Mapping[str, NDArray[Any]]) -> None:
+        super().__init__()
+        self._spec, self._tensors = spec, tensors
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        item = self._spec.find_output(name)
+        shape = item.raw.row_shape if item else ()
+        channels = shape[2] if len(shape) == 3 else 1
+        files = self._tensors[f"{name}.encoded"]
+        decoded: NDArray[Any] = np.stack([decode_image(data, channels) for data in files])
+        decoded = decoded if len(shape) == 3 else decoded[..., 0]
+        self[name] = decoded
+        return decoded
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -245,9 +321,9 @@ def chunk_from_reply(samples: CheckedSamples, index: int, reply: Reply) -> Strea
     """Return the chunk of ``samples`` whose first sample has ``index``.
 
     Raises:
-        ServerFault: It does not hold images of the model.
+        ServerFault: It does not hold samples of the model.
     """
-    count = len(reply.outputs.get("image", reply.outputs.get("encoded", ())))
+    count = max((len(array) for name, array in reply.outputs.items() if name != "index"), default=0)
     fields = _fields(samples, [reply], slice(index, index + count))
     return StreamChunk(index=index, **fields)
 
@@ -255,21 +331,20 @@ def chunk_from_reply(samples: CheckedSamples, index: int, reply: Reply) -> Strea
 def _fields(samples: CheckedSamples, replies: Sequence[Reply], part: slice) -> dict[str, Any]:
     rows = samples.rows
     count = len(range(rows.count)[part])
-    shape = samples.info.spec.image.row_shape
-    fields: dict[str, Any] = {
+    return {
         "info": samples.info,
-        "seeds": None if samples.seeds is None else samples.seeds[part],
-        "controls": {name: values[part, 0] for name, values in rows.controls.items()},
+        "seeds": None if rows.seeds is None else rows.seeds[part],
+        "inputs": {
+            name: values[part, 0] if values.shape[1:] == (1,) else values[part]
+            for name, values in rows.inputs.items()
+        },
         "format": rows.image_format,
+        "tensors": {
+            name: _output(samples, replies, name, kind, count)
+            for item in samples.info.spec.outputs
+            for name, kind in item.tensors(rows.image_format).items()
+        },
     }
-    if rows.image_format.encoded:
-        files = _output(samples, replies, "encoded", (count,), np.object_)
-        return {**fields, "encoded": files.tolist()}
-    fields["raw"] = _output(samples, replies, "image", (count, *shape), np.uint8)
-    if rows.image_format is Format.FLOAT:
-        chw = (count, shape[2], shape[0], shape[1])
-        fields["samples"] = _output(samples, replies, "sample", chw, np.float32)
-    return fields
 
 
 def _drawn_samples(
@@ -285,11 +360,7 @@ def _drawn_samples(
 
 
 def _output(
-    samples: CheckedSamples,
-    replies: Sequence[Reply],
-    name: str,
-    shape: tuple[int, ...],
-    dtype: type[np.generic],
+    samples: CheckedSamples, replies: Sequence[Reply], name: str, kind: TensorType, count: int
 ) -> NDArray[Any]:
     """Return one output of all replies as an array of the caller's own.
 
@@ -301,11 +372,11 @@ def _output(
     if len(arrays) != len(parts) or len({part.shape[1:] for part in arrays}) != 1:
         raise ServerFault(f"the answer of {samples.info.name} lacks {name}, or parts differ")
     whole: NDArray[Any] = np.concatenate(arrays)
-    if name == "encoded":  # [N, 1] from a batched model, [N] from a stream
-        whole = whole.reshape(-1)
-    if whole.shape != shape or whole.dtype != dtype:
+    is_file = kind.dtype is np.object_
+    fits = len(whole) == count and (is_file or kind.fits(whole.shape[1:]))
+    if not fits or whole.dtype != kind.dtype:
         raise ServerFault(
-            f"{samples.info.name} answered {name} as {whole.dtype} {list(whole.shape)}; "
-            f"{np.dtype(dtype)} {list(shape)} was expected"
+            f"{samples.info.name} answered {name} as {whole.dtype} {list(whole.shape)}; {count} "
+            f"of {np.dtype(kind.dtype)} {shown_shape(kind.row_shape)} were expected"
         )
-    return whole
+    return whole.reshape(-1) if is_file else whole  # [N, 1] from a batched model, [N] streamed

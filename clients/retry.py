@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from latentry.clients.arrays import number, shown
 from latentry.contract.errors import (
     BadRequest,
     Busy,
@@ -19,6 +18,7 @@ from latentry.contract.errors import (
     ServerGone,
     TimedOut,
 )
+from latentry.contract.values.arrays import number, shown
 
 # The same request will do later: it is seeded, so a second answer equals the first.
 RETRIED = (Busy, Draining, ServerGone)

@@ -6,38 +6,34 @@ wire form here and then go through the very check that the server makes.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
-from typing import Any, SupportsFloat, SupportsIndex
+from dataclasses import dataclass, field
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentry.clients.arrays import converting, integer, integers, numbers, without_generators
 from latentry.contract.errors import BadRequest
+from latentry.contract.kinds.formats import Format, format_from_text
+from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import MAX_SEED, check_seed, check_seeds, draw_seeds
-from latentry.contract.spec import Input
+from latentry.contract.spec import GeneratorSpec
 from latentry.contract.transport import ModelInfo
+from latentry.contract.values.arrays import converting, integer, integers, without_generators
+from latentry.contract.values.ranges import MAX_SAMPLES
 from latentry.contract.wire import (
     MAX_STREAMED_SAMPLES,
-    Format,
     Rows,
-    format_from_text,
     most_streamed_samples,
-    row_bytes,
     rows_from_request,
 )
 
 MAX_RESULT_BYTES = 2**30
-MAX_SAMPLES = 2**24
 
-# Each of them may also be an array of any library; see latentry.clients.arrays.
+# Each of them may also be an array of any library; see latentry.contract.values.arrays.
 Seeds = SupportsIndex | Iterable[Any]
-ClassLabels = SupportsIndex | Iterable[Any]
-Numbers = SupportsFloat | Iterable[Any]
-Latents = Iterable[Any]
 
-_ROWS = "rows of numbers"
-_ALLOWED = {"seeds": f"an integer from 0 to {MAX_SEED}, or several", "z": _ROWS, "w": _ROWS}
+_SEEDS = f"an integer from 0 to {MAX_SEED}, or several"
+_COUNT = "the number of samples, an integer from 1"
 
 
 @dataclass(frozen=True)
@@ -46,45 +42,21 @@ class CallerArguments:
 
     seeds: Seeds | None = None
     n: SupportsIndex | None = None
-    class_label: ClassLabels | None = None
-    truncation_psi: Numbers | None = None
-    z: Latents | None = None
-    w: Latents | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     format: str = Format.RAW
 
     @property
-    def latent(self) -> tuple[str, Any]:
-        """The one latent that was given, as (name of the argument, its value).
-
-        Raises:
-            BadRequest: None was given, or several.
-        """
-        names = ("seeds", "n", "z", "w")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        if len(given) != 1:
-            what = " and ".join(given) if given else "none"
-            verb = "were" if len(given) > 1 else "was"
-            raise BadRequest(f"exactly one of seeds, n, z, w must be given; {what} {verb}")
-        return next(iter(given.items()))
-
-    @property
-    def controls(self) -> dict[str, Any]:
-        """The controls that were given, by role."""
-        controls = {"class_label": self.class_label, "truncation_psi": self.truncation_psi}
-        return {name: value for name, value in controls.items() if value is not None}
+    def given(self) -> dict[str, Any]:
+        """The inputs that were given; None is as if left out."""
+        return {name: value for name, value in self.inputs.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class CheckedSamples:
-    """Checked samples of one model, with the defaults of left-out controls filled in."""
+    """Checked samples of one model, with the defaults of left-out inputs filled in."""
 
     info: ModelInfo
     rows: Rows
-
-    @property
-    def seeds(self) -> NDArray[np.int64] | None:
-        """The samples' seeds, int64 [N]; None where latents were given."""
-        return self.rows.values[:, 0] if self.rows.latent == "seed" else None
 
 
 def samples_from_arguments(
@@ -101,28 +73,169 @@ def samples_from_arguments(
         BadRequest: Naming the argument, what it holds and what is allowed.
     """
     image_format = format_from_text(arguments.format)
-    kind, value = arguments.latent
-    if kind == "n":
-        value = integer("n", value, "the number of samples, an integer from 1")
-        _check_size(info, value, image_format, max_bytes)
-    else:
-        most = _most_generated(info, kind, image_format, max_bytes)
-        with converting(kind, _ALLOWED[kind]):
-            given = without_generators(value, most=most + 1)
-            sized = isinstance(given, Sized) and getattr(given, "ndim", True)
-            count = len(given) if sized else 1
-        _check_size(info, count, image_format, max_bytes)
-        if given is not value and count > most:
-            raise BadRequest(f"{kind} gives more than {most} rows; give an array, or fewer a call")
-        value = given
-    request = _latents(kind, value)
-    count = len(next(iter(request.values())))
-    _check_size(info, count, image_format, max_bytes)
-    for name, control in arguments.controls.items():
-        request[name] = _control(info.spec.find(name), name, control, count)
+    given = arguments.given
+    info.spec.check_known(given)
+    _check_needs_seeds(info.spec, arguments)
+    sizes = _Sizes(info, image_format, max_bytes)
+    request: dict[str, NDArray[Any]] = {}
+    seeds = _seeds(arguments, sizes)
+    if seeds is not None:
+        request["seed"] = seeds[:, None]
+    read = {
+        name: _read_input(info.spec, name, value, seeds, sizes) for name, value in given.items()
+    }
+    count = _count(seeds, read)
+    sizes.check(count)
+    for name, (rows, is_one) in read.items():
+        request[name] = _for_all(name, rows, count, is_one=is_one)
+    if not request:
+        raise BadRequest(f"nothing was given; this model takes {info.spec.takes}")
     if image_format is not Format.RAW:
         request["format"] = _format_rows(image_format, count)
     return CheckedSamples(info, rows_from_request(info.spec, request, most=max(count, 1)))
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How much one call may ask for."""
+
+    info: ModelInfo
+    image_format: Format
+    max_bytes: int | None
+
+    def check(self, count: int) -> None:
+        """Refuse ``count`` samples where they are too many, before anything is made of them."""
+        if count > MAX_SAMPLES:
+            raise BadRequest(
+                f"{count} samples are more than one call takes; it takes {MAX_SAMPLES}"
+            )
+        size = count * self._row_bytes
+        if self.max_bytes is not None and size > self.max_bytes:
+            raise BadRequest(
+                f"{count} samples of {self._shapes} are {size / 2**30:.1f} GiB; one result holds "
+                f"up to {self.max_bytes / 2**30:g} GiB. Use stream(...), or `latentry stream`, "
+                "which takes the same arguments and gives the samples in chunks"
+            )
+
+    def most(self, row_bytes: int) -> int:
+        """Return how many rows of this size are taken from what does not tell its length."""
+        most = min(MAX_SAMPLES, MAX_RESULT_BYTES // max(1, row_bytes))
+        return most if self.max_bytes is None else min(most, self.max_bytes // self._row_bytes)
+
+    @property
+    def _row_bytes(self) -> int:
+        return max(1, self.info.spec.row_bytes(self.image_format))
+
+    @property
+    def _shapes(self) -> str:
+        shapes = (item.raw.row_shape for item in self.info.spec.outputs)
+        return " and ".join(" x ".join(map(str, shape)) for shape in shapes)
+
+
+def _check_needs_seeds(spec: GeneratorSpec, arguments: CallerArguments) -> None:
+    """Refuse seeds beside latents, and the lack of both, in a caller's words."""
+    names = [n for n in ("seeds", "n") if getattr(arguments, n) is not None]
+    if len(names) > 1:
+        raise BadRequest("seeds and n were given; n draws seeds itself, so give one of them")
+    drawn = [item.name for item in spec.route(frozenset(arguments.given)).drawn]
+    if drawn and not names:
+        raise BadRequest(
+            f"give seeds or n, from which {', '.join(drawn)} is drawn, or {', '.join(drawn)} itself"
+        )
+    if names and not spec.takes_seed:
+        raise BadRequest(f"this model takes no {names[0]}; it takes {spec.takes}")
+    if names and not drawn:
+        latents = [n for n in arguments.given if spec.input_of(n, LatentInput)]
+        raise BadRequest(
+            f"{names[0]} and {' and '.join(latents)} were given; nothing is left for {names[0]} "
+            "to draw, so give one of them"
+        )
+
+
+def _seeds(arguments: CallerArguments, sizes: _Sizes) -> NDArray[np.int64] | None:
+    if arguments.n is not None:
+        count = integer("n", arguments.n, _COUNT)
+        sizes.check(count)
+        return draw_seeds(count)
+    if arguments.seeds is None:
+        return None
+    seeds = _sized("seeds", arguments.seeds, _SEEDS, sizes, most=sizes.most(1), in_row=0)
+    if isinstance(seeds, range) and seeds:
+        # A range is monotonic, so its ends vouch for what lies between.
+        check_seed(seeds[0])
+        check_seed(seeds[-1])
+        return np.arange(seeds.start, seeds.stop, seeds.step, dtype=np.int64)
+    array = integers("seeds", seeds, _SEEDS, most=MAX_SAMPLES + 1)
+    if array.ndim > 1:
+        raise BadRequest(f"seeds has shape {list(array.shape)}; give one seed, or a flat list")
+    return check_seeds(array)
+
+
+def _sized(name: str, value: Any, allowed: str, sizes: _Sizes, *, most: int, in_row: int) -> Any:
+    """Return ``value``, as a list where its length is not known.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        allowed: What may be given, for the message.
+        sizes: How much one call may ask for.
+        most: So many elements are taken from what does not tell its length.
+        in_row: Up to so many elements may be those of one row.
+
+    Raises:
+        BadRequest: It is longer than a call may ask for; nothing has been made of it by then.
+    """
+    with converting(name, allowed):
+        given = without_generators(value, most=most + 1)
+        # The length of a text, or of a file's bytes, says nothing of samples.
+        sized = isinstance(given, Sized) and not isinstance(given, str | bytes | bytearray)
+        count = len(given) if sized and getattr(given, "ndim", True) else 1
+    if count > (in_row if given is value else most):
+        sizes.check(count)
+    if given is not value and count > most:
+        raise BadRequest(f"{name} gives more than {most} rows; give an array, or fewer a call")
+    return given
+
+
+def _read_input(
+    spec: GeneratorSpec,
+    name: str,
+    value: Any,
+    seeds: NDArray[np.int64] | None,
+    sizes: _Sizes,
+) -> tuple[NDArray[Any], bool]:
+    """Return the rows of an input, and whether it is one for all."""
+    item = spec.find(name)
+    if item is None:
+        raise BadRequest(f"this model takes no {name}; it takes {spec.takes}")
+    if seeds is not None:
+        return item.rows_from_value(value, most=len(seeds))
+    row_bytes = math.prod(item.largest_row_shape) * np.dtype(item.dtype).itemsize
+    most = sizes.most(row_bytes)
+    given = _sized(name, value, item.allowed, sizes, most=most, in_row=item.row_shape[0])
+    return item.rows_from_value(given, most=most)
+
+
+def _count(seeds: NDArray[np.int64] | None, read: Mapping[str, tuple[NDArray[Any], bool]]) -> int:
+    """Return how many samples are asked for: as many as seeds, else as rows of some input."""
+    if seeds is not None:
+        return len(seeds)
+    counts = {len(rows) for rows, is_one in read.values() if not is_one}
+    if len(counts) > 1:
+        lengths = {name: len(rows) for name, (rows, is_one) in read.items() if not is_one}
+        raise BadRequest(f"inputs differ in their number of rows: {lengths}; one row is one sample")
+    return counts.pop() if counts else 1
+
+
+def _for_all(name: str, rows: NDArray[Any], count: int, *, is_one: bool) -> NDArray[Any]:
+    if is_one:
+        return np.repeat(rows, count, axis=0)
+    if len(rows) != count:
+        raise BadRequest(
+            f"{name} has {len(rows)} rows for {count} samples; "
+            "give one value for all, or one for each"
+        )
+    return rows
 
 
 def unary_requests(samples: CheckedSamples) -> list[dict[str, NDArray[Any]]]:
@@ -137,13 +250,13 @@ def unary_requests(samples: CheckedSamples) -> list[dict[str, NDArray[Any]]]:
 def samples_per_stream_request(samples: CheckedSamples) -> int:
     """Return how many samples one stream request carries (docs/contract.md, Streams)."""
     info, rows = samples.info, samples.rows
-    return most_streamed_samples(info.spec, rows.latent, rows.image_format, info.max_batch_size)
+    return most_streamed_samples(info.spec, rows.inputs, rows.image_format, info.max_batch_size)
 
 
 def stream_requests(
     samples: CheckedSamples, start: int = 0, chunk_size: int | None = None
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the samples from index ``start`` as requests to ``generate_stream``, in order."""
+    """Yield the samples from index ``start`` as stream requests, in order."""
     size = samples_per_stream_request(samples)
     for first in range(start, samples.rows.count, size):
         yield _stream_request(samples, slice(first, first + size), chunk_size)
@@ -164,77 +277,16 @@ def check_chunk_size(chunk_size: SupportsIndex | None) -> int | None:
     return size
 
 
-def _check_size(info: ModelInfo, count: int, image_format: Format, max_bytes: int | None) -> None:
-    if count > MAX_SAMPLES:
-        raise BadRequest(f"{count} samples are more than one call takes; it takes {MAX_SAMPLES}")
-    size = count * row_bytes(info.spec, image_format)
-    if max_bytes is not None and size > max_bytes:
-        height, width, channels = info.spec.image.row_shape
-        raise BadRequest(
-            f"{count} images of {height} x {width} x {channels} are {size / 2**30:.1f} GiB; one "
-            f"result holds up to {max_bytes / 2**30:g} GiB. Use stream(...), or `latentry "
-            "stream`, which takes the same arguments and gives the images in chunks"
-        )
-
-
-def _most_generated(info: ModelInfo, kind: str, image_format: Format, max_bytes: int | None) -> int:
-    """Return how many seeds or rows are taken from what does not tell its length."""
-    most = MAX_SAMPLES
-    if kind != "seeds":
-        item = info.spec.find(kind)
-        if item is None:
-            raise BadRequest(f"this model takes no {kind}; it takes {info.spec.takes}")
-        most = min(most, MAX_RESULT_BYTES // (4 * math.prod(item.row_shape)))
-    if max_bytes is not None:
-        most = min(most, max_bytes // row_bytes(info.spec, image_format))
-    return most
-
-
-def _latents(kind: str, value: Any) -> dict[str, NDArray[Any]]:
-    if kind == "seeds":
-        return {"seed": _seeds(value)[:, None]}
-    if kind == "n":
-        return {"seed": draw_seeds(value)[:, None]}
-    return {kind: numbers(kind, value, _ALLOWED[kind], most=MAX_SAMPLES + 1)}
-
-
-def _seeds(seeds: Any) -> NDArray[np.int64]:
-    if isinstance(seeds, range) and seeds:
-        # A range is monotonic, so its ends vouch for what lies between.
-        check_seed(seeds[0])
-        check_seed(seeds[-1])
-        return np.arange(seeds.start, seeds.stop, seeds.step, dtype=np.int64)
-    array = integers("seeds", seeds, _ALLOWED["seeds"], most=MAX_SAMPLES + 1)
-    if array.ndim > 1:
-        raise BadRequest(f"seeds has shape {list(array.shape)}; give one seed, or a flat list")
-    return check_seeds(array)
-
-
-def _control(item: Input | None, name: str, value: Any, count: int) -> NDArray[Any]:
-    """Return a control as [count, 1], one value being for all samples."""
-    if item is None:
-        return np.zeros((count, 1))  # the model has no such control, and the check says so
-    convert = integers if item.dtype is np.int64 else numbers
-    array: NDArray[Any] = convert(name, value, item.allowed, most=count + 1)
-    if array.ndim == 0:
-        return np.full((count, 1), array)
-    if array.shape not in ((count,), (count, 1)):
-        raise BadRequest(
-            f"{name} has shape {list(array.shape)} for {count} samples; "
-            "give one value for all, or one for each"
-        )
-    return array.reshape(count, 1)
-
-
 def _format_rows(image_format: Format, count: int) -> NDArray[Any]:
     return np.full((count, 1), image_format.value.encode(), np.object_)
 
 
 def _unary_request(rows: Rows, part: slice) -> dict[str, NDArray[Any]]:
-    request = {rows.latent: rows.values[part]}
-    request.update((name, values[part]) for name, values in rows.controls.items())
+    request = {} if rows.seeds is None else {"seed": rows.seeds[part, None]}
+    request |= {name: values[part] for name, values in rows.inputs.items()}
     if rows.image_format is not Format.RAW:
-        request["format"] = _format_rows(rows.image_format, len(request[rows.latent]))
+        count = len(range(rows.count)[part])
+        request["format"] = _format_rows(rows.image_format, count)
     return request
 
 
@@ -242,18 +294,18 @@ def _stream_request(
     samples: CheckedSamples, part: slice, chunk_size: int | None
 ) -> dict[str, NDArray[Any]]:
     rows = samples.rows
-    request = {"model": _text(samples.info.name)}
-    if rows.latent == "seed":
-        request.update(_stream_seeds(rows.values[part, 0]))
-    else:
-        request[rows.latent] = rows.values[part]
-    for name, values in rows.controls.items():
+    request: dict[str, NDArray[Any]] = {}
+    if rows.seeds is not None:
+        request.update(_stream_seeds(rows.seeds[part]))
+    for name, values in rows.inputs.items():
         piece = values[part]
-        request[name] = piece[:1] if (piece == piece[0]).all() else piece
+        # Without seeds, the rows themselves say how many samples there are.
+        is_one = rows.seeds is not None and bool((piece == piece[0]).all())
+        request[name] = piece[:1] if is_one else piece
     if chunk_size is not None:
         request["chunk_size"] = np.array([chunk_size], np.int64)
     if rows.image_format is not Format.RAW:
-        request["format"] = _text(rows.image_format.value)
+        request["format"] = np.array([rows.image_format.value.encode()], np.object_)
     return request
 
 
@@ -261,7 +313,3 @@ def _stream_seeds(seeds: NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]:
     if len(seeds) > 1 and (np.diff(seeds) == 1).all():
         return {"seed": seeds[:1], "count": np.array([len(seeds)], np.int64)}
     return {"seed": seeds}
-
-
-def _text(text: str) -> NDArray[Any]:
-    return np.array([text.encode()], np.object_)

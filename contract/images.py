@@ -2,24 +2,32 @@
 
 import io
 import math
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.wire import Format
+from latentry.contract.files import read_regular
+from latentry.contract.kinds.formats import Format
 
 Uint8 = NDArray[np.uint8]
 
 JPEG_QUALITY = 95
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEAD = len(_PNG_SIGNATURE) + 25  # and the header chunk
-_PNG_COLOUR_TYPES = {1: 0, 3: 2}
+_PNG_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_MOST_FILE_BYTES = 2**28
+_MOST_PIXELS = 2**26
 _PNG_UP = 2
 
 
@@ -33,12 +41,12 @@ def uint8_from_sample(sample: NDArray[np.float32]) -> Uint8:
 
 
 def pil_from_uint8(image: Uint8) -> Image.Image:
-    """Return a PIL image of uint8 [H, W, 1 or 3]."""
+    """Return a PIL image of uint8 [H, W, 1, 3 or 4]."""
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
 def encode_image(image: Uint8, image_format: Format) -> bytes:
-    """Return uint8 [H, W, 1 or 3] as a file.
+    """Return uint8 [H, W, 1, 3 or 4] as a file.
 
     PNG and WebP are lossless; JPEG has quality 95.
     """
@@ -47,16 +55,19 @@ def encode_image(image: Uint8, image_format: Format) -> bytes:
     buffer = io.BytesIO()
     picture = pil_from_uint8(image)
     if image_format is Format.JPEG:
+        if image.shape[2] == 4:
+            raise BadRequest("jpeg knows no transparency; ask for png or webp")
         picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
     elif image_format is Format.WEBP:
-        picture.save(buffer, "WEBP", lossless=True, method=0)
+        # Exact, as the colours of transparent pixels are else made up anew.
+        picture.save(buffer, "WEBP", lossless=True, exact=True, method=0)
     else:
         raise BadRequest(f"format {image_format} is not a file format")
     return buffer.getvalue()
 
 
 def png_from_uint8(image: Uint8) -> bytes:
-    """Return uint8 [H, W, 1 or 3] as a PNG file (W3C PNG, third edition).
+    """Return uint8 [H, W, 1, 3 or 4] as a PNG file (W3C PNG, third edition).
 
     Every row is filtered with Up and compressed with zlib's level 1 and run lengths. For generated
     images that is 2 to 4 times faster than Pillow's level 1, which tries every filter on every row,
@@ -75,6 +86,11 @@ def png_from_uint8(image: Uint8) -> bytes:
     return _PNG_SIGNATURE + b"".join(chunks)
 
 
+def is_png(data: bytes) -> bool:
+    """Whether a file begins as PNG files do."""
+    return data.startswith(_PNG_SIGNATURE)
+
+
 def png_with_text(png: bytes, text: Mapping[str, str]) -> bytes:
     """Return a PNG file with ``text`` (Latin-1) as text chunks, the pixels untouched."""
     chunks = [
@@ -90,7 +106,7 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def decode_image(data: bytes, channels: int, size: tuple[int, int] | None = None) -> Uint8:
-    """Return uint8 [H, W, channels] of a PNG, JPEG or WebP file; ``channels`` is 1 or 3.
+    """Return uint8 [H, W, channels] of a PNG, JPEG or WebP file; ``channels`` is 1, 3 or 4.
 
     WebP knows no grey images; one that was grey comes back so.
 
@@ -105,22 +121,65 @@ def decode_image(data: bytes, channels: int, size: tuple[int, int] | None = None
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size decides
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as picture:
+        try:
+            picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+        except Image.DecompressionBombError as error:  # it alone is no OSError
+            raise OSError(str(error)) from error
+        with picture:
             if size is not None and (picture.height, picture.width) != size:
                 found = f"{picture.height} x {picture.width}"
                 raise ValueError(f"it is an image of {found}, not {size[0]} x {size[1]}")
-            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+            pixels = np.asarray(picture.convert(_MODES[channels]))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def is_same_but_for_rounding(images: Uint8, others: Uint8) -> bool:
-    """Whether uint8 arrays of two engine classes, of one shape, are as near as they must be.
+def pixels_from_picture(name: str, picture: Any, channels: int, *, labels: bool = False) -> Uint8:
+    """Return uint8 [H, W, channels] of what a caller holds a picture in, turned as its EXIF says.
 
-    No element differs by more than one level, and at most one in a thousand differs, or one
-    (docs/contract.md). Within a class images are equal to the bit.
+    Args:
+        name: Of the input that it is for, for the message.
+        picture: A PIL image, a path to a PNG, JPEG or WebP file, or such a file's bytes.
+        channels: How many to return: 1, 3 or 4.
+        labels: Whether it is a label map: of a palette the indexes are returned, not the colours.
+
+    Raises:
+        BadRequest: It is no picture, has more than 8 bits a channel, is transparent where no
+            transparency is taken, or is a label map with neither grey levels nor a palette.
     """
-    apart = np.abs(images.astype(np.int16) - others)
-    return bool(apart.max() <= 1 and np.count_nonzero(apart) <= max(1, apart.size // 1000))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size decides
+            if isinstance(picture, Image.Image):
+                return _pixels(name, picture, channels, labels)
+            if isinstance(picture, os.PathLike):
+                picture = read_regular(Path(picture), most=_MOST_FILE_BYTES)
+            with Image.open(io.BytesIO(picture), formats=_FORMATS) as opened:
+                return _pixels(name, opened, channels, labels)
+    except BadRequest:
+        raise
+    except Exception as error:  # what a damaged file raises shares no base
+        raise BadRequest(f"{name} cannot be read as PNG, JPEG or WebP: {error}") from error
+
+
+def _pixels(name: str, picture: Image.Image, channels: int, labels: bool) -> Uint8:
+    if picture.width * picture.height > _MOST_PIXELS:
+        size = f"{picture.height} x {picture.width}"
+        raise BadRequest(f"{name} has {size} pixels, over {_MOST_PIXELS}")
+    if picture.mode[:1] in ("I", "F"):
+        raise BadRequest(f"{name} has mode {picture.mode}; 8 bits a channel are taken")
+    turned = ImageOps.exif_transpose(picture)
+    if labels:
+        if turned.mode not in ("1", "L", "P"):
+            raise BadRequest(
+                f"{name} has mode {turned.mode}; label maps have grey levels or a palette"
+            )
+        return np.asarray(turned).astype(np.uint8)[:, :, None]
+    if channels < 4 and turned.has_transparency_data:
+        alpha = np.asarray(turned.convert("RGBA"))[:, :, 3]
+        if (alpha < 255).any():
+            raise BadRequest(f"{name} is transparent; lay it on a background first")
+    pixels = np.asarray(turned.convert(_MODES[channels]))
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def grid_from_images(images: Sequence[Uint8] | Uint8, columns: int | None = None) -> Uint8:

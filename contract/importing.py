@@ -1,6 +1,7 @@
-"""Functions of the user's, named ``package.module:function`` on a command line or in a job."""
+"""Code of others: functions named ``package.module:function``, and where packages are found."""
 
 import importlib
+import os
 import re
 import sys
 import traceback
@@ -10,6 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from latentry.contract.errors import BadRequest, NotFound, listed
+
+SEARCH_PATH = "LATENTRY_SEARCH_PATH"
+"""Names, in the environment, the places where the server's own process finds its packages."""
 
 TARGET = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<name>\w+)")
 
@@ -70,3 +74,13 @@ def told(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())[:500]
     return f"{type(error).__name__}: {text} ({frame.filename}:{frame.lineno})"
+
+
+def follow_search_path() -> None:
+    """Find packages where ``latentry serve`` does: Triton's stubs ignore ``PYTHONPATH``.
+
+    So that kinds and operations of others, which come as packages, are there, too.
+    """
+    for place in os.environ.get(SEARCH_PATH, "").split(os.pathsep):
+        if place and place not in sys.path:
+            sys.path.append(place)

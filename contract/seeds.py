@@ -1,11 +1,13 @@
-"""The seed contract: a seed is an integer 0 .. 2^32-1, belongs to one sample, and fixes its z.
+"""The seed contract: a seed is an integer 0 .. 2^32-1, belongs to one sample, fixes its latents.
 
 ``z = RandomState(seed).randn(z_dim).astype(float32)`` is StyleGAN's convention (``gen_images.py``
 of NVlabs/stylegan3); NumPy keeps the RandomState stream frozen (NEP 19), so a seed draws the same
 z on every machine and with every NumPy.
 """
 
+import hashlib
 import secrets
+import struct
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
+from latentry.contract.kinds.latent import LatentInput
 
 SEED_CONTRACT: Literal[1] = 1
 MAX_SEED = 2**32 - 1
@@ -83,38 +86,68 @@ def draw_seeds(n: int) -> NDArray[np.int64]:
     return np.array([secrets.randbelow(MAX_SEED + 1) for _ in range(n)], np.int64)
 
 
-def draw_uniform(seeds: Iterable[Any], stream_id: int) -> NDArray[np.float64]:
-    """Return one number in [0, 1) per seed, float64 [N], from a sample's further stream.
+def stream_words(purpose: str) -> tuple[int, int]:
+    """Return the two words that set a sample's further stream of random numbers apart.
 
-    ``RandomState([seed, stream_id])``: another stream than the one z is drawn from.
+    ``RandomState([seed, a, b])`` is another stream than the seed's own, from which z is drawn.
+
+    Args:
+        purpose: What it is for, such as ``latent:noise`` or ``job:class_label``.
+
+    Returns:
+        The first two little-endian uint32 of the purpose's SHA-256.
+    """
+    digest = hashlib.sha256(purpose.encode()).digest()
+    first, second = struct.unpack_from("<II", digest)
+    return int(first), int(second)
+
+
+def draw_uniform(seeds: Iterable[Any], purpose: str) -> NDArray[np.float64]:
+    """Return one number in [0, 1) per seed, float64 [N], from a sample's stream for ``purpose``.
 
     Args:
         seeds: Integers 0 .. 2^32-1.
-        stream_id: Which of a sample's streams, from 1; each has one use.
+        purpose: As for :func:`stream_words`.
     """
-    state = np.random.RandomState(0)
+    state, words = np.random.RandomState(0), stream_words(purpose)
     drawn = []
     for seed in seeds:
-        state.seed([int(seed), stream_id])
+        state.seed([int(seed), *words])
         drawn.append(state.random_sample())
     return np.array(drawn, np.float64)
 
 
 class LatentDrawer:
-    """Draws z for seeds. One instance for a thread: it reuses one random state.
+    """Draws one latent for seeds. One instance for a thread: it reuses one random state.
+
+    The latent called ``z`` has the seed's own stream, ``RandomState(seed)``; any other has
+    ``RandomState([seed, a, b])`` with the words of ``latent:NAME``.
 
     Building a RandomState gathers entropy (0.12 ms); reseeding one costs 0.005 ms and gives the
     same stream.
     """
 
-    def __init__(self, z_dim: int) -> None:
-        self._z_dim = z_dim
+    def __init__(self, item: LatentInput) -> None:
+        self._item = item
+        self._words = () if item.name == "z" else stream_words(f"latent:{item.name}")
         self._state = np.random.RandomState(0)
 
     def draw(self, seeds: Iterable[Any]) -> NDArray[np.float32]:
-        """Return z, float32 [N, z_dim], one row per seed."""
+        """Return float32 [N, *shape], one row per seed."""
         rows = []
         for seed in seeds:
-            self._state.seed(int(seed))
-            rows.append(self._state.randn(self._z_dim))
-        return np.array(rows, np.float32).reshape(len(rows), self._z_dim)
+            self._state.seed([int(seed), *self._words] if self._words else int(seed))
+            rows.append(self._draw_one())
+        return np.array(rows, np.float32).reshape(len(rows), *self._item.shape)
+
+    def _draw_one(self) -> NDArray[np.float64]:
+        item = self._item
+        if item.distribution == "uniform":
+            span = item.maximum - item.minimum
+            return item.minimum + span * self._state.random_sample(item.shape)
+        row: NDArray[np.float64] = self._state.randn(*item.shape)
+        if item.distribution == "truncated_normal":
+            # What is too large is drawn again, in its order, until nothing is.
+            while (beyond := np.abs(row) > item.bound).any():
+                row[beyond] = self._state.randn(int(beyond.sum()))
+        return row

@@ -67,8 +67,8 @@ class Transport(Protocol):
         """Start one unary request; the future holds a Reply or a LatentryError."""
         ...
 
-    def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
-        """Send requests to ``generate_stream``, each once the one before it is answered in full.
+    def stream(self, model: str, requests: Iterator[Arrays]) -> Iterator[Reply]:
+        """Send stream requests to ``model``, each once the one before it is answered in full.
 
         Yields every chunk as a Reply. Closing the iterator cancels what is under way.
         """
@@ -98,7 +98,7 @@ class AsyncTransport(Protocol):
         """See :meth:`Transport.infer`; cancelling the task abandons the answer."""
         ...
 
-    def stream(self, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
+    def stream(self, model: str, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
         """See :meth:`Transport.stream`."""
         ...
 

@@ -5,25 +5,33 @@ refuse the same things with the same words.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
+from latentry.contract.kinds.formats import Format, format_from_text
+from latentry.contract.kinds.latent import LatentInput
+from latentry.contract.kinds.picture import SideRange
 from latentry.contract.seeds import MAX_SEED
-from latentry.contract.spec import LATENT_ROLES, GeneratorSpec, Role
+from latentry.contract.spec import GeneratorSpec, Route
 
 # Keys in the parameters of a served model's config.pbtxt.
 MODEL_DIGEST = "latentry.model_digest"
 SPEC = "latentry.spec"
 ENGINE_CLASS = "latentry.engine_class"
 THREADS = "latentry.threads"
+# And of its stream model's.
+STREAM_OF = "latentry.stream_of"
+MAX_BATCH_SIZE = "latentry.max_batch_size"
+MAX_QUEUE_SIZE = "latentry.max_queue_size"
 
-STREAM_MODEL = "generate_stream"
+STREAM_SUFFIX = ".stream"
+"""What the name of a generator's stream model ends in; generators' own names hold no dot."""
+
 MAX_STREAMED_SAMPLES = 4096
 MAX_STREAMED_BYTES = 8 * 2**20
 LONGEST_TEXT = 256
@@ -37,102 +45,74 @@ TO_BE_CONTINUED = "to_be_continued"
 Arrays = Mapping[str, NDArray[Any]]
 
 
-class Format(StrEnum):
-    """What a request gets back; ``raw`` and ``float`` are tensors, the others encoded files."""
-
-    RAW = "raw"
-    FLOAT = "float"
-    PNG = "png"
-    JPEG = "jpeg"
-    WEBP = "webp"
-
-    @property
-    def encoded(self) -> bool:
-        """Whether images of this format travel as files."""
-        return self not in (Format.RAW, Format.FLOAT)
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """Names of the tensors of an answer.
-
-        ``image`` is uint8 [N, H, W, C], ``sample`` float32 [N, C, H, W], ``encoded`` N files.
-        """
-        if self.encoded:
-            return ("encoded",)
-        return ("image", "sample") if self is Format.FLOAT else ("image",)
-
-
-FILE_FORMATS = tuple(item for item in Format if item.encoded)
-
-
-def format_from_text(text: str) -> Format:
-    """Return the format called ``text``.
-
-    Raises:
-        BadRequest: There is no such format; the message lists those that exist.
-    """
-    try:
-        return Format(text)
-    except ValueError:
-        raise BadRequest(f"format {text!r} is unknown; use one of {', '.join(Format)}") from None
-
-
 @dataclass(frozen=True)
 class Rows:
     """A checked request: ``count`` samples.
 
     Attributes:
         count: Number of samples.
-        latent: ``seed``, ``z`` or ``w``: which of them the request carries.
-        values: The latent's values [count, ...].
-        controls: The values [count, 1] of every control that the computation takes.
+        seeds: int64 [count]; None where no latent is drawn.
+        inputs: The rows [count, ...] of every input that takes part, given or by default; not of
+            the latents that the seeds draw.
         image_format: What is asked for.
     """
 
     count: int
-    latent: str
-    values: NDArray[Any]
-    controls: dict[str, NDArray[Any]]
+    seeds: NDArray[np.int64] | None
+    inputs: dict[str, NDArray[Any]]
     image_format: Format
 
 
 def rows_from_request(spec: GeneratorSpec, request: Arrays, *, most: int) -> Rows:
     """Check ``request`` (tensor name to array, the first axis being samples).
 
+    Args:
+        spec: What the generator takes.
+        request: Tensors as they came.
+        most: The largest number of samples that is allowed.
+
     Raises:
         BadRequest: Naming the tensor and the row, what was given and what is allowed.
     """
-    count = _count_rows(request, most)
-    latent = _latent(spec, request)
-    controls = _controls(spec, request, latent, count)
-    for name in request:
-        if name not in (latent, "format", *controls):
-            raise BadRequest(f"this model takes no {name}; it takes {spec.takes}")
+    count = _count_rows(spec, request, most)
     image_format = _format(request.get("format"))
-    return Rows(count, latent, request[latent], controls, image_format)
+    for output in spec.outputs:
+        output.check_format(image_format)
+    given = frozenset(request).difference(("seed", "format"))
+    spec.check_known(given)
+    route = spec.route(given)
+    _check_reached(spec, given, route)
+    seeds = _seeds(spec, request.get("seed"), given, route)
+    inputs = {}
+    for item in route.inputs:
+        if (values := request.get(item.name)) is not None:
+            item.check(values)
+        elif item in route.drawn:
+            continue
+        elif (row := item.default_row()) is None:
+            raise BadRequest(f"{item.name} is required by this model; it takes {item.allowed}")
+        else:
+            values = np.repeat(row[None], count, axis=0)
+        inputs[item.name] = values
+    _check_sizes(spec, inputs)
+    return Rows(count, seeds, inputs, image_format)
 
 
-def row_bytes(spec: GeneratorSpec, image_format: Format) -> int:
-    """Return how much one sample's answer takes, at most; encoded files count as raw."""
-    # Every element travels as one uint8 and, in the network's own output, as one float32.
-    return spec.image.row_bytes * (5 if "sample" in image_format.tensors else 1)
-
-
-def input_row_bytes(spec: GeneratorSpec, latent: str) -> int:
-    """Return how much one sample's tensors take on their way in, with this latent."""
-    item = spec.find(latent)
-    shapes = [item.row_shape if item else (2,), *((2,) for _ in spec.controls)]  # int64: 2 x 4
-    return 4 * sum(math.prod(shape) for shape in shapes)
+def input_row_bytes(spec: GeneratorSpec, given: Iterable[str]) -> int:
+    """Return how much one sample's tensors take on their way in, with these inputs."""
+    items = [item for name in given if (item := spec.find(name))]
+    sizes = [math.prod(item.largest_row_shape) * np.dtype(item.dtype).itemsize for item in items]
+    return sum(sizes) + np.dtype(np.int64).itemsize  # the seed
 
 
 def most_streamed_samples(
-    spec: GeneratorSpec, latent: str, image_format: Format, max_batch_size: int
+    spec: GeneratorSpec, given: Iterable[str], image_format: Format, max_batch_size: int
 ) -> int:
     """Return how many samples one stream request may carry.
 
     4,096, but no more than 8 MiB of output and as much of input; one largest batch in any case.
     """
-    largest = max(row_bytes(spec, image_format), input_row_bytes(spec, latent))
+    largest = max(spec.row_bytes(image_format), input_row_bytes(spec, given))
     return max(max_batch_size, min(MAX_STREAMED_SAMPLES, MAX_STREAMED_BYTES // largest))
 
 
@@ -165,10 +145,11 @@ def check_wire_seeds(seeds: NDArray[Any]) -> None:
         )
 
 
-def _count_rows(request: Arrays, most: int) -> int:
+def _count_rows(spec: GeneratorSpec, request: Arrays, most: int) -> int:
     counts = {name: len(array) for name, array in request.items()}
     if not counts:
-        raise BadRequest("the request carries no tensors; send at least seed")
+        needed = "seed" if spec.takes_seed else f"one of {spec.takes}"
+        raise BadRequest(f"the request carries no tensors; send at least {needed}")
     count = next(iter(counts.values()))
     if any(other != count for other in counts.values()):
         raise BadRequest(f"tensors differ in their number of rows: {counts}; one row is one sample")
@@ -177,47 +158,58 @@ def _count_rows(request: Arrays, most: int) -> int:
     return count
 
 
-def _latent(spec: GeneratorSpec, request: Arrays) -> str:
-    given = [name for name in ("seed", *LATENT_ROLES) if name in request]
-    allowed = ["seed", *(role for role in LATENT_ROLES if spec.find(role))]
-    if len(given) != 1:
-        what = " and ".join(given) if given else "none"
-        raise BadRequest(f"exactly one of {', '.join(allowed)} must be given; {what} was")
-    latent = given[0]
-    item = spec.find(latent)
-    if latent == "seed":
-        if request[latent].shape[1:] != (1,):
-            shape = list(request[latent].shape)
-            raise BadRequest(f"seed has shape {shape}; it takes one integer a row: [N, 1]")
-        check_wire_seeds(request[latent])
-    elif item is None:
-        raise BadRequest(f"this model takes no {latent}; it takes {spec.takes}")
-    else:
-        item.check(request[latent])
-    return latent
-
-
-def _controls(
-    spec: GeneratorSpec, request: Arrays, latent: str, count: int
-) -> dict[str, NDArray[Any]]:
-    controls = {}
-    for item in spec.controls:
-        values = request.get(item.role)
-        if item.role == Role.CLASS_LABEL and latent == Role.W:
-            if values is not None:
+def _check_sizes(spec: GeneratorSpec, inputs: Arrays) -> None:
+    """Refuse pictures of different sizes where their sides have one range: they share it."""
+    sides: dict[tuple[int, SideRange], tuple[str, int]] = {}
+    for item in spec.free_inputs:
+        for axis, side in ((1, item.height), (2, item.width)):
+            if item.name not in inputs or not isinstance(side, SideRange):
+                continue
+            length = inputs[item.name].shape[axis]
+            other, found = sides.setdefault((axis, side), (item.name, length))
+            if found != length:
+                what = "high" if axis == 1 else "wide"
                 raise BadRequest(
-                    "class_label acts in the mapping network, which w goes around; leave it out"
+                    f"{item.name} is {length} pixels {what} and {other} {found}; they have one size"
                 )
-            continue
-        default = getattr(item, "default", None)
-        if values is not None:
-            item.check(values)
-        elif default is None:
-            raise BadRequest(f"{item.role} is required by this model; it takes {item.allowed}")
-        else:
-            values = np.full((count, 1), default, item.dtype)
-        controls[str(item.role)] = values
-    return controls
+
+
+def _check_reached(spec: GeneratorSpec, given: frozenset[str], route: Route) -> None:
+    """Refuse what would be checked and then used by nobody."""
+    for name in sorted(given - route.reached):
+        around = sorted(
+            made
+            for stage in spec.pipeline
+            if stage not in route.stages
+            for made in stage.gives
+            if made in given
+        )
+        raise BadRequest(
+            f"{name} acts in a network that {', '.join(around)} goes around; leave it out, or "
+            f"{', '.join(around)}"
+        )
+
+
+def _seeds(
+    spec: GeneratorSpec, seeds: NDArray[Any] | None, given: frozenset[str], route: Route
+) -> NDArray[np.int64] | None:
+    if seeds is None:
+        if route.drawn:
+            drawn = ", ".join(item.name for item in route.drawn)
+            raise BadRequest(f"seed is required, as it draws {drawn}; or give {drawn} itself")
+        return None
+    if not spec.takes_seed:
+        raise BadRequest(f"this model takes no seed; it takes {spec.takes}")
+    if not route.drawn:
+        latents = sorted(n for n in given if spec.input_of(n, LatentInput))
+        raise BadRequest(
+            f"seed and {' and '.join(latents)} were given; nothing is left for seed to draw, so "
+            "give one of them"
+        )
+    if seeds.shape[1:] != (1,):
+        raise BadRequest(f"seed has shape {list(seeds.shape)}; it takes one integer a row: [N, 1]")
+    check_wire_seeds(seeds)
+    return seeds[:, 0]
 
 
 def _format(values: NDArray[Any] | None) -> Format:

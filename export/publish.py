@@ -14,29 +14,32 @@ from torch import nn
 
 from latentry.contract.errors import CheckpointError, LatentryError, SpecError
 from latentry.contract.files import open_regular, read_regular
-from latentry.contract.images import Uint8
+from latentry.contract.kinds.formats import Format
 from latentry.contract.spec import GeneratorSpec, check_name, spec_from_json
 from latentry.contract.system import time_now
-from latentry.contract.wire import Arrays
+from latentry.contract.wire import Arrays, input_row_bytes
 from latentry.export.graphs.graph_checks import check_graphs
 from latentry.export.graphs.onnx_export import OPSET, onnx_from_module
 from latentry.export.proofs.parity import prove
 from latentry.export.sources.modules import check_stages, module_from_target
-from latentry.serving.entries.goldens import GOLDEN_FILE, golden_bytes, golden_inputs, golden_record
+from latentry.serving.entries.examples import PERF_INPUT_FILE, example_request, perf_input
+from latentry.serving.entries.goldens import GOLDEN_FILE, Goldens, golden_bytes, golden_count
 from latentry.serving.entries.manifest import (
+    MOST_GOLDENS,
+    GoldenRecord,
     Manifest,
     ModelPart,
     RecordPart,
     ServingPart,
     file_record,
 )
-from latentry.serving.entries.perf_input import PERF_INPUT_FILE, perf_input
 from latentry.serving.entries.publishing import publish
 from latentry.serving.entries.repository import MODEL_FILE, MODEL_PY, Entry
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.generator import Generator
 from latentry.training.checkpoint import checkpoint_digest, load_checkpoint
 
+_MOST_BATCH_BYTES = 32 * 2**20
 _MOST_SPEC_BYTES = 16 * 2**20
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "latentry")
 
@@ -114,7 +117,7 @@ def export_generator(
     source: Source,
     repository: Path,
     *,
-    max_batch_size: int = ServingPart().max_batch_size,
+    max_batch_size: int | None = None,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> tuple[Entry, bool]:
     """Export, prove and publish ``source``; return the entry and whether it is new.
@@ -122,7 +125,8 @@ def export_generator(
     Args:
         source: The generator.
         repository: The model repository; made where it does not exist.
-        max_batch_size: Largest batch that will be served, and up to which it is proved.
+        max_batch_size: Largest batch that will be served, and up to which it is proved; None for
+            32, or what 32 MiB of inputs and outputs allow.
         on_step: Called with a line for people before each step.
 
     Raises:
@@ -133,14 +137,14 @@ def export_generator(
     on_step("exporting to ONNX")
     artefacts = onnx_from_module(source.module, source.spec)
     check_graphs(source.spec, artefacts)
+    max_batch_size = max_batch_size or usual_batch_size(source.spec)
     on_step(f"proving it against PyTorch at batches from 1 to {max_batch_size}")
     parity = prove(source.module, source.spec, artefacts, max_batch_size)
     on_step("drawing the goldens")
     generator = _generator(source.spec, artefacts)
-    inputs = golden_inputs(source.spec)
-    images = _draw(generator, inputs)
+    goldens = _draw(generator, example_request(source.spec, golden_count(source.spec)))
     files = {
-        GOLDEN_FILE: golden_bytes(images),
+        GOLDEN_FILE: golden_bytes(goldens),
         PERF_INPUT_FILE: perf_input(source.spec),
         MODEL_FILE: MODEL_PY,
     }
@@ -155,7 +159,7 @@ def export_generator(
             opset=OPSET,
             precision="fp32",
             parity=parity,
-            goldens=golden_record(inputs, images, generator.engine_class),
+            goldens=GoldenRecord(count=len(goldens), engine_class=generator.engine_class),
             files={name: file_record(data) for name, data in files.items()},
             tools={name: version(name) for name in _TOOLS},
             host=f"{platform.system()}-{platform.machine()}",
@@ -167,14 +171,20 @@ def export_generator(
     return publish(repository, source.name, manifest, {**artefacts, **files})
 
 
+def usual_batch_size(spec: GeneratorSpec) -> int:
+    """Return the largest batch of a generator that is told none."""
+    inputs = input_row_bytes(spec, [item.name for item in spec.inputs])
+    row = max(1, inputs + spec.row_bytes(Format.RAW))
+    return max(1, min(ServingPart().max_batch_size, _MOST_BATCH_BYTES // row))
+
+
 def _generator(spec: GeneratorSpec, artefacts: Mapping[str, bytes]) -> Generator:
-    engines = {stage: OnnxRuntimeEngine(artefacts[f"{stage}.onnx"]) for stage in spec.stages}
-    return Generator(spec, dict(engines), max_batch_size=len(golden_inputs(spec)["seed"]))
+    engines = {name: OnnxRuntimeEngine(artefacts[f"{name}.onnx"]) for name in spec.networks}
+    return Generator(spec, dict(engines), max_batch_size=MOST_GOLDENS)
 
 
-def _draw(generator: Generator, inputs: Arrays) -> Uint8:
+def _draw(generator: Generator, inputs: Arrays) -> Goldens:
     answer = generator.answer([inputs])[0]
     if isinstance(answer, LatentryError):
         raise answer
-    images: Uint8 = answer["image"]
-    return images
+    return Goldens(inputs, answer)

@@ -5,15 +5,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentry.clients.client import Client
-from latentry.contract.errors import LatentryError
+from latentry.contract.errors import BadRequest, LatentryError
+from latentry.contract.kinds.formats import FILE_FORMATS, Format
+from latentry.contract.spec import GeneratorSpec
 from latentry.contract.strict import Strict
-from latentry.contract.wire import FILE_FORMATS, Format
 from latentry.profiling.estimates import (
     Estimate,
     mean_estimate,
@@ -21,9 +22,10 @@ from latentry.profiling.estimates import (
     percentile_estimate,
 )
 from latentry.profiling.load.schedules import run_closed, run_open
-from latentry.profiling.load.target import TritonTarget
+from latentry.profiling.load.target import ExampleInputs, TritonTarget
 
 _STREAM_SAMPLES = 128
+_STREAM_BYTES, _LEAST_SAMPLES = 64 * 2**20, 16  # large samples are fewer, to the second chunk
 _WARM_UP_S = 0.5
 _MOST_STREAMS = 64
 _DIFFERENT_SEEDS = 64
@@ -85,12 +87,12 @@ def measure_streams(client: Client, model: str, seconds: float) -> StreamFigures
     first = [np.array([times[0] for times in starts]) * 1e3]
     gaps = [np.diff(times) * 1e3 for times in starts]
     return StreamFigures(
-        samples=_STREAM_SAMPLES,
+        samples=target.samples,
         streams_per_s=rate,
         streams=len(starts),
         first_chunk_ms={f"{p:g}": percentile_estimate(first, p) for p in (50.0, 95.0)},
         gap_ms={f"{p:g}": _pooled(gaps, p) for p in (50.0, 95.0, 99.0)},
-        images_per_s=mean_estimate([_STREAM_SAMPLES / times[-1] for times in alone]),
+        images_per_s=mean_estimate([target.samples / times[-1] for times in alone]),
         errors=dict(result.errors),
     )
 
@@ -99,7 +101,8 @@ def measure_formats(
     url: str, model: str, *, rounds: int = 3, window_s: float = 0.8
 ) -> list[FormatFigures]:
     """Measure requests a second of every format, in rounds, so that all meet the same machine."""
-    formats = (Format.RAW, *FILE_FORMATS)
+    with Client(url) as client:
+        formats = answered_formats(client.info(model).spec)
     throughputs: dict[str, list[float]] = {name: [] for name in formats}
     errors: dict[str, Counter[str]] = {name: Counter() for name in formats}
     with ExitStack() as stack:
@@ -123,15 +126,30 @@ def measure_formats(
     ]
 
 
+def answered_formats(spec: GeneratorSpec) -> list[Format]:
+    """Return the formats in which a model's answers differ: one where it gives no pixels."""
+    formats = [Format.RAW]
+    raw = [item.tensors(Format.RAW) for item in spec.outputs]
+    for image_format in FILE_FORMATS:
+        if raw == [item.tensors(image_format) for item in spec.outputs]:
+            continue
+        with suppress(BadRequest):
+            for item in spec.outputs:
+                item.check_format(image_format)
+            formats.append(image_format)
+    return formats
+
+
 def measure_client(client: Client, url: str, model: str, repeats: int = 200) -> ClientOverhead:
     """Compare ``Client.generate`` with the same bytes sent bare, one call of each in turn."""
     with TritonTarget(url, model) as target:
-        classes = len(target.info.spec.classes)
+        examples = ExampleInputs(target.info.spec)
         whole, bare = [], []
         for turn in range(repeats + 10):
             seed = turn % _DIFFERENT_SEEDS
+            arguments = examples.arguments([seed])
             start = time.perf_counter()
-            client.generate(model, seeds=seed, class_label=seed % classes if classes else None)
+            client.generate(model, **arguments)
             middle = time.perf_counter()
             target.ask()
             whole.append((middle - start) * 1e3)
@@ -150,7 +168,11 @@ class _StreamTarget:
     def __init__(self, client: Client, model: str) -> None:
         self._client = client
         self._model = model
-        self._classes = len(client.info(model).spec.classes)
+        spec = client.info(model).spec
+        examples = ExampleInputs(spec)
+        largest = max(examples.row_bytes, spec.row_bytes(Format.RAW))
+        self.samples = max(_LEAST_SAMPLES, min(_STREAM_SAMPLES, _STREAM_BYTES // largest))
+        self._arguments = examples.arguments(range(self.samples))
         self._threads = ThreadPoolExecutor(_MOST_STREAMS)
         self.drawn: list[tuple[float, list[float]]] = []
 
@@ -158,9 +180,8 @@ class _StreamTarget:
         self._threads.submit(self._draw_one, done)
 
     def draw(self) -> list[float]:
-        label = 0 if self._classes else None
         start = time.perf_counter()
-        chunks = self._client.stream(self._model, seeds=range(_STREAM_SAMPLES), class_label=label)
+        chunks = self._client.stream(self._model, **self._arguments)
         return [time.perf_counter() - start for _ in chunks]
 
     def close(self) -> None:

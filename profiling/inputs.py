@@ -7,6 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from latentry.contract.errors import LatentryError
+from latentry.contract.kinds.formats import Format
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.wire import input_row_bytes
+
+
+def sample_bytes(spec: GeneratorSpec) -> int:
+    """Return what one sample of ``perf_input.json`` and its answer take on the wire."""
+    route = spec.route(frozenset())
+    given = [item.name for item in route.inputs if item not in route.drawn]
+    return input_row_bytes(spec, given) + spec.row_bytes(Format.RAW)
 
 
 @contextmanager
@@ -17,7 +27,7 @@ def valid_inputs(repository: Path, model: str, url: str) -> Iterator[tuple[Path,
     and the entry is None.
     """
     from latentry.clients.client import Client
-    from latentry.serving.entries.perf_input import PERF_INPUT_FILE, perf_input
+    from latentry.serving.entries.examples import PERF_INPUT_FILE, perf_input
     from latentry.serving.entries.repository import newest_entries
 
     with Client(url) as client:

@@ -2,120 +2,48 @@
 
 import json
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
-    BeforeValidator,
-    Discriminator,
     Field,
     FiniteFloat,
-    Tag,
     ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 
-from latentry.clients.ranges import parse_classes
-from latentry.contract.errors import BadRequest, LatentryError
+from latentry.contract.errors import BadRequest
 from latentry.contract.files import parse_toml, read_regular
-from latentry.contract.seeds import MAX_SEED, draw_uniform
-from latentry.contract.spec import GeneratorSpec, ModelName, Role
+from latentry.contract.kinds.kind import InputKind
+from latentry.contract.seeds import MAX_SEED
+from latentry.contract.spec import GeneratorSpec, ModelName
 from latentry.contract.strict import Strict, explain
 from latentry.synthesis.filters.classifier import ClassifierOptions
 from latentry.synthesis.filters.filters import FILTERS, FilterOptions
 from latentry.synthesis.filters.network import NetworkOptions
+from latentry.synthesis.job_inputs import (
+    Choice,
+    JobInput,
+    Uniform,
+    check_input,
+    check_numbers,
+    numbers_of,
+    rows_of_input,
+    shown_in_file,
+)
 from latentry.synthesis.sinks.formats import FORMATS, FormatName
 from latentry.synthesis.sinks.image_data import ImageFormat
+from latentry.synthesis.sinks.sample import COLUMNS, is_one_number, one_number_inputs
 
 _MOST_FILE_BYTES = 2**20
 
-# Which of a sample's streams a control is drawn from; z has the seed's own.
-CONTROL_STREAMS = {Role.CLASS_LABEL: 1, Role.TRUNCATION_PSI: 2}
-
-Controls = dict[str, NDArray[Any]]
-"""Every control in effect, by role: one value a sample, [N]."""
-
-
-def _check_number(value: object) -> object:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # Compared, as an integer that is beyond all floats cannot be asked whether it is finite.
-    if not is_number or not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
-        raise ValueError(
-            f'holds {_shown(value)}; give a number, {{ choice = [0, 1] }}, {{ choice = "0-9" }} or '
-            "{ uniform = [0.5, 1] }"
-        )
-    return value
-
-
-Number = Annotated[int | float, BeforeValidator(_check_number)]
-
-
-class Uniform(Strict):
-    """A control drawn for each sample from its seed, evenly between two numbers."""
-
-    uniform: tuple[FiniteFloat, FiniteFloat]
-
-    @model_validator(mode="after")
-    def _runs_upwards(self) -> Self:
-        if self.uniform[0] > self.uniform[1]:
-            raise ValueError(f"uniform = {list(self.uniform)} runs backwards; [low, high]")
-        return self
-
-    @property
-    def ends(self) -> tuple[float, ...]:
-        """Values that have to be allowed."""
-        return self.uniform
-
-    def draw(self, drawn: NDArray[np.float64]) -> NDArray[Any]:
-        """Return the control's values for numbers in [0, 1)."""
-        low, high = self.uniform
-        return low + (high - low) * drawn
-
-
-class Choice(Strict):
-    """A control drawn for each sample from its seed, each of several values as likely."""
-
-    choice: tuple[Number, ...]
-
-    @field_validator("choice", mode="before")
-    @classmethod
-    def _read_ranges(cls, value: object) -> object:
-        if value == []:
-            raise ValueError("holds []; give at least one value")
-        if isinstance(value, str):
-            return tuple(_classes("choice", value))
-        return tuple(value) if isinstance(value, list) else value
-
-    @property
-    def ends(self) -> tuple[float, ...]:
-        """Values that have to be allowed."""
-        return self.choice
-
-    def draw(self, drawn: NDArray[np.float64]) -> NDArray[Any]:
-        """Return the control's values for numbers in [0, 1)."""
-        return np.array(self.choice)[(drawn * len(self.choice)).astype(np.int64)]
-
-
-def _kind_of_control(value: object) -> str:
-    if isinstance(value, Uniform | Choice):
-        return type(value).__name__.lower()
-    if isinstance(value, dict):
-        return "uniform" if "uniform" in value else "choice"
-    return "fixed"
-
-
-Control = Annotated[
-    Annotated[Number, Tag("fixed")]
-    | Annotated[Uniform, Tag("uniform")]
-    | Annotated[Choice, Tag("choice")],
-    Discriminator(_kind_of_control),
-]
+InputRows = dict[str, Any]
+"""Every input of one number in effect, by name: an array [N], one value a sample."""
 
 
 class SamplesPart(Strict):
@@ -132,33 +60,47 @@ class SamplesPart(Strict):
             raise ValueError('give either seeds = "0-9999" or per_class = { "0-9" = 1000 }')
         if self.seeds is not None and self.first_seed:
             raise ValueError("first_seed goes with per_class; seeds has its own first seed")
-        self.seed_range()
-        self.counts()
+        if self.seeds is not None:
+            self._ends()
         return self
 
-    def seed_range(self) -> tuple[int, int]:
-        """The first seed, and the number of samples."""
-        if self.seeds is None:
-            return self.first_seed, sum(count for _, count in self.counts())
-        match = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", self.seeds.replace("_", ""))
-        if not match:
-            raise ValueError(f'seeds = "{self.seeds}"; one range with both ends, "0-9999"')
-        first, last = int(match[1]), int(match[2])
-        if last < first or last > MAX_SEED:
-            raise ValueError(f'seeds = "{self.seeds}"; seeds run upwards from 0 to {MAX_SEED}')
-        return first, last - first + 1
+    @property
+    def first(self) -> int:
+        """The first seed."""
+        return self.first_seed if self.seeds is None else self._ends()[0]
 
-    def counts(self) -> list[tuple[int | None, int]]:
-        """Return (class label, samples) by label; one pair without a label for a seed range."""
+    def counts(self, spec: GeneratorSpec) -> list[tuple[int | None, int]]:
+        """Return (class label, samples) by label; one pair without a label for a seed range.
+
+        Raises:
+            BadRequest: The model has no such class, or a class is counted twice.
+        """
         if not self.per_class:
-            return [(None, self.seed_range()[1])]
+            first, last = self._ends()
+            return [(None, last - first + 1)]
+        item = spec.class_input
+        if item is None:
+            raise BadRequest("per_class counts classes, and this model has none; give seeds")
         counts: dict[int, int] = {}
         for classes, count in self.per_class.items():
-            for label in _classes("per_class", classes):
+            labels = [int(label) for label in numbers_of(item, classes)]
+            check_numbers(item, labels)
+            for label in labels:
                 if label in counts:
-                    raise ValueError(f"per_class names class {label} twice")
+                    raise BadRequest(f"per_class names class {label} twice")
                 counts[label] = count
         return sorted(counts.items())
+
+    def _ends(self) -> tuple[int, int]:
+        """The first and the last seed of ``seeds``."""
+        text = self.seeds or ""
+        match = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", text.replace("_", ""))
+        if not match:
+            raise ValueError(f'seeds = "{text}"; one range with both ends, "0-9999"')
+        first, last = int(match[1]), int(match[2])
+        if last < first or last > MAX_SEED:
+            raise ValueError(f'seeds = "{text}"; seeds run upwards from 0 to {MAX_SEED}')
+        return first, last
 
 
 def _default_image(part: dict[str, Any]) -> ImageFormat:
@@ -193,7 +135,7 @@ class Job(Strict):
     model_digest: str | None = None
     engine_class: Literal["any"] | None = None
     samples: SamplesPart
-    controls: dict[Literal["class_label", "truncation_psi"], Control] = {}
+    inputs: dict[str, JobInput] = {}
     output: OutputPart = OutputPart()
     filters: tuple[FilterOptions, ...] = ()
 
@@ -205,62 +147,95 @@ class Job(Strict):
         return value
 
     def check(self, spec: GeneratorSpec) -> None:
-        """Check the job against what the model takes.
+        """Check the job against what the model takes and gives.
 
         Raises:
-            BadRequest: Naming the control, what it holds and what is allowed.
+            BadRequest: Naming what is in the way, what the job holds and what is allowed.
         """
-        labels = [label for label, _ in self.samples.counts() if label is not None]
-        if labels and Role.CLASS_LABEL in self.controls:
-            raise BadRequest("class_label is given by per_class already; take it out of [controls]")
-        if labels:
-            self._check_control(spec, Role.CLASS_LABEL, labels)
-        for role, control in self.controls.items():
-            values = control.ends if isinstance(control, Uniform | Choice) else (control,)
-            self._check_control(spec, role, values)
-        if not spec.classes and any(isinstance(f, ClassifierOptions) for f in self.filters):
+        self._check_kind_of_model(spec)
+        by_class = spec.class_input if self.samples.per_class else None
+        self.samples.counts(spec)
+        if by_class and by_class.name in self.inputs:
+            raise BadRequest(
+                f"{by_class.name} is given by per_class already; take it out of [inputs]"
+            )
+        for name, value in self.inputs.items():
+            check_input(self._input(spec, name), value)
+        if not spec.class_input and any(isinstance(f, ClassifierOptions) for f in self.filters):
             raise BadRequest(
                 f"the filter classifier compares classes, and {self.model} has none; a filter of "
                 'kind = "python" can judge by other things'
             )
-        if spec.classes and not labels and Role.CLASS_LABEL not in self.controls:
+        self._check_required(spec, {*self.inputs, *([by_class.name] if by_class else [])})
+
+    def _check_kind_of_model(self, spec: GeneratorSpec) -> None:
+        """Refuse a model of which no job can be made, whatever its file says."""
+        for item in spec.route(frozenset()).inputs:
+            is_drawn = bool(item.distribution_to_draw) or item.default_row() is not None
+            if not is_drawn and not is_one_number(item):
+                raise BadRequest(
+                    f"{self.model} needs {item.name} ({item.allowed}); a job gives a model inputs "
+                    "of one number only"
+                )
+        if spec.picture is None:
+            given = ", ".join(f"{item.name} ({item.kind})" for item in spec.outputs)
+            raise BadRequest(f"{self.model} gives {given}; a job is made of pictures")
+        if not spec.takes_seed:
+            raise BadRequest(f"{self.model} draws nothing from seeds, and a job is made of seeds")
+        for item in one_number_inputs(spec):
+            if item.name in COLUMNS:
+                raise BadRequest(
+                    f"{self.model} takes an input called {item.name}, which is what shards call "
+                    "something else of a sample; export it with another name for the input"
+                )
+
+    def _input(self, spec: GeneratorSpec, name: str) -> InputKind:
+        """Return an input of one number; raises BadRequest where there is none of this name."""
+        item = spec.find(name)
+        if item and not is_one_number(item):
             raise BadRequest(
-                f"{self.model} needs class_label: say how many of each class with [samples] "
-                'per_class = { "0-9" = 1000 }, or give [controls] class_label = 7 or '
-                'class_label = { choice = "0-9" }'
+                f"{name} is no single number ({item.allowed}), and a job gives a model inputs of "
+                "one number only; take it out of [inputs]"
             )
-
-    def _check_control(self, spec: GeneratorSpec, role: str, values: Sequence[float]) -> None:
-        item = spec.find(role)
         if item is None:
-            there = ", ".join(control.role for control in spec.controls) or "no controls at all"
-            raise BadRequest(f"{self.model} takes no {role}; it takes {there}")
-        for value in values:
-            try:
-                fits = item.dtype is not np.int64 or isinstance(value, int)
-                with np.errstate(over="ignore"):  # becomes infinity, which the check refuses
-                    item.check(np.array([[value]]).astype(item.dtype))
-            except (BadRequest, OverflowError, TypeError):
-                fits = False
-            if not fits:
-                raise BadRequest(f"{role} is {value} in the job; it takes {item.allowed}")
+            there = ", ".join(item.name for item in one_number_inputs(spec))
+            raise BadRequest(
+                f"{self.model} takes no {name} in a job; it takes "
+                f"{there or 'no inputs of one number'}"
+            )
+        return item
 
-    def controls_of(
+    def _check_required(self, spec: GeneratorSpec, given: Set[str]) -> None:
+        """Refuse a job that leaves out what the model needs."""
+        for item in one_number_inputs(spec):
+            if item.name in given or item.default_row() is not None:
+                continue
+            if item is spec.class_input:
+                raise BadRequest(
+                    f"{self.model} needs {item.name}: say how many of each class with [samples] "
+                    f'per_class = {{ "0-9" = 1000 }}, or give [inputs] {item.name} = 7 or '
+                    f'{item.name} = {{ choice = "0-9" }}'
+                )
+            raise BadRequest(f"{self.model} needs [inputs] {item.name}; it takes {item.allowed}")
+
+    def inputs_of(
         self, spec: GeneratorSpec, seeds: NDArray[np.int64], labels: NDArray[np.int64] | None
-    ) -> Controls:
-        """Return every control of the model for samples with these seeds and, maybe, labels."""
-        controls: Controls = {}
-        for item in spec.controls:
-            role = item.role
-            value = self.controls.get(role.value, getattr(item, "default", None))  # type: ignore[call-overload]
-            if role is Role.CLASS_LABEL and labels is not None:
-                controls[role.value] = labels
-            elif isinstance(value, Uniform | Choice):
-                drawn = value.draw(draw_uniform(seeds, CONTROL_STREAMS[role]))
-                controls[role.value] = drawn.astype(item.dtype)
-            else:
-                controls[role.value] = np.full(len(seeds), value, item.dtype)
-        return controls
+    ) -> InputRows:
+        """Return every input of one number for samples with these seeds and, maybe, labels."""
+        inputs: InputRows = {}
+        for item in one_number_inputs(spec):
+            if labels is not None and item is spec.class_input:
+                inputs[item.name] = labels
+            elif item.name in self.inputs:
+                inputs[item.name] = rows_of_input(item, self.inputs[item.name], seeds)
+            elif (row := item.default_row()) is not None:
+                inputs[item.name] = np.repeat(row, len(seeds))
+        return inputs
+
+
+def class_name(spec: GeneratorSpec) -> str:
+    """Return the name of the input that per_class counts; empty where there is none."""
+    return spec.class_input.name if spec.class_input else ""
 
 
 def job_from_file(path: Path) -> Job:
@@ -281,15 +256,6 @@ def job_from_file(path: Path) -> Job:
         return Job.model_validate_json(text, strict=True, context={"folder": path.resolve().parent})
     except ValidationError as error:
         raise BadRequest(f"{path}: {explain(error, _finding)}") from error
-
-
-def _classes(key: str, text: str) -> list[int]:
-    """Return the class labels in ``text``, with our errors as pydantic wants them."""
-    try:
-        labels: list[int] = parse_classes(text, called=key).tolist()
-    except LatentryError as error:
-        raise ValueError(str(error)) from error
-    return labels
 
 
 # What may stand in a table, by its key or by the word that tells its kind.
@@ -319,7 +285,7 @@ def _finding(item: ErrorDetails) -> str:
     if path[-1:] == ["[key]"]:
         must = message.replace("Input should", "it must")
         return f"{_dotted(path[:-1])}: there is no such key; {must}"
-    if path[:1] in (["filters"], ["controls"]):
+    if path[:1] in (["filters"], ["inputs"]):
         del path[2:3]  # its kind, which is part of pydantic's path and not of the file's
     where = _dotted(path)
     if kind == "missing":
@@ -327,20 +293,14 @@ def _finding(item: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         return f"{where}: there is no such key; there are {', '.join(fields)}"
     if kind.startswith("union_tag"):
-        return (
-            f"{where} holds {_shown(item['input'])}; its kind must be one of {', '.join(FILTERS)}"
-        )
+        kinds = ", ".join(FILTERS)
+        return f"{where} holds {shown_in_file(item['input'])}; its kind must be one of {kinds}"
     if kind == "value_error":
         return f"{where}: {message}"
     must = f"must be {_WORDS[kind]}" if kind in _WORDS else message
     must = must.replace("Input should", "must")
-    return f"{where} is {_shown(item['input'])}; it {must}"
+    return f"{where} is {shown_in_file(item['input'])}; it {must}"
 
 
 def _dotted(path: Sequence[object]) -> str:
     return ".".join(map(str, path))
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
+from latentry.contract.kinds.formats import Format
 from latentry.contract.seeds import MAX_SEED
 from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.job import Job
@@ -117,8 +118,11 @@ def plan_from_job(job: Job, spec: GeneratorSpec) -> JobPlan:
     Raises:
         BadRequest: The job has too many shards, or its reserve runs past the last seed.
     """
-    first, samples = job.samples.seed_range()
-    size = job.output.shard_size or max(1, min(_SHARD_SIZE, _SHARD_BYTES // spec.image.row_bytes))
+    first, counts = job.samples.first, job.samples.counts(spec)
+    samples = sum(count for _, count in counts)
+    size = job.output.shard_size or max(
+        1, min(_SHARD_SIZE, _SHARD_BYTES // spec.image.row_bytes(Format.RAW))
+    )
     shards = math.ceil(samples / size)
     if shards > _MOST_SHARDS:
         raise BadRequest(f"{samples} samples in shards of {size} are over {_MOST_SHARDS} shards")
@@ -129,7 +133,7 @@ def plan_from_job(job: Job, spec: GeneratorSpec) -> JobPlan:
             f"{first + samples - 1}, then each shard of {shards} has a reserve of {reserve}; "
             "start lower, or lower [samples] reserve"
         )
-    return JobPlan(first, tuple(job.samples.counts()), shards, reserve)
+    return JobPlan(first, tuple(counts), shards, reserve)
 
 
 def _in_turn(shares: Sequence[tuple[int | None, int]]) -> NDArray[np.int64]:

@@ -269,7 +269,7 @@ def _misfit(record: JobRecord, made: ShardRecord, number: int) -> str:
     if len(made.seeds) + sum(made.missing.values()) != len(plan):
         lost = sum(made.missing.values())
         return f"it has {len(made.seeds)} samples and misses {lost}; the plan says {len(plan)}"
-    most = most_shard_bytes(record.job.output, record.spec.image, len(plan))
+    most = most_shard_bytes(record.job.output, record.spec, len(plan))
     if made.size > most:
         return f"its file has {made.size:,} bytes; {len(plan)} samples take at most {most:,}"
     if sum(made.by_class.values()) != len(made.seeds):

@@ -15,6 +15,7 @@ import numpy as np
 
 from latentry.contract.errors import JobError, listed
 from latentry.contract.images import Uint8, grid_from_images, png_from_uint8
+from latentry.contract.kinds.formats import Format
 from latentry.contract.transport import ModelInfo
 from latentry.synthesis.crews.crew import Crew, make_here
 from latentry.synthesis.filters.filters import file_hashes
@@ -201,14 +202,14 @@ def read_sheet(storage: Storage, record: JobRecord) -> bytes:
 
 def most_sheet_bytes(record: JobRecord) -> int:
     """Return the largest size that the contact sheet may have."""
-    return 2**20 + 2 * _SHEET_SHARDS * _SHEET_SAMPLES * record.spec.image.row_bytes
+    return 2**20 + 2 * _SHEET_SHARDS * _SHEET_SAMPLES * record.spec.image.row_bytes(Format.RAW)
 
 
 def samples_of_shard(storage: Storage, record: JobRecord, made: ShardRecord) -> Iterator[Sample]:
     """Yield the samples of a shard's file; raises JobError where it is damaged."""
     try:
         with storage.open(made.file, size=made.size) as file:
-            yield from read_shard(file, record.job.output, record.spec.image, len(made.seeds))
+            yield from read_shard(file, record.job.output, record.spec, len(made.seeds))
     except JobError:
         raise
     except Exception as error:  # zipfile, pyarrow and Pillow share no base of theirs

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,12 @@ from latentry.clients.retry import Deadline, Retries, policy_from_retry_for_s
 from latentry.clients.server import DEFAULT_SERVER, Server
 from latentry.contract.errors import BadRequest, InvalidOutput, JobError, TimedOut, listed
 from latentry.contract.images import Uint8
+from latentry.contract.kinds.formats import Format
 from latentry.contract.transport import ModelInfo
 from latentry.synthesis.filters.filters import FilterOptions, file_hashes
 from latentry.synthesis.filters.judging import Candidates
 from latentry.synthesis.filters.network import NetworkOptions, load_network
-from latentry.synthesis.job import Controls, Job
+from latentry.synthesis.job import InputRows, Job, class_name
 from latentry.synthesis.plan import ShardPlan
 from latentry.synthesis.records import (
     INDEX_FILE,
@@ -154,8 +155,9 @@ class ShardMaker:
         job = self._work.record
         self._drawer = self._drawer or SampleDrawer(job, self._work.origin)
         drawn = self._drawer.draw(job.plan.shard(number), progress)
-        labels = (str(sample.controls.get("class_label", "")) for sample in drawn.samples)
-        data = shard_bytes(drawn.samples, job.job.output, job.spec.image, job.model_digest)
+        name = class_name(job.spec)
+        labels = (str(sample.inputs.get(name, "")) for sample in drawn.samples)
+        data = shard_bytes(drawn.samples, job.job.output, job.spec, job.model_digest)
         record = ShardRecord(
             shard=number,
             file=job.shard_file(number),
@@ -216,7 +218,7 @@ class SampleDrawer:
         self._client = origin.open_client(self._job.model, record.model_digest, patient=True)
         self._patience_s = origin.patience_s
         self._together = max(
-            1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // record.spec.image.row_bytes)
+            1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // record.spec.image.row_bytes(Format.RAW))
         )
         self._engine_class = ""
 
@@ -277,12 +279,13 @@ class SampleDrawer:
         ``seen`` None asks no filter.
         """
         labels = None if plan.labels is None else plan.labels[places]
-        controls = self._job.controls_of(self._record.spec, seeds, labels)
-        images, finite = self._images(seeds, controls)
+        inputs = self._job.inputs_of(self._record.spec, seeds, labels)
+        images, finite = self._images(seeds, inputs)
         hashes = [pixel_sha256(image) for image in images]
         reasons: list[str | None] = [None if fine else "NaN or infinity" for fine in finite]
         if seen is not None:
-            self._ask_filters(Candidates(images, seeds, controls, hashes, seen), reasons)
+            asked = inputs.get(class_name(self._record.spec))
+            self._ask_filters(Candidates(images, seeds, inputs, asked, hashes, seen), reasons)
         kept = [place for place, reason in enumerate(reasons) if reason is None]
         vectors = dict(zip(kept, self._vectors(images[kept]), strict=True))
         judged: list[tuple[Sample | None, str]] = []
@@ -293,7 +296,7 @@ class SampleDrawer:
             sample = Sample(
                 index=plan.first_index + int(places[place]),
                 seed=int(seeds[place]),
-                controls={role: values[place] for role, values in controls.items()},
+                inputs={name: values[place] for name, values in inputs.items()},
                 sha256=hashes[place],
                 data=data_from_image(images[place], self._job.output.image),
                 features=vectors[place],
@@ -310,7 +313,8 @@ class SampleDrawer:
             part = Candidates(
                 images=candidates.images[kept],
                 seeds=candidates.seeds[kept],
-                controls={role: values[kept] for role, values in candidates.controls.items()},
+                inputs={name: values[kept] for name, values in candidates.inputs.items()},
+                labels=None if candidates.labels is None else candidates.labels[kept],
                 sha256=[candidates.sha256[place] for place in kept],
                 seen=candidates.seen,
             )
@@ -330,7 +334,7 @@ class SampleDrawer:
         return vectors
 
     def _images(
-        self, seeds: NDArray[np.int64], controls: Controls
+        self, seeds: NDArray[np.int64], inputs: InputRows
     ) -> tuple[Uint8, NDArray[np.bool_]]:
         """Return uint8 [N, H, W, C] and where the images are finite; the others are black."""
         images = np.zeros((len(seeds), *self._record.spec.image.row_shape), np.uint8)
@@ -341,8 +345,7 @@ class SampleDrawer:
                 result = self._client.generate(
                     self._job.model,
                     seeds=seeds[finite],
-                    class_label=_chosen(controls, "class_label", finite),
-                    truncation_psi=_chosen(controls, "truncation_psi", finite),
+                    **{name: values[finite] for name, values in inputs.items()},
                 )
             except InvalidOutput as error:
                 if not error.seeds:
@@ -370,10 +373,6 @@ class SampleDrawer:
                 f"{record.engine_class} and would differ in single bits"
             )
         self._engine_class = info.engine_class
-
-
-def _chosen(controls: Controls, role: str, where: NDArray[np.bool_]) -> NDArray[Any] | None:
-    return controls[role][where] if role in controls else None
 
 
 def judges(job: Job) -> list[FilterOptions | NetworkOptions]:

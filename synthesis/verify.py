@@ -13,9 +13,9 @@ import numpy as np
 
 from latentry.clients.client import Client
 from latentry.contract.errors import JobError, listed
-from latentry.contract.images import Uint8, decode_image, is_same_but_for_rounding
+from latentry.contract.images import Uint8, decode_image
 from latentry.synthesis.crews.processes import start_worker
-from latentry.synthesis.job import Controls
+from latentry.synthesis.job import InputRows
 from latentry.synthesis.plan import ShardPlan
 from latentry.synthesis.records import (
     CONTACT_SHEET_FILE,
@@ -222,22 +222,22 @@ def _sample_problems(
     if len(samples) != len(made.seeds):
         yield f"holds {len(samples)} samples, its record says {len(made.seeds)}"
         return
-    controls = _planned_controls(record, plan, made)
+    inputs = _planned_inputs(record, plan, made)
     recorded = zip(made.indices, made.seeds, made.sample_sha256, strict=True)
     for place, (sample, (index, seed, sha256)) in enumerate(zip(samples, recorded, strict=True)):
         if (sample.index, sample.seed, sample.sha256) != (index, seed, sha256):
             yield f"sample {index} is not what its record says"
-        for role, values in controls.items():
+        for name, values in inputs.items():
             planned = number_from_scalar(values[place])
-            if sample.controls.get(role) not in (planned, values[place]):
-                yield f"sample {index} has {role} {sample.controls.get(role)}, not {planned}"
+            if sample.inputs.get(name) not in (planned, values[place]):
+                yield f"sample {index} has {name} {sample.inputs.get(name)}, not {planned}"
 
 
-def _planned_controls(record: JobRecord, plan: ShardPlan, made: ShardRecord) -> Controls:
+def _planned_inputs(record: JobRecord, plan: ShardPlan, made: ShardRecord) -> InputRows:
     """Return every control of a shard's samples, [N] each, as the job says them."""
     places = np.array(made.indices, np.int64) - plan.first_index
     labels = None if plan.labels is None else plan.labels[places]
-    return record.job.controls_of(record.spec, np.array(made.seeds, np.int64), labels)
+    return record.job.inputs_of(record.spec, np.array(made.seeds, np.int64), labels)
 
 
 def _misfits(storage: Storage, index: dict[str, str], files: Mapping[str, int]) -> Iterator[str]:
@@ -330,7 +330,9 @@ def _draw_again(
                 seed, sha256 = recorded[index]
                 if pixel_sha256(image) == sha256:
                     verdict.drawn_again += 1
-                elif index in stored and is_same_but_for_rounding(image, stored[index]):
+                elif index in stored and record.spec.image.is_same_but_for_rounding(
+                    image, stored[index]
+                ):
                     different += 1
                 else:
                     verdict.problems.append(
@@ -368,11 +370,10 @@ def _drawn(
     labels = None
     if plan.labels is not None:
         labels = plan.labels[[index - plan.first_index for index in indices]]
-    controls = record.job.controls_of(record.spec, np.array(seeds, np.int64), labels)
+    inputs = record.job.inputs_of(record.spec, np.array(seeds, np.int64), labels)
     result = client.generate(
         record.job.model,
         seeds=seeds,
-        class_label=controls.get("class_label"),
-        truncation_psi=controls.get("truncation_psi"),
+        **inputs,
     )
     return list(result.images)

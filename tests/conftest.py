@@ -9,12 +9,12 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 from running_server import RunningServer, run_server, wait_until
+from specs import classes, image, make_spec, psi, stages_of_stylegan, w, z
 
 from latentry.clients.transports.grpc_library import library
 
@@ -23,28 +23,15 @@ library()  # before any test imports gRPC as it comes: its own handlers of a for
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "training" / "checkpoints"
 
-SPECS: dict[str, dict[str, Any]] = {
-    "wide": {
-        "inputs": [{"role": "z", "shape": [16]}],
-        "image": {"height": 48, "width": 80, "channels": 3},
-    },
-    "mapped": {
-        "inputs": [
-            {"role": "z", "shape": [12]},
-            {"role": "class_label", "classes": ["cat", "dog", "emu", "fox"]},
-            {"role": "w", "shape": [3, 20], "w_avg": [0.01 * i for i in range(20)]},
-            {"role": "truncation_psi"},
-        ],
-        "image": {"height": 24, "width": 24, "channels": 1},
-    },
-    "large": {
-        "inputs": [{"role": "z", "shape": [8]}],
-        "image": {"height": 256, "width": 256, "channels": 3},
-    },
-    "breaking": {
-        "inputs": [{"role": "z", "shape": [4]}],
-        "image": {"height": 8, "width": 8, "channels": 1},
-    },
+SPECS = {
+    "wide": make_spec([z(16)], [image(48, 80)]),
+    "mapped": make_spec(
+        [z(12), classes("cat", "dog", "emu", "fox"), w(3, 20), psi()],
+        [image(24, 24, 1)],
+        stages_of_stylegan(w_avg=[0.01 * i for i in range(20)]),
+    ),
+    "large": make_spec([z(8)], [image(256, 256)]),
+    "breaking": make_spec([z(4)], [image(8, 8, 1)]),
 }
 
 
@@ -107,7 +94,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="exports need the extra [export]")
     import sample_generators
 
-    from latentry.contract.spec import GeneratorSpec
     from latentry.export.publish import Source, export_generator, source_from_checkpoint
 
     folder = tmp_path_factory.mktemp("serving") / "model_repository"
@@ -115,9 +101,23 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         export_generator(source_from_checkpoint(checkpoint), folder)
     for name, spec in SPECS.items():
         module = getattr(sample_generators, f"build_{name}")().eval()
-        source = Source(name, GeneratorSpec.model_validate(spec), module, name, "0" * 64)
+        source = Source(name, spec, module, name, "0" * 64)
         most = 32 if name == "large" else 16
         export_generator(source, folder, max_batch_size=most)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model repository with generators that take and give more than z and a picture."""
+    pytest.importorskip("torch", reason="exports need the extra [export]")
+    from varied_generators import export_embedded, export_restyled, export_steered
+
+    folder = tmp_path_factory.mktemp("varied") / "model_repository"
+    export_steered(folder)
+    export_embedded(folder)
+    export_restyled(folder, "restyled", 256, 256, 3)
+    export_restyled(folder, "megabyte", 512, 512, 4)
     return folder
 
 

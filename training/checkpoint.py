@@ -29,7 +29,7 @@ from latentry.contract.files import (
     sha256_regular,
     write_new,
 )
-from latentry.contract.spec import GeneratorSpec, ModelName, Role
+from latentry.contract.spec import GeneratorSpec, ModelName
 from latentry.contract.strict import Strict, explain
 from latentry.training.architectures import build
 
@@ -96,7 +96,7 @@ class Checkpoint(Strict):
         provenance: How it came to be.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: ModelName
     architecture: str
     config: dict[str, JsonValue]
@@ -346,19 +346,25 @@ def _check_finite(tensors: Mapping[str, Tensor], owner: str) -> None:
 
 def _check_fits(module: nn.Module, spec: GeneratorSpec, folder: Path) -> None:
     """Run two rows through the generator and compare with what the spec promises."""
-    if spec.w is not None:
+    stage, *others = spec.pipeline
+    if others or spec.networks != ("generator",):
         return
-    rows = {Role.Z: torch.zeros(2, spec.z_dim), Role.CLASS_LABEL: torch.zeros(2, dtype=torch.int64)}
+    inputs = {item.name: item for item in spec.inputs}
+    rows = [
+        inputs[name].to_network(torch.from_numpy(inputs[name].examples(2))) for name in stage.takes
+    ]
     try:
         with torch.no_grad():
-            sample = module(*(rows[role] for role in spec.stages["generator"]))
-    except (RuntimeError, TypeError) as error:
+            made = module(*rows)
+    except (IndexError, RuntimeError, TypeError) as error:
         raise CheckpointError(
             f"the generator in {folder} does not take what its spec declares: {error}"
         ) from error
-    height, width, channels = spec.image.row_shape
-    if tuple(sample.shape) != (2, channels, height, width):
+    outputs = {item.name: item for item in spec.outputs}
+    found = [list(tensor.shape[1:]) for tensor in (made if isinstance(made, tuple) else (made,))]
+    expected = [list(outputs[name].network_shape) for name in stage.gives]
+    if found != expected:
         raise CheckpointError(
-            f"the generator in {folder} gives samples of shape {list(sample.shape[1:])}; "
-            f"its spec says {[channels, height, width]}; correct the spec or the config"
+            f"the generator in {folder} gives samples of shape {' and '.join(map(str, found))}; "
+            f"its spec says {' and '.join(map(str, expected))}; correct the spec or the config"
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from latentry.contract.errors import NotFound
-from latentry.contract.spec import ImageOutput
+from latentry.contract.kinds.picture import PictureOutput
 from latentry.training.checkpoint import DataSource
 
 TEXTURE_NAMES = ("ihc", "hubble_deep_field", "coffee")
@@ -53,7 +53,7 @@ class Dataset(Protocol):
     """
 
     classes: ClassVar[tuple[str, ...]]
-    image: ClassVar[ImageOutput]
+    image: ClassVar[PictureOutput]
     sources: ClassVar[tuple[DataSource, ...]]
 
     def draw(self, count: int, rng: torch.Generator) -> RealImages:
@@ -72,8 +72,8 @@ class Digits:
     """
 
     classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
-    image: ClassVar[ImageOutput] = ImageOutput(
-        height=_DIGIT_RESOLUTION, width=_DIGIT_RESOLUTION, channels=1
+    image: ClassVar[PictureOutput] = PictureOutput(
+        name="image", height=_DIGIT_RESOLUTION, width=_DIGIT_RESOLUTION, channels=1
     )
     sources: ClassVar[tuple[DataSource, ...]] = (
         DataSource(
@@ -110,7 +110,9 @@ class Textures:
     """
 
     classes: ClassVar[tuple[str, ...]] = ()
-    image: ClassVar[ImageOutput] = ImageOutput(height=_CROP, width=_CROP, channels=3)
+    image: ClassVar[PictureOutput] = PictureOutput(
+        name="image", height=_CROP, width=_CROP, channels=3
+    )
     sources: ClassVar[tuple[DataSource, ...]] = (
         DataSource(
             source="scikit-image immunohistochemistry (ihc.png): colonic glands, CMMI",

@@ -19,6 +19,8 @@ from torch.optim import Adam
 
 from latentry.contract.errors import BadRequest, CheckpointError, listed
 from latentry.contract.files import open_regular, parse_json, write_atomic
+from latentry.contract.kinds.latent import LatentInput
+from latentry.contract.kinds.picture import most_of
 from latentry.contract.seeds import MAX_SEED, LatentDrawer
 from latentry.training.architectures import build
 from latentry.training.data import load_dataset
@@ -59,7 +61,7 @@ class Trainer:
             self.generator = build(recipe.generator.architecture, recipe.generator.config)
             self.discriminator = ProjectionDiscriminator(
                 self.data.image.channels,
-                self.data.image.height,
+                most_of(self.data.image.height),
                 recipe.discriminator.width,
                 len(self.data.classes),
             )
@@ -127,7 +129,7 @@ class Trainer:
         return min(self.recipe.optimizer.ema_decay, (1 + self.step) / (10 + self.step))
 
     def _norm_inputs(self) -> Iterator[tuple[Tensor, ...]]:
-        drawer = LatentDrawer(self.recipe.z_dim)
+        drawer = LatentDrawer(LatentInput(name="z", shape=(self.recipe.z_dim,)))
         num_classes = len(self.data.classes)
         # Seeds from the far end: those that people look at first stay unseen.
         for first in range(MAX_SEED - _NORM_SAMPLES, MAX_SEED, _NORM_BATCH):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from latentry.contract.images import Uint8, uint8_from_sample
+from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer, seed_range
 from latentry.training.data import TEXTURE_NAMES, Digits, RealImages, Textures, load_dataset
 
@@ -46,7 +47,7 @@ def generate_images(
     """
     seeds = seed_range(0, count)
     labels = seeds % max(num_classes, 1)
-    drawer = LatentDrawer(z_dim)
+    drawer = LatentDrawer(LatentInput(name="z", shape=(z_dim,)))
     images = []
     with torch.no_grad():
         for first in range(0, count, _BATCH):

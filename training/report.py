@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from latentry.contract.images import encode_image, grid_from_images
-from latentry.contract.wire import Format
+from latentry.contract.kinds.formats import Format
 from latentry.training.metrics import generate_images
 
 _MAX_COLUMNS = 10

@@ -21,7 +21,10 @@ import torch
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.files import sweep_temporary, write_atomic
-from latentry.contract.spec import ClassLabelInput, GeneratorSpec, Input, ZInput
+from latentry.contract.kinds.classes import ClassInput
+from latentry.contract.kinds.kind import InputKind
+from latentry.contract.kinds.latent import LatentInput
+from latentry.contract.spec import GeneratorSpec
 from latentry.training.checkpoint import Checkpoint, Provenance, save_checkpoint
 from latentry.training.gan import Trainer
 from latentry.training.metrics import measure_generator
@@ -110,10 +113,10 @@ def finish_run(trainer: Trainer, folder: Path) -> Checkpoint:
 
 def spec_from_recipe(recipe: Recipe, trainer: Trainer) -> GeneratorSpec:
     """Return what the generator of a recipe takes and gives, given the data it is trained on."""
-    inputs: list[Input] = [ZInput(shape=(recipe.z_dim,))]
+    inputs: list[InputKind] = [LatentInput(name="z", shape=(recipe.z_dim,))]
     if trainer.data.classes:
-        inputs.append(ClassLabelInput(classes=trainer.data.classes))
-    return GeneratorSpec(inputs=tuple(inputs), image=trainer.data.image)
+        inputs.append(ClassInput(name="class_label", classes=trainer.data.classes))
+    return GeneratorSpec(inputs=tuple(inputs), outputs=(trainer.data.image,))
 
 
 def tool_versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from peers.catalogue import FOLDER, LATENTRY_EXPORT, MODEL, SERVERS
 from safetensors.torch import save_file
 
+from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer
 from latentry.training.architectures import build
 
@@ -113,7 +114,7 @@ def draw(model: Path, seeds: Sequence[int]) -> NDArray[np.uint8]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    drawer = LatentDrawer(_Z_DIM)
+    drawer = LatentDrawer(LatentInput(name="z", shape=(_Z_DIM,)))
     images = [session.run(["image"], {"z": drawer.draw([seed])})[0] for seed in seeds]
     return np.concatenate(images)
 

@@ -68,8 +68,8 @@ class Advance:
 
 
 @contextmanager
-def progress_bar(title: str, total: int, *, quiet: bool) -> Iterator[Advance]:
-    """Show a progress bar on standard error; give what counts images."""
+def progress_bar(title: str, total: int | None, *, quiet: bool) -> Iterator[Advance]:
+    """Show a progress bar on standard error; give what counts images, None as long as unknown."""
     columns = (
         TextColumn(title),
         BarColumn(),

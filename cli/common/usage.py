@@ -10,7 +10,7 @@ from latentry.contract.errors import BadRequest
 
 # Arguments of the clients as the commands spell them.
 _OPTIONS = {"class_label": "--class", "truncation_psi": "--psi"}
-_ARGUMENT = re.compile(rf"(?:this model takes no )?({'|'.join(_OPTIONS)})\b")
+_ARGUMENT = re.compile(rf"({'|'.join(_OPTIONS)})\b")
 
 
 class WrongUsage(BadRequest):

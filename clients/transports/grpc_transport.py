@@ -35,7 +35,7 @@ from latentry.clients.transports.rpc_errors import error_from_rpc, error_from_st
 from latentry.clients.transports.threaded import answer_of
 from latentry.contract.errors import BadRequest, Busy, LatentryError, NotFound, TimedOut, listed
 from latentry.contract.transport import ModelInfo, Reply
-from latentry.contract.wire import CONTINUES, STREAM_MODEL, TO_BE_CONTINUED, Arrays
+from latentry.contract.wire import CONTINUES, STREAM_SUFFIX, TO_BE_CONTINUED, Arrays
 
 # Questions about the server itself are answered at once or not at all.
 QUESTION_TIMEOUT_S = 10.0
@@ -43,8 +43,8 @@ QUESTION_TIMEOUT_S = 10.0
 CLOSE_GRACE_S = 1.0
 
 
-# A request for nothing: the stream model refuses it, or says that the server is shutting down.
-_NOTHING = {"model": np.array([b""], np.object_)}
+# A request for nothing: a stream model refuses it, or says that the server is shutting down.
+_NOTHING = {"count": np.array([0], np.int64)}
 _REFUSED = (BadRequest, NotFound, Busy)
 
 
@@ -91,14 +91,14 @@ class GrpcTransport:
                 return False
         except LatentryError:
             return False
-        with suppress(*_REFUSED):
-            self._ask_streams()
+        for model in self._ready_models(streams=True):
+            with suppress(*_REFUSED):
+                self._ask_stream(model)
         return True
 
     def model_names(self) -> list[str]:
-        """Names of the models being served, sorted, without the stream model."""
-        question = service_pb2.RepositoryIndexRequest(ready=True)
-        return _names_from_index(self._ask("RepositoryIndex", question))
+        """Names of the models being served, sorted, without their stream models."""
+        return self._ready_models(streams=False)
 
     def model_info(self, model: str) -> ModelInfo:
         """What is being served under ``model``; raises NotFound."""
@@ -130,8 +130,8 @@ class GrpcTransport:
         request = codec.infer_request(model, inputs)
         return self._start("ModelInfer", request, reply_from_response)
 
-    def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
-        """Send requests to ``generate_stream``, each once the one before it is answered in full."""
+    def stream(self, model: str, requests: Iterator[Arrays]) -> Iterator[Reply]:
+        """Send stream requests to ``model``, each once the one before it is answered in full."""
         process = os.getpid()
         with self._lock:
             connection = self._connected()
@@ -139,7 +139,7 @@ class GrpcTransport:
         messages = iter(outbox.get, None)
         call = connection.stub.ModelStreamInfer(messages, metadata=self._address.metadata)
         try:
-            for request in _stream_requests(requests):
+            for request in _stream_requests(f"{model}{STREAM_SUFFIX}", requests):
                 outbox.put(request)
                 for message in call:
                     response = _response_from_stream(message, self._address)
@@ -172,15 +172,19 @@ class GrpcTransport:
             wait(still_open, timeout=CLOSE_GRACE_S)
             connection.channel.close()
 
-    def _ask_streams(self) -> None:
-        """Ask the stream model for nothing; raises how it refuses, or why it does not answer.
+    def _ready_models(self, *, streams: bool) -> list[str]:
+        index = self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(ready=True))
+        return _names_from_index(index, streams=streams)
+
+    def _ask_stream(self, model: str) -> None:
+        """Ask a stream model for nothing; raises how it refuses, or why it does not answer.
 
         The wait is bounded here and not by gRPC: Triton bears few deadlines and cancels.
         """
         with self._lock:
             connection = self._connected()
         call = connection.stub.ModelStreamInfer(
-            _stream_requests(iter([_NOTHING])), metadata=self._address.metadata
+            _stream_requests(model, iter([_NOTHING])), metadata=self._address.metadata
         )
         seconds, late = time_for_question(QUESTION_TIMEOUT_S), threading.Event()
 
@@ -287,14 +291,14 @@ class AsyncGrpcTransport:
                 return False
         except LatentryError:
             return False
-        with suppress(*_REFUSED):
-            await self._ask_streams()
+        for model in await self._ready_models(streams=True):
+            with suppress(*_REFUSED):
+                await self._ask_stream(model)
         return True
 
     async def model_names(self) -> list[str]:
-        """Names of the models being served, sorted, without the stream model."""
-        question = service_pb2.RepositoryIndexRequest(ready=True)
-        return _names_from_index(await self._ask("RepositoryIndex", question))
+        """Names of the models being served, sorted, without their stream models."""
+        return await self._ready_models(streams=False)
 
     async def model_info(self, model: str) -> ModelInfo:
         """What is being served under ``model``; raises NotFound."""
@@ -319,14 +323,14 @@ class AsyncGrpcTransport:
         self._infos.watch_reply(model, reply)
         return reply
 
-    async def stream(self, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
-        """Send requests to ``generate_stream``, each once the one before it is answered in full."""
+    async def stream(self, model: str, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
+        """Send stream requests to ``model``, each once the one before it is answered in full."""
         process = os.getpid()
         connection = self._connected()
         metadata = self._address.metadata
         call = connection.stub.ModelStreamInfer(metadata=metadata)
         try:
-            for request in _stream_requests(requests):
+            for request in _stream_requests(f"{model}{STREAM_SUFFIX}", requests):
                 await call.write(request)
                 while (message := await call.read()) is not connection.grpc.aio.EOF:
                     response = _response_from_stream(message, self._address)
@@ -385,11 +389,15 @@ class AsyncGrpcTransport:
         self._open = set()
         self._infos = InfoCache()
 
-    async def _ask_streams(self) -> None:
-        """See :meth:`GrpcTransport._ask_streams`."""
+    async def _ready_models(self, *, streams: bool) -> list[str]:
+        index = await self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(ready=True))
+        return _names_from_index(index, streams=streams)
+
+    async def _ask_stream(self, model: str) -> None:
+        """See :meth:`GrpcTransport._ask_stream`."""
         connection = self._connected()
         seconds = time_for_question(QUESTION_TIMEOUT_S)
-        requests = _stream_requests(iter([_NOTHING]))
+        requests = _stream_requests(model, iter([_NOTHING]))
         call = connection.stub.ModelStreamInfer(requests, metadata=self._address.metadata)
         try:
             async with asyncio.timeout(seconds):
@@ -425,9 +433,9 @@ class AsyncGrpcTransport:
             raise self._infos.watched(error_from_rpc(error, self._address.url)) from error
 
 
-def _names_from_index(index: Any) -> list[str]:
+def _names_from_index(index: Any, *, streams: bool) -> list[str]:
     names = {model.name for model in index.models if model.state == "READY"}
-    return sorted(names - {STREAM_MODEL})
+    return sorted(name for name in names if name.endswith(STREAM_SUFFIX) is streams)
 
 
 def _not_found(model: str, names: Iterable[str]) -> NotFound:
@@ -463,7 +471,7 @@ def _response_from_stream(message: Any, address: Address) -> Any:
     return message.infer_response
 
 
-def _stream_requests(requests: Iterator[Arrays]) -> Iterator[Any]:
+def _stream_requests(stream_model: str, requests: Iterator[Arrays]) -> Iterator[Any]:
     """Yield the messages of one stream; each says whether others came before and will follow."""
     request, continues = next(requests, None), False
     while request is not None:
@@ -471,5 +479,5 @@ def _stream_requests(requests: Iterator[Arrays]) -> Iterator[Any]:
         places = {CONTINUES: continues, TO_BE_CONTINUED: following is not None}
         parameters = {name: True for name, holds in places.items() if holds}
         parameters[codec.ASK_FINAL_RESPONSE] = True
-        yield codec.infer_request(STREAM_MODEL, request, parameters)
+        yield codec.infer_request(stream_model, request, parameters)
         request, continues = following, True

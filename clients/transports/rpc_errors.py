@@ -19,6 +19,7 @@ from latentry.contract.errors import (
     ServerGone,
     TimedOut,
 )
+from latentry.contract.wire import STREAM_SUFFIX
 
 # What Triton puts in front of a model's words, one chunk of a stream being a request in a request.
 _NOISE = re.compile(
@@ -28,6 +29,8 @@ _NOISE = re.compile(
 _INVALID_OUTPUT = re.compile(
     r"NaN or infinity in the output(?: for seeds \[(?P<seeds>[0-9, ]*)\])?"
 )
+
+_NO_STREAM = re.compile(rf"unknown model: '(?P<model>\S+){re.escape(STREAM_SUFFIX)}' is not found")
 
 # Errors of our own models begin with their code in brackets, which holds whatever Triton says.
 _OWN_CODES: dict[str, type[LatentryError]] = {
@@ -102,6 +105,10 @@ def error_from_status(code: Any, details: str | None, url: str) -> LatentryError
     if error_type is not BadRequest and (match := _INVALID_OUTPUT.match(text)):
         seeds = [int(seed) for seed in re.findall(r"[0-9]+", match["seeds"] or "")]
         return InvalidOutput(f"{text}; such images are never delivered", seeds=seeds)
+    if error_type is NotFound and (match := _NO_STREAM.search(text)):
+        text = (
+            f"{match['model']} is not streamed by {url}; serve it with --streams all, or generate"
+        )
     note = proxy_note(url) if error_type is ServerGone else ""
     return error_type(_ADVICE[error_type].format(url=url, text=text, code=name) + note)
 

@@ -50,8 +50,8 @@ class _ThreadedTransport:
     async def infer(self, model: str, inputs: Arrays) -> Reply:
         return await answer_of(asyncio.wrap_future(self._transport.infer(model, inputs)))
 
-    async def stream(self, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
-        replies = self._transport.stream(requests)
+    async def stream(self, model: str, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
+        replies = self._transport.stream(model, requests)
         step = asyncio.ensure_future(asyncio.to_thread(next, replies, None))
         try:
             while (reply := await answer_of(step)) is not None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from latentry.contract.errors import ExportRefused, listed
-from latentry.contract.spec import GeneratorSpec, Role
-from latentry.export.graphs.onnx_export import FROZEN_BATCH_CAUSES, OPSET, output_rows
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.stages.stage import NetworkStage
+from latentry.export.graphs.onnx_export import FROZEN_BATCH_CAUSES, OPSET
 
 _RANDOM = frozenset(
     (
@@ -20,15 +22,14 @@ _RANDOM = frozenset(
     )
 )
 _DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml"))
-_AXES = {
-    "w": " (num_ws, w_dim)",
-    "image": " (height, width, channels)",
-    "sample": " (channels, height, width)",
-    "peak": "",
+_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8,
 }
 
-Row = tuple[int, Sequence[int], str]
-"""Element type, row shape and what its axes are called."""
+Row = tuple[int, Sequence[int] | None]
+"""Element type and row shape; None where only the module knows."""
 
 
 def check_graphs(spec: GeneratorSpec, artefacts: Mapping[str, bytes]) -> None:
@@ -42,8 +43,10 @@ def check_graphs(spec: GeneratorSpec, artefacts: Mapping[str, bytes]) -> None:
         ExportRefused: With everything that was found, one finding a line, and what to do about it.
     """
     findings = []
-    for stage in spec.stages:
-        file = f"{stage}.onnx"
+    for stage in spec.pipeline:
+        if not isinstance(stage, NetworkStage):
+            continue
+        file = f"{stage.network}.onnx"
         if file not in artefacts:
             there = listed(sorted(artefacts)) or "nothing"
             raise ExportRefused(f"the spec needs {file}; what is there: {there}")
@@ -53,7 +56,7 @@ def check_graphs(spec: GeneratorSpec, artefacts: Mapping[str, bytes]) -> None:
         raise ExportRefused(listed(findings, "\n"))
 
 
-def _find_faults(model: ModelProto, spec: GeneratorSpec, stage: str) -> Iterator[str]:
+def _find_faults(model: ModelProto, spec: GeneratorSpec, stage: NetworkStage) -> Iterator[str]:
     versions = {item.domain: item.version for item in model.opset_import}
     if versions.get("", versions.get("ai.onnx")) != OPSET:
         yield f"its operator sets are {versions}; it must have {OPSET}; export it again"
@@ -112,7 +115,7 @@ def _find_interface_faults(
         yield f"its {kind}s are {listed(names)}; the spec asks for {listed(expected)}"
         return
     for value in found:
-        element_type, row_shape, axes = expected[value.name]
+        element_type, row_shape = expected[value.name]
         tensor = value.type.tensor_type
         if tensor.elem_type != element_type:
             yield (
@@ -120,10 +123,10 @@ def _find_interface_faults(
                 f"it must be {TensorProto.DataType.Name(element_type)}"
             )
         sizes = [dim.dim_value or None for dim in tensor.shape.dim][1:]
-        if not _may_be(row_shape, sizes):
+        if row_shape is not None and not _may_be(row_shape, sizes):
             yield (
                 f"the {kind} {value.name} has rows of shape {sizes}; the spec says "
-                f"{[*row_shape]}{axes}; correct the spec or the module"
+                f"{[*row_shape]}; correct the spec or the module"
             )
 
 
@@ -145,16 +148,21 @@ def _may_be(expected: Sequence[int], found: Sequence[int | None]) -> bool:
     )
 
 
-def _expected(spec: GeneratorSpec, stage: str) -> tuple[dict[str, Row], dict[str, Row]]:
-    """Return what the graph of ``stage`` takes and gives."""
+def _expected(spec: GeneratorSpec, stage: NetworkStage) -> tuple[dict[str, Row], dict[str, Row]]:
+    """Return what the graph of a network takes and gives."""
     inputs: dict[str, Row] = {}
-    for role in spec.stages[stage]:
-        if item := spec.find(role):
-            kind = TensorProto.INT64 if role is Role.CLASS_LABEL else TensorProto.FLOAT
-            inputs[role] = (kind, item.row_shape, "")
+    for name, graph_name in spec.graph_inputs(stage).items():
+        item = spec.find(name)
+        inputs[graph_name] = (
+            (TensorProto.FLOAT, None)
+            if item is None
+            else (_TYPES[np.dtype(item.dtype).name], item.row_shape)
+        )
     outputs: dict[str, Row] = {
-        name: (TensorProto.UINT8 if name == "image" else TensorProto.FLOAT, row, _AXES[name])
-        for name, row in output_rows(spec, stage).items()
+        name: (TensorProto.FLOAT, None)
+        if kind is None
+        else (_TYPES[np.dtype(kind.dtype).name], kind.row_shape)
+        for name, kind in spec.graph_outputs(stage).items()
     }
     return inputs, outputs
 

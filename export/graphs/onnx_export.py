@@ -1,9 +1,10 @@
-"""PyTorch to ONNX: one file per stage, with the batch free and the image finished in the graph."""
+"""PyTorch to ONNX: one file a network, with the batch free and pictures finished in the graph."""
 
 import copy
 import re
 from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import onnx
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from latentry.contract.errors import ExportRefused
-from latentry.contract.spec import GeneratorSpec, Role
+from latentry.contract.kinds.kind import FREE, OutputKind, does_fit
+from latentry.contract.kinds.picture import SideRange
+from latentry.contract.spec import WATCH, GeneratorSpec
+from latentry.contract.stages.stage import NetworkStage
 from latentry.export.graphs.quiet import Noise, captured_noise
 from latentry.export.sources.modules import check_stages
 
@@ -35,18 +39,16 @@ _MOST_BYTES = 2**31 - 2**20  # protobuf's limit for one file, less room for the 
 
 
 def onnx_from_module(module: nn.Module, spec: GeneratorSpec) -> dict[str, bytes]:
-    """Return the ONNX files of a generator, by file name.
+    """Return the ONNX files of a generator, one for each of its networks, by file name.
 
-    A spec without ``w`` gives ``generator.onnx`` of ``module(z[, class_label]) -> sample``. One
-    with ``w`` gives ``mapping.onnx`` and ``synthesis.onnx`` of the submodules or methods
-    ``module.mapping(z[, class_label]) -> w`` and ``module.synthesis(w) -> sample``. The module
-    gets ``class_label`` as int64 [N]; ``sample`` is float32 [N, C, H, W], nominally in [-1, 1].
+    A network called ``generator`` is the module's forward, any other its submodule or method of
+    that name. It is called with the tensors that its stage takes, in order, as their kinds give
+    them (a class as int64 [N], a picture as float32 [N, C, H, W] in its range, ...) and returns one
+    tensor, or a tuple in the order of what it gives.
 
-    Inputs of the graphs are called after their roles and have rows of the spec's shape (so
-    ``class_label`` is int64 [N, 1]); the batch is dynamic. ``mapping`` gives ``w``. The last stage
-    gives ``image``, uint8 [N, H, W, C], ``clamp(sample * 127.5 + 128, 0, 255)`` truncated;
-    ``sample`` itself; and ``peak``, float32 [N], the largest absolute value of each sample, which
-    is infinite where the sample holds NaN.
+    The graphs take and give what crosses the wire: rows of the spec's shapes with a dynamic batch,
+    pictures as uint8 [N, H, W, C], beside them ``X.sample`` and ``watch``
+    (:meth:`GeneratorSpec.graph_outputs`).
 
     The same module gives the same bytes, wherever and whenever it is exported: what the exporter
     notes about source files and its own version is taken out. ``module`` is not changed; a copy on
@@ -64,12 +66,17 @@ def onnx_from_module(module: nn.Module, spec: GeneratorSpec) -> dict[str, bytes]
     check_stages(module, spec)
     _check_size(module)
     plain = _flatten_parametrizations(eval_copy(module))
-    example = _example_inputs(spec)
+    board = _example_rows(spec)
     artefacts = {}
-    for stage, roles in spec.stages.items():
-        inputs = tuple(example[role] for role in roles)
-        example[Role.W] = _try_stage(plain, spec, stage, inputs)
-        artefacts[f"{stage}.onnx"] = _export_stage(plain, spec, stage, inputs)
+    for stage in spec.pipeline:
+        rows = tuple(board[name] for name in stage.takes)
+        if isinstance(stage, NetworkStage):
+            graph = StageGraph(plain, spec, stage)
+            board |= zip(stage.gives, _try_stage(graph, rows), strict=True)
+            artefacts[f"{stage.network}.onnx"] = _export_stage(graph, rows)
+        else:
+            made = stage.run(*(tensor.numpy() for tensor in rows))
+            board |= zip(stage.gives, map(torch.from_numpy, made), strict=True)
     return artefacts
 
 
@@ -89,60 +96,57 @@ def eval_copy(module: nn.Module) -> nn.Module:
     return duplicate.cpu().eval().requires_grad_(False)
 
 
-def stage_network(module: nn.Module, stage: str) -> Callable[..., Tensor]:
-    """Return what runs ``stage`` of ``module``: the module itself, its mapping or its synthesis."""
-    network: Callable[..., Tensor] = module if stage == "generator" else getattr(module, stage)
-    return network
+class StageGraph(nn.Module):
+    """One network between rows as they cross the wire; this is what becomes a graph.
 
+    Attributes:
+        spec: What the generator takes and gives.
+        stage: The network's stage.
+    """
 
-def output_rows(spec: GeneratorSpec, stage: str) -> dict[str, tuple[int, ...]]:
-    """Return what the graph of ``stage`` gives, in order: output name to shape of one row."""
-    if stage == "mapping" and spec.w is not None:
-        return {"w": spec.w.row_shape}
-    height, width, channels = spec.image.row_shape
-    return {
-        "image": (height, width, channels),
-        "sample": (channels, height, width),
-        "peak": (),
-    }
-
-
-def _example_inputs(spec: GeneratorSpec) -> dict[Role, Tensor]:
-    """Return a few rows of the graph inputs of the first stage, all zero."""
-    return {
-        role: torch.zeros(
-            (_EXAMPLE_ROWS, *item.row_shape),
-            dtype=torch.int64 if role is Role.CLASS_LABEL else torch.float32,
-        )
-        for role in (Role.Z, Role.CLASS_LABEL)
-        if (item := spec.find(role))
-    }
-
-
-class _StageGraph(nn.Module):
-    """What becomes the graph of one stage: it takes and gives what crosses to the engine."""
-
-    def __init__(self, module: nn.Module, stage: str) -> None:
+    def __init__(self, module: nn.Module, spec: GeneratorSpec, stage: NetworkStage) -> None:
         super().__init__()
         self.module = module
+        self.spec = spec
         self.stage = stage
         self.eval()
 
-    def forward(
-        self, latent: Tensor, class_label: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-        network = stage_network(self.module, self.stage)
-        output = network(latent, class_label[:, 0]) if class_label is not None else network(latent)
-        return output if self.stage == "mapping" else _finish_image(output)
+    def forward(self, *rows: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors of :meth:`GeneratorSpec.graph_outputs`, in their order."""
+        found: dict[str, Tensor] = {}
+        watches = []
+        for name, output in zip(self.stage.gives, self.network_outputs(*rows), strict=True):
+            kind = self.spec.find_output(name)
+            found |= {name: output} if kind is None else kind.from_network(output)
+            if kind is not None:
+                # No ReduceMax: that of ONNX Runtime passes over NaN at most positions.
+                watches.append(output.sum(tuple(range(1, output.dim()))))
+        if watches:
+            found[WATCH] = sum(watches[1:], watches[0])
+        return tuple(found[name] for name in self.spec.graph_outputs(self.stage))
+
+    def network_outputs(self, *rows: Tensor) -> tuple[Tensor, ...]:
+        """Return what the network itself gives for rows of what it takes."""
+        network: Callable[..., Any] = self.module
+        if self.stage.network != "generator":
+            network = getattr(self.module, self.stage.network)
+        given = []
+        for name, tensor in zip(self.stage.takes, rows, strict=True):
+            kind = self.spec.find(name)
+            # A tensor that a stage has made comes as it was made.
+            given.append(tensor if kind is None else kind.to_network(tensor))
+        output = network(*given)
+        return output if isinstance(output, tuple) else (output,)
+
+    @property
+    def name(self) -> str:
+        """The network and its module, for messages."""
+        return f"{self.stage.network} of {type(self.module).__name__}"
 
 
-def _finish_image(sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return image, sample and peak of float32 [N, C, H, W]."""
-    image = (sample * 127.5 + 128).clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
-    # ReduceMax of ONNX Runtime passes over NaN at most positions; 0 times what is not finite is
-    # NaN, and no sum loses that.
-    peak = sample.abs().amax((1, 2, 3)) + (sample * 0.0).sum((1, 2, 3))
-    return image, sample, peak
+def _example_rows(spec: GeneratorSpec) -> dict[str, Tensor]:
+    """Return a few rows of every input."""
+    return {item.name: torch.from_numpy(item.examples(_EXAMPLE_ROWS)) for item in spec.inputs}
 
 
 def _flatten_parametrizations(module: nn.Module) -> nn.Module:
@@ -173,56 +177,98 @@ def _check_size(module: nn.Module) -> None:
         )
 
 
-def _try_stage(
-    module: nn.Module, spec: GeneratorSpec, stage: str, inputs: tuple[Tensor, ...]
-) -> Tensor:
-    """Run ``stage`` once, so that a plain mistake gets a plain message; return its output."""
-    latent, *labels = inputs
-    asked = f"{stage} of {type(module).__name__}"
+def _try_stage(graph: StageGraph, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Run a network once, so that a plain mistake gets a plain message; return its outputs."""
     try:
         with torch.no_grad():
-            output = stage_network(module, stage)(latent, *(label[:, 0] for label in labels))
+            outputs = graph.network_outputs(*rows)
     except Exception as error:  # a user's forward may raise anything
-        given = ", ".join(str(list(tensor.shape)) for tensor in inputs)
+        given = ", ".join(str(list(tensor.shape)) for tensor in rows)
         raise ExportRefused(
-            f"{asked} fails on {', '.join(spec.stages[stage])} of shape {given}: "
+            f"{graph.name} fails on {', '.join(graph.stage.takes)} of shape {given}: "
             f"{type(error).__name__}: {error}; correct the forward or the spec"
         ) from error
+    if len(outputs) != len(graph.stage.gives):
+        raise ExportRefused(
+            f"{graph.name} gives {len(outputs)} tensors; the spec says {len(graph.stage.gives)}: "
+            f"{', '.join(graph.stage.gives)}"
+        )
+    for name, output in zip(graph.stage.gives, outputs, strict=True):
+        _check_output(graph, name, output)
+    return outputs
+
+
+def _check_output(graph: StageGraph, name: str, output: object) -> None:
+    """Compare what a network gives with what the spec says of it."""
     if not isinstance(output, Tensor) or output.dtype != torch.float32:
         found = output.dtype if isinstance(output, Tensor) else type(output).__name__
-        raise ExportRefused(f"{asked} gives {found}; it must give one float32 tensor")
-    rows = output_rows(spec, stage)
-    expected = [_EXAMPLE_ROWS, *rows.get("sample", rows.get("w", ()))]
-    if list(output.shape) != expected:
-        axes = "num_ws, w_dim" if stage == "mapping" else "channels, height, width"
+        raise ExportRefused(f"{graph.name} gives {name} as {found}; it must be a float32 tensor")
+    kind, item = graph.spec.find_output(name), graph.spec.find(name)
+    if kind is None and item is None:
+        return  # between two networks; nobody else sees it
+    row = kind.network_shape if kind else item.row_shape if item else ()
+    pattern = tuple(FREE if length is None else length for length in row)
+    if output.shape[0] != _EXAMPLE_ROWS or not does_fit(tuple(output.shape[1:]), pattern):
         raise ExportRefused(
-            f"{asked} gives shape {list(output.shape)} for {_EXAMPLE_ROWS} rows; the spec says "
-            f"{expected} (batch, {axes}); correct the module or the spec"
+            f"{graph.name} gives {name} of shape {list(output.shape)} for {_EXAMPLE_ROWS} rows; "
+            f"the spec says {[_EXAMPLE_ROWS, *row]}{_axes(kind)}; correct the module or the spec"
         )
-    return output
 
 
-def _export_stage(
-    module: nn.Module, spec: GeneratorSpec, stage: str, inputs: tuple[Tensor, ...]
-) -> bytes:
+def _axes(kind: OutputKind | None) -> str:
+    """Return what the axes of a network's output are called, for messages."""
+    return {
+        "picture": " (batch, channels, height, width)",
+        "mask": " (batch, 1, height, width)",
+        "label_map": " (batch, labels, height, width)",
+    }.get(kind.kind if kind else "", "")
+
+
+def _export_stage(graph: StageGraph, rows: tuple[Tensor, ...]) -> bytes:
+    stage, spec = graph.stage, graph.spec
     with captured_noise() as noise:
         try:
             program = torch.onnx.export(
-                _StageGraph(module, stage),
-                inputs,
+                graph,
+                rows,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[str(role) for role in spec.stages[stage]],
-                output_names=list(output_rows(spec, stage)),
-                dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in inputs),
+                input_names=list(spec.graph_inputs(stage).values()),
+                output_names=list(spec.graph_outputs(stage)),
+                dynamic_shapes=(_dynamic_shapes(graph, rows),),
                 external_data=False,
                 verbose=False,
             )
         except Exception as error:  # the exporter passes on whatever a forward or a pass raises
-            raise ExportRefused(_explain_failure(stage, error, noise)) from error
+            raise ExportRefused(_explain_failure(stage.network, error, noise)) from error
     if program is None:
-        raise ExportRefused(f"{stage}: torch.onnx.export gave no program")
-    return _checked_bytes(program.model_proto, stage)
+        raise ExportRefused(f"{stage.network}: torch.onnx.export gave no program")
+    return _checked_bytes(program.model_proto, stage.network)
+
+
+def _dynamic_shapes(graph: StageGraph, rows: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+    """Return which axes of a network's inputs are free: the batch, and sizes of pictures.
+
+    Sides of one range are one length, as requests have them.
+    """
+    batch, sides = torch.export.Dim("batch"), dict[tuple[int, SideRange], Any]()
+    shapes = []
+    for name, tensor in zip(graph.stage.takes, rows, strict=True):
+        item = graph.spec.find(name)
+        shape: dict[int, Any] = {0: batch}
+        if item is None and graph.spec.free_inputs:  # of a stage before, in whatever size
+            shape |= dict.fromkeys(range(1, tensor.dim()), torch.export.Dim.AUTO)
+        for axis, side in ((1, getattr(item, "height", 0)), (2, getattr(item, "width", 0))):
+            if isinstance(side, SideRange):
+                shape[axis] = sides.setdefault((axis, side), _dimension(len(sides), side))
+        shapes.append(shape)
+    return tuple(shapes)
+
+
+def _dimension(index: int, side: SideRange) -> Any:
+    step = side.multiple_of
+    steps = torch.export.Dim(f"side{index}", min=side.minimum // step, max=side.maximum // step)
+    return step * steps if step > 1 else steps
 
 
 def _explain_failure(stage: str, error: Exception, noise: Noise) -> str:

@@ -1,6 +1,6 @@
 """The proof that ONNX Runtime draws what torch draws, and that a seed fixes its image."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from latentry.contract.errors import BadRequest, ExportRefused, listed
-from latentry.contract.images import uint8_from_sample
-from latentry.contract.spec import GeneratorSpec, Role
+from latentry.contract.kinds.kind import OutputKind, Size
+from latentry.contract.kinds.picture import PictureOutput
+from latentry.contract.spec import WATCH, GeneratorSpec
 from latentry.contract.wire import Arrays
 from latentry.export.graphs.onnx_export import eval_copy
 from latentry.export.proofs.proof_bench import ProofBench, count_rows, draw_rows, load_engines
@@ -22,6 +23,7 @@ TOLERANCE = 1e-4
 
 _MIDDLE_BATCHES = (3, 7)
 _LEAST_SEEDS = 8
+_ROWS_OF_SIZE = 2
 _WIDE = 1.5
 _MIXING = (
     "rows reach each other: look for a mean or standard deviation over the batch (minibatch stddev "
@@ -42,12 +44,12 @@ def prove(
 ) -> Parity:
     """Prove that ``artefacts`` draw what ``module`` draws, whatever the batch.
 
-    The samples of seeds 0, 1, ... with mixed classes and truncations are drawn one at a time, in
-    threes, in sevens and in batches of ``max_batch_size``, by ONNX Runtime and by a copy of
-    ``module`` on the CPU in evaluation mode. Each engine's outputs must be finite and near the
-    other's; a sample must come out equal to the bit in every batch, beside copies of itself and
-    with one thread; an image must have more than one colour and depend on z. Nothing is written
-    and ``module`` is not changed.
+    The samples of seeds 0, 1, ... with every other input varied are drawn one at a time, in threes,
+    in sevens and in batches of ``max_batch_size``, by ONNX Runtime and by a copy of ``module`` on
+    the CPU in evaluation mode. Each engine's outputs must be finite and near the other's; a sample
+    must come out equal to the bit in every batch, beside copies of itself and with one thread; a
+    picture must have more than one colour, and every latent, class and picture that goes in an
+    effect. Nothing is written and ``module`` is not changed.
 
     Args:
         module: The generator in PyTorch.
@@ -72,7 +74,6 @@ def prove(
     sizes = sorted({1, max_batch_size, *(b for b in _MIDDLE_BATCHES if b < max_batch_size)})
     alone = bench.run_onnx(rows, 1)
     _check_finite("ONNX Runtime", alone)
-    _check_peak(alone)
     worst = [_compare(bench, rows, alone, 1)]
     for size in sizes[1:]:
         together = bench.run_onnx(rows, size)
@@ -81,19 +82,37 @@ def prove(
         _check_equal_rows(bench, rows, size)
     one_thread = ProofBench(spec, bench.module, load_engines(spec, artefacts, threads=1))
     _check_identity(alone, one_thread.run_onnx(rows, max_batch_size), "with one engine thread")
-    _check_images(alone)
-    _check_z_matters(bench, rows, max_batch_size)
+    _check_constant(spec, alone)
+    if spec.free_inputs:
+        _check_sizes(bench)
+    idle = _check_effects(bench, rows, max_batch_size)
     return Parity(
-        engine_class=bench.engines[next(iter(spec.stages))].engine_class,
+        engine_class=bench.engines[spec.networks[0]].engine_class,
         seeds=count_rows(rows),
         batch_sizes=tuple(sizes),
         tolerance=TOLERANCE,
         differences={key: max(item.floats[key] for item in worst) for key in worst[0].floats},
-        image_levels=max(item.levels for item in worst),
-        image_fraction=max(item.fraction for item in worst),
-        peak=float(alone["peak"].max()),
-        warnings=_find_oddities(alone),
+        levels=max(item.levels for item in worst),
+        level_fraction=max(item.fraction for item in worst),
+        peak=max(
+            float(np.abs(alone[name]).max())
+            for name in worst[0].floats
+            if spec.find_output(name.removesuffix(".sample"))
+        ),
+        warnings=(*idle, *_find_oddities(spec, alone)),
     )
+
+
+def _check_sizes(bench: ProofBench) -> None:
+    """Prove a few samples of the least and of the largest size, too."""
+    ends: tuple[Size, ...] = ("least", "largest")
+    for size in ends:
+        rows = draw_rows(bench.spec.at(size), _ROWS_OF_SIZE)
+        alone = bench.run_onnx(rows, 1)
+        _check_finite("ONNX Runtime", alone)
+        _compare(bench, rows, alone, 1)
+        together = bench.run_onnx(rows, _ROWS_OF_SIZE)
+        _check_identity(alone, together, f"in a batch of {_ROWS_OF_SIZE} of the {size} size")
 
 
 @dataclass(frozen=True)
@@ -108,17 +127,33 @@ class _Differences:
 def _compare(bench: ProofBench, rows: Arrays, served: Arrays, size: int) -> _Differences:
     expected = bench.run_torch(rows, served, size)
     _check_finite("torch", expected)
-    floats = {key: _check_near(key, served[key], expected[key], size) for key in expected}
-    image = uint8_from_sample(expected["sample"])
-    apart = np.abs(served["image"].astype(np.int16) - image)
-    if apart.max() > 1:
+    floats = {
+        key: _check_near(key, served[key], expected[key], size)
+        for key in expected
+        if expected[key].dtype == np.float32 and key != WATCH
+    }
+    _check_watch(served, expected)
+    apart = [_check_levels(item, served, expected, size) for item in bench.spec.outputs]
+    return _Differences(floats, max(a[0] for a in apart), max(a[1] for a in apart))
+
+
+def _check_levels(
+    item: OutputKind, served: Arrays, expected: Arrays, size: int
+) -> tuple[int, float]:
+    """Return by how many levels an output of pixels differs at most, and at how many of them."""
+    if item.raw.dtype is not np.uint8:
+        return 0, 0.0
+    found, wanted = served[item.name], expected[item.name]
+    apart = np.abs(found.astype(np.int16) - wanted)
+    share = float((apart > 0).mean())
+    if apart.max() > 1 and not item.is_same_but_for_rounding(found, wanted):
         index = _largest(apart)
         raise ExportRefused(
-            f"image{_place(index)} is {served['image'][index]} in ONNX Runtime and {image[index]} "
-            f"in torch at batch {size}: {apart[index]} levels apart, 1 is allowed, though the "
-            "samples agree; the graph must compute clamp(sample * 127.5 + 128, 0, 255)"
+            f"{item.name}{_place(index)} is {found[index]} in ONNX Runtime and {wanted[index]} in "
+            f"torch at batch {size}: {apart[index]} levels apart, 1 is allowed, though what the "
+            "network itself gives agrees"
         )
-    return _Differences(floats, int(apart.max()), float((apart > 0).mean()))
+    return int(apart.max()), share
 
 
 def _check_near(
@@ -144,29 +179,33 @@ def _check_near(
     return float(apart[index]) / scale
 
 
+def _check_watch(served: Arrays, expected: Arrays) -> None:
+    """Check the sum by which a server sees NaN and infinity; it is as far off as all it sums."""
+    floats = [v for name, v in expected.items() if v.dtype == np.float32 and name != WATCH]
+    allowed = TOLERANCE * sum(values[0].size * _scale(values) for values in floats)
+    apart = np.abs(served[WATCH] - expected[WATCH])
+    if apart.max() > allowed:
+        index = _largest(apart)
+        raise ExportRefused(
+            f"{WATCH}{_place(index)} is {served[WATCH][index]:.7g} in ONNX Runtime and "
+            f"{expected[WATCH][index]:.7g} in torch: {apart[index]:.3g} apart, {allowed:.3g} is "
+            "allowed, so a NaN could go unseen; export the graph again"
+        )
+
+
 def _check_finite(engine: str, outputs: Arrays) -> None:
     for name, values in outputs.items():
         bad = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(1, bool)
         if bad.any():
             index = _largest(bad)
-            seeds = sorted({int(row) for row in np.nonzero(bad)[0]})
+            rows = sorted({int(row) for row in np.nonzero(bad)[0]})
             raise ExportRefused(
                 f"{name}{_place(index)} is {values[index]} in {engine}; not finite for "
-                f"{'seed' if len(seeds) == 1 else 'seeds'} {listed(seeds)}. "
-                "Look for a division, logarithm or root of values near zero, an overflow, or "
+                f"{'row' if len(rows) == 1 else 'rows'} {listed(rows)} (those of "
+                "the same seeds, where a seed draws). Look for a division, logarithm or root of "
+                "values near zero, an overflow, or "
                 "weights of a training that diverged"
             )
-
-
-def _check_peak(outputs: Arrays) -> None:
-    """The graph's own watch must see what is there."""
-    expected = np.abs(outputs["sample"]).max(axis=(1, 2, 3))
-    if (wrong := outputs["peak"] != expected).any():
-        row = int(wrong.argmax())
-        raise ExportRefused(
-            f"peak[{row}] is {outputs['peak'][row]}, the largest absolute value of that sample is "
-            f"{expected[row]}; NaN could go unseen; export again with latentry"
-        )
 
 
 def _check_identity(alone: Arrays, other: Arrays, where: str) -> None:
@@ -190,15 +229,16 @@ def _check_equal_rows(bench: ProofBench, rows: Arrays, size: int) -> None:
         if (difference := _find_difference(values, first)) is not None:
             index, apart = difference
             raise ExportRefused(
-                f"{name}{_place(index, seed=0)} is {values[index]} and {first[index]} in row 0 of "
+                f"{name}{_place(index)} is {values[index]} and {first[index]} in row 0 of "
                 f"a batch of {size} equal rows: {apart:.3g} apart; a sample must not depend on "
                 f"its place in the batch; {_explain_mixing(values, apart)}"
             )
 
 
 def _floats_first(outputs: Arrays) -> list[str]:
-    """Return the names with the image last: how far floats are apart tells more than levels."""
-    return sorted(outputs, key=lambda name: name == "image")
+    """Return the names with floats first: how far they are apart tells more than levels."""
+    names = [name for name in outputs if name != WATCH]  # which nobody is given
+    return sorted(names, key=lambda name: outputs[name].dtype != np.float32)
 
 
 def _find_difference(
@@ -218,56 +258,74 @@ def _scale(values: NDArray[Any]) -> float:
     return max(1.0, float(np.abs(values).max()))
 
 
-def _check_images(outputs: Arrays) -> None:
-    image = outputs["image"]
-    flat = image.reshape(len(image), -1, image.shape[-1])
-    constant = (flat == flat[:, :1]).all(axis=(1, 2))
-    if flat.shape[1] > 1 and constant.any():
-        seed = int(constant.argmax())
-        low, high = outputs["sample"][seed].min(), outputs["sample"][seed].max()
-        raise ExportRefused(
-            f"the image of seed {seed} is constant: every pixel is {flat[seed, 0].tolist()}, the "
-            f"sample reaches from {low:.4g} to {high:.4g}. Samples must be in [-1, 1]: are these "
-            "trained weights, and is the last layer's range right?"
-        )
+def _check_constant(spec: GeneratorSpec, outputs: Arrays) -> None:
+    for item in spec.outputs:
+        levels = outputs[item.name]
+        constant = item.find_constant(levels)
+        if constant.any():
+            row = int(constant.argmax())
+            sample = outputs.get(f"{item.name}.sample", levels)[row]
+            raise ExportRefused(
+                f"{item.name} of row {row} is constant: every pixel is "
+                f"{levels[row].reshape(-1, levels.shape[-1])[0].tolist()}, the network gives from "
+                f"{sample.min():.4g} to {sample.max():.4g}. Are these trained weights, and is the "
+                "range in the spec ([-1, 1] unless it says otherwise) that of the last layer?"
+            )
 
 
-def _check_z_matters(bench: ProofBench, rows: Arrays, size: int) -> None:
-    """Only z differs between these rows, so the images must."""
-    held = {Role.CLASS_LABEL: 0, Role.TRUNCATION_PSI: 1}
-    same = {
-        key: np.full_like(values, held[Role(key)]) if key in held else values
-        for key, values in rows.items()
-    }
-    image = bench.run_onnx(same, size)["image"]
-    if (image == image[:1]).all():
-        raise ExportRefused(
-            f"the seeds 0 to {len(image) - 1} all give the same image: z has no effect. "
-            "Does the forward use it, and are these trained weights?"
-        )
+def _check_effects(bench: ProofBench, rows: Arrays, size: int) -> tuple[str, ...]:
+    """Let one input after the other vary alone; return a warning for those without effect."""
+    warnings = []
+    for item in bench.spec.route(frozenset()).inputs:
+        values = rows[item.name]
+        if (values == values[:1]).all():
+            continue
+        held = {
+            name: array if name == item.name else np.repeat(array[:1], len(array), axis=0)
+            for name, array in rows.items()
+        }
+        outputs = bench.run_onnx(held, size)
+        made = [outputs[output.name] for output in bench.spec.outputs]
+        if any((array != array[:1]).any() for array in made):
+            continue
+        found = f"{len(values)} different {item.name} all give the same: it has no effect"
+        if item.must_matter:
+            raise ExportRefused(f"{found}. Does the forward use it, and are these trained weights?")
+        warnings.append(found)
+    return tuple(warnings)
 
 
-def _find_oddities(outputs: Arrays) -> tuple[str, ...]:
-    """Return warnings about samples that are probably in another range than [-1, 1]."""
-    found = []
-    peak = outputs["peak"]
-    wide = int((peak > _WIDE).sum())
-    if wide * 2 > peak.size:
-        found.append(
-            f"{wide} of {peak.size} samples go beyond {_WIDE} (up to {peak.max():.3g}); a sample "
-            "is drawn from [-1, 1] and the rest is cut off: does the network end in tanh?"
+def _find_oddities(spec: GeneratorSpec, outputs: Arrays) -> tuple[str, ...]:
+    """Return warnings about pictures that are probably in another range than the spec says."""
+    return tuple(
+        finding
+        for item in spec.outputs
+        if isinstance(item, PictureOutput)
+        for finding in _find_odd_range(item, outputs[f"{item.name}.sample"])
+    )
+
+
+def _find_odd_range(item: PictureOutput, sample: NDArray[np.float32]) -> Iterator[str]:
+    low, high = item.range
+    middle, half = (low + high) / 2, (high - low) / 2
+    beyond = np.abs(sample - middle).reshape(len(sample), -1).max(axis=1) / half
+    wide = int((beyond > _WIDE).sum())
+    if wide * 2 > beyond.size:
+        yield (
+            f"{wide} of {beyond.size} {item.name} go beyond [{middle - _WIDE * half:g}, "
+            f"{middle + _WIDE * half:g}] ({sample.min():.3g} to {sample.max():.3g}); it is drawn "
+            f"from [{low:g}, {high:g}] and the rest is cut off: is the range in the spec right?"
         )
-    if outputs["sample"].min() >= 0:
-        found.append(
-            "no sample has a value below 0; black is -1, so the images look washed out if the "
-            "network's range is [0, 1]"
+    if low < 0 and sample.min() >= 0:
+        yield (
+            f"no {item.name} has a value below 0; black is {low:g}, so they look washed out if the "
+            'network\'s range is [0, 1]: then say "range": [0, 1]'
         )
-    return tuple(found)
 
 
 def _largest(values: NDArray[Any]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(values.argmax()), values.shape))
 
 
-def _place(index: tuple[int, ...], seed: int | None = None) -> str:
-    return f"[{', '.join(map(str, index))}] (seed {index[0] if seed is None else seed})"
+def _place(index: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, index))}]"

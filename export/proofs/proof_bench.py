@@ -10,23 +10,26 @@ from numpy.typing import NDArray
 from torch import nn
 
 from latentry.contract.errors import ExportRefused
+from latentry.contract.kinds.kind import shown_shape
+from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer
-from latentry.contract.spec import GeneratorSpec, Role, TruncationPsiInput
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.stages.stage import NetworkStage
 from latentry.contract.wire import Arrays
-from latentry.export.graphs.onnx_export import FROZEN_BATCH_CAUSES, output_rows, stage_network
+from latentry.export.graphs.onnx_export import FROZEN_BATCH_CAUSES, StageGraph
 from latentry.serving.runtime.engines import Engine
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
-from latentry.serving.runtime.generator import truncate
+from latentry.serving.runtime.stage_runner import tensor_for_stage
 
 
 @dataclass(frozen=True)
 class ProofBench:
-    """Both engines, fed with the same rows: arrays by role, one row a sample.
+    """Both engines, fed with the same rows: arrays by input, one row a sample.
 
     Attributes:
         spec: What the generator takes and gives.
         module: It in PyTorch, on the CPU in evaluation mode.
-        engines: It in ONNX Runtime, by stage.
+        engines: It in ONNX Runtime, by network.
     """
 
     spec: GeneratorSpec
@@ -34,7 +37,7 @@ class ProofBench:
     engines: Mapping[str, Engine]
 
     def run_onnx(self, rows: Arrays, size: int) -> Arrays:
-        """Return every output of every stage for ``rows``, drawn ``size`` at a time.
+        """Return everything that the stages give for ``rows``, drawn ``size`` at a time.
 
         Raises:
             ExportRefused: A graph does not run on such a batch, or gives another number of rows
@@ -42,17 +45,22 @@ class ProofBench:
         """
         parts = []
         for part in _split(rows, size):
-            outputs: dict[str, NDArray[Any]] = {}
-            for stage in self.spec.stages:
-                outputs |= self._run_graph(stage, self._inputs(stage, part, outputs))
-            parts.append(outputs)
+            made: dict[str, NDArray[Any]] = {}
+            for stage in self.spec.pipeline:
+                if isinstance(stage, NetworkStage):
+                    made |= self._run_graph(stage, {**part, **made})
+                else:
+                    board = {**part, **made}
+                    taken = (tensor_for_stage(board, name) for name in stage.takes)
+                    made |= zip(stage.gives, stage.run(*taken), strict=True)
+            parts.append(made)
         return _join(parts)
 
     def run_torch(self, rows: Arrays, served: Arrays, size: int) -> Arrays:
-        """Return what the module itself gives for ``rows``: ``sample``, and ``w`` where it has it.
+        """Return what the module itself gives for ``rows``, as the networks' graphs would.
 
-        So that each stage is compared for itself, synthesis gets the w in ``served``, the one that
-        ONNX Runtime made.
+        So that each network is compared for itself, it gets of other stages what ONNX Runtime made
+        in ``served``.
 
         Raises:
             ExportRefused: The module raised an error.
@@ -60,59 +68,61 @@ class ProofBench:
         parts = []
         for part, made in zip(_split(rows, size), _split(served, size), strict=True):
             outputs: dict[str, NDArray[Any]] = {}
-            for stage in self.spec.stages:
-                name = "w" if stage == "mapping" else "sample"
-                outputs[name] = self._run_module(stage, self._inputs(stage, part, made))
+            before: dict[str, NDArray[Any]] = {}
+            for stage in self.spec.pipeline:
+                if isinstance(stage, NetworkStage):
+                    outputs |= self._run_module(stage, {**part, **before})
+                before |= {name: tensor_for_stage(made, name) for name in stage.gives}
             parts.append(outputs)
         return _join(parts)
 
-    def _inputs(self, stage: str, rows: Arrays, made: Arrays) -> Arrays:
-        if stage == "synthesis" and self.spec.w is not None:
-            w_avg = np.array(self.spec.w.w_avg, np.float32)
-            return {Role.W: truncate(made["w"], w_avg, rows[Role.TRUNCATION_PSI])}
-        return {role: rows[role] for role in self.spec.stages[stage]}
-
-    def _run_graph(self, stage: str, inputs: Arrays) -> Arrays:
-        count = count_rows(inputs)
-        shapes = output_rows(self.spec, stage)
+    def _run_graph(self, stage: NetworkStage, board: Arrays) -> Arrays:
+        feed = {
+            graph: tensor_for_stage(board, name)
+            for name, graph in self.spec.graph_inputs(stage).items()
+        }
+        count = count_rows(feed)
+        expected = self.spec.graph_outputs(stage)
         try:
-            outputs = self.engines[stage].run(inputs, list(shapes))
+            outputs = self.engines[stage.network].run(feed, list(expected))
         except Exception as error:  # ONNX Runtime's errors share no base of their own
             raise ExportRefused(
-                f"ONNX Runtime does not run {stage} on a batch of {count}: {error}\n"
+                f"ONNX Runtime does not run {stage.network} on a batch of {count}: {error}\n"
                 f"where another size works, {FROZEN_BATCH_CAUSES}"
             ) from error
         for name, array in outputs.items():
+            kind = expected[name]
             if array.shape[:1] != (count,):
                 raise ExportRefused(
-                    f"{stage} gives {name} of shape {list(array.shape)} for a batch of {count}, "
-                    f"not {count} rows: {FROZEN_BATCH_CAUSES}"
+                    f"{stage.network} gives {name} of shape {list(array.shape)} for a batch of "
+                    f"{count}, not {count} rows: {FROZEN_BATCH_CAUSES}"
                 )
-            if array.shape[1:] != shapes[name]:
+            if kind is not None and not kind.fits(array.shape[1:]):
                 raise ExportRefused(
-                    f"{stage} gives {name} with rows of shape {list(array.shape[1:])}; the spec "
-                    f"says {list(shapes[name])}; correct the spec or the module"
+                    f"{stage.network} gives {name} with rows of shape {list(array.shape[1:])}; the "
+                    f"spec says {shown_shape(kind.row_shape)}; correct the spec or the module"
                 )
         return outputs
 
-    def _run_module(self, stage: str, inputs: Arrays) -> NDArray[np.float32]:
-        latent, *labels = (torch.from_numpy(array) for array in inputs.values())
+    def _run_module(self, stage: NetworkStage, board: Arrays) -> Arrays:
+        graph = StageGraph(self.module, self.spec, stage)
+        rows = [torch.from_numpy(board[name]) for name in stage.takes]
         try:
             with torch.no_grad():
-                output = stage_network(self.module, stage)(latent, *(row[:, 0] for row in labels))
-            array: NDArray[np.float32] = output.numpy()
+                tensors = graph(*rows)
         except Exception as error:  # a user's forward may raise anything
             raise ExportRefused(
-                f"{stage} of {type(self.module).__name__} fails in torch on a batch of "
-                f"{len(latent)}: {type(error).__name__}: {error}"
+                f"{graph.name} fails in torch on a batch of {len(rows[0])}: "
+                f"{type(error).__name__}: {error}"
             ) from error
-        return array
+        names = self.spec.graph_outputs(stage)
+        return {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
 
 
 def load_engines(
     spec: GeneratorSpec, artefacts: Mapping[str, bytes], *, threads: int = 0
 ) -> dict[str, Engine]:
-    """Return the engines of ``artefacts`` (file name to ONNX bytes) by stage.
+    """Return the engines of ``artefacts`` (file name to ONNX bytes) by network.
 
     ``threads`` 0 means one for each core.
 
@@ -120,26 +130,23 @@ def load_engines(
         ExportRefused: ONNX Runtime does not load one of them.
     """
     engines: dict[str, Engine] = {}
-    for stage in spec.stages:
+    for network in spec.networks:
         try:
-            engines[stage] = OnnxRuntimeEngine(artefacts[f"{stage}.onnx"], threads=threads)
+            engines[network] = OnnxRuntimeEngine(artefacts[f"{network}.onnx"], threads=threads)
         except Exception as error:  # ONNX Runtime's errors share no base of their own
-            raise ExportRefused(f"ONNX Runtime cannot load {stage}.onnx: {error}") from error
+            raise ExportRefused(f"ONNX Runtime cannot load {network}.onnx: {error}") from error
     return engines
 
 
 def draw_rows(spec: GeneratorSpec, count: int) -> Arrays:
-    """Return z of seeds 0 .. count-1, with classes and truncations spread over their ranges."""
-    rows: dict[str, NDArray[Any]] = {Role.Z: LatentDrawer(spec.z_dim).draw(range(count))}
-    if spec.classes:
-        labels = np.rint(np.linspace(0, len(spec.classes) - 1, count))
-        rows[Role.CLASS_LABEL] = labels.astype(np.int64)[:, None]
-    psi = spec.find(Role.TRUNCATION_PSI)
-    if isinstance(psi, TruncationPsiInput):
-        middle = (psi.default + psi.minimum) / 2
-        values = np.resize([psi.default, middle, psi.maximum, psi.minimum], count)
-        rows[Role.TRUNCATION_PSI] = values.astype(np.float32)[:, None]
-    return rows
+    """Return rows of every input: latents of seeds 0 .. count-1, others over their ranges."""
+    route = spec.route(frozenset())
+    return {
+        item.name: LatentDrawer(item).draw(range(count))
+        if isinstance(item, LatentInput) and item in route.drawn
+        else item.examples(count)
+        for item in route.inputs
+    }
 
 
 def count_rows(rows: Arrays) -> int:

@@ -7,6 +7,7 @@ from torch import nn
 from latentry.contract.errors import BadRequest, ExportRefused, listed
 from latentry.contract.importing import function_from_target
 from latentry.contract.spec import GeneratorSpec
+from latentry.contract.stages.truncate import TruncateStage
 from latentry.training.checkpoint import load_weights
 
 
@@ -44,19 +45,26 @@ def module_from_target(target: str, weights: Path) -> nn.Module:
 
 
 def check_stages(module: nn.Module, spec: GeneratorSpec) -> None:
-    """Check that ``module`` can run each of the spec's stages.
+    """Check that ``module`` has each of the spec's networks.
 
     Raises:
-        ExportRefused: The spec has ``w`` and the module lacks ``mapping`` or ``synthesis``.
+        ExportRefused: It lacks one, or a truncation lacks what it needs.
     """
-    if spec.w is None:
-        return
-    missing = [stage for stage in spec.stages if not callable(getattr(module, stage, None))]
+    for stage in spec.pipeline:
+        if isinstance(stage, TruncateStage) and stage.w_avg is None:
+            raise ExportRefused(
+                "the stage truncate has no w_avg, towards which it would move w; give it in the "
+                "spec, as many numbers as w_dim"
+            )
+    missing = [
+        name
+        for name in spec.networks
+        if name != "generator" and not callable(getattr(module, name, None))
+    ]
     if missing:
         children = listed(name for name, _ in module.named_children()) or "none"
         raise ExportRefused(
-            f"the spec has the input w, but {type(module).__name__} has no "
-            f"{' and no '.join(missing)} (its submodules: {children}); give it "
-            "mapping(z[, class_label]) -> w and synthesis(w) -> sample, or take w and "
-            "truncation_psi out of the spec"
+            f"the spec has the networks {', '.join(spec.networks)}, but {type(module).__name__} "
+            f"has no {' and no '.join(missing)} (its submodules: {children}); give it submodules "
+            "or methods of these names, or correct the stages in the spec"
         )

@@ -1,13 +1,54 @@
 """What a load is put on; :class:`TritonTarget` asks one served model for images."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from latentry.contract.errors import BadRequest, ServerFault
+from latentry.contract.kinds.classes import ClassInput
+from latentry.contract.kinds.formats import format_from_text
+from latentry.contract.spec import GeneratorSpec
 from latentry.contract.transport import ModelInfo
 
 _PAYLOADS = 64
-_EXPECTED_BYTES = 64 * 2**20
+_EXAMPLES = 8
+_KEPT_BYTES = 64 * 2**20
+
+
+class ExampleInputs:
+    """What a generator's samples are asked with: sample k has seed k where there are seeds.
+
+    Classes and other required inputs go round; whatever has a default is left out.
+    """
+
+    def __init__(self, spec: GeneratorSpec) -> None:
+        route = spec.route(frozenset())
+        self._has_seeds = bool(route.drawn)
+        self._rows = {
+            item.name: item.examples(
+                len(item.classes) if isinstance(item, ClassInput) else _EXAMPLES
+            )
+            for item in route.inputs
+            if item not in route.drawn and item.default_row() is None
+        }
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one sample's inputs, without its seed."""
+        return sum(rows[0].nbytes for rows in self._rows.values())
+
+    def arguments(self, turns: Sequence[int]) -> dict[str, Any]:
+        """Return the arguments of ``Client.generate`` for the samples ``turns``."""
+        places = np.array(turns)
+        if self._has_seeds:
+            inputs = {name: rows[places % len(rows)] for name, rows in self._rows.items()}
+            return {**inputs, "seeds": turns}
+        # Each round begins one later, or batches of as many as there are would all be the same.
+        return {
+            name: rows[(places + places // len(rows)) % len(rows)]
+            for name, rows in self._rows.items()
+        }
 
 
 class Target(Protocol):
@@ -60,8 +101,10 @@ class TritonTarget:
             )
         self._calls = UnaryCalls(address_from_arguments(url).url)
         self._next = 0
-        answer_bytes = batch * self.info.spec.image.row_bytes
-        count = max(1, min(payloads, _EXPECTED_BYTES // answer_bytes))
+        self._examples = ExampleInputs(self.info.spec)
+        answer_bytes = self.info.spec.row_bytes(format_from_text(image_format))
+        largest = batch * max(answer_bytes, self._examples.row_bytes)
+        count = max(1, min(payloads, _KEPT_BYTES // largest))
         try:
             self._pairs = [self._pair(turn, batch, image_format) for turn in range(count)]
         except BaseException:
@@ -103,23 +146,20 @@ class TritonTarget:
 
     def _pair(self, turn: int, batch: int, image_format: str) -> tuple[bytes, bytes]:
         """Return a serialized request and the answer that it must get."""
-        message = _serialized_request(
-            self.info, range(turn * batch, (turn + 1) * batch), image_format
-        )
+        arguments = self._examples.arguments(range(turn * batch, (turn + 1) * batch))
+        message = _serialized_request(self.info, arguments, image_format)
         answer = self._calls.ask(message)
         _check_answer(self.info, answer, batch, image_format)
         return message, answer
 
 
-def _serialized_request(info: ModelInfo, seeds: Sequence[int], image_format: str) -> bytes:
+def _serialized_request(info: ModelInfo, arguments: dict[str, Any], image_format: str) -> bytes:
     from latentry.clients.samples import CallerArguments, samples_from_arguments, unary_requests
     from latentry.clients.transports.codec import infer_request
 
-    classes = len(info.spec.classes)
-    labels = [seed % classes for seed in seeds] if classes else None
-    samples = samples_from_arguments(
-        info, CallerArguments(seeds=seeds, class_label=labels, format=image_format)
-    )
+    seeds = arguments.pop("seeds", None)
+    given = CallerArguments(seeds=seeds, inputs=arguments, format=image_format)
+    samples = samples_from_arguments(info, given)
     (inputs,) = unary_requests(samples)
     serialized: bytes = infer_request(info.name, inputs).SerializeToString()
     return serialized
@@ -131,8 +171,11 @@ def _check_answer(info: ModelInfo, answer: bytes, batch: int, image_format: str)
     from latentry.clients.transports.codec import reply_from_response
 
     outputs = reply_from_response(service_pb2.ModelInferResponse.FromString(answer)).outputs
-    raw = image_format in ("raw", "float")
-    name, shape = ("image", info.spec.image.row_shape) if raw else ("encoded", (1,))
-    found = outputs[name].shape if name in outputs else None
-    if found != (batch, *shape):
-        raise ServerFault(f"{info.name} answered {name} of shape {found}, not {(batch, *shape)}")
+    for item in info.spec.outputs:
+        for name, kind in item.tensors(format_from_text(image_format)).items():
+            found, wanted = (
+                outputs[name].shape if name in outputs else None,
+                (batch, *kind.row_shape),
+            )
+            if not (found and found[0] == batch and kind.fits(found[1:])):
+                raise ServerFault(f"{info.name} answered {name} of shape {found}, not {wanted}")

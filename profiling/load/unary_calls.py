@@ -5,8 +5,9 @@ whether by futures, by threads or by ``grpc.aio``; here it is 80. On two cores a
 second that is 2 % of the machine instead of 10 %, taken from the server that is being measured.
 
 The protocol is HTTP/2 (RFC 9113) with HPACK (RFC 7541), as far as gRPC uses it for one unary
-method: requests are one prebuilt block of headers and one frame of data; of an answer's headers
-only the status in its trailers matters. There is no TLS.
+method: requests are one prebuilt block of headers and the frames of their body, as many as the
+server's windows allow; of an answer's headers only the status in its trailers matters. There is no
+TLS.
 """
 
 import re
@@ -18,18 +19,26 @@ from contextlib import suppress
 from urllib.parse import unquote
 
 from latentry.contract.errors import BadRequest, LatentryError, ServerFault, ServerGone
+from latentry.profiling.load.flow_control import (
+    DATA,
+    END_STREAM,
+    HEADER_TABLE_SIZE,
+    INITIAL_WINDOW_SIZE,
+    MAX_FRAME_SIZE,
+    Outflow,
+    frame,
+)
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 Done = Callable[[Exception | None, bytes], None]
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-_END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
-_HEADER_TABLE_SIZE, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 4, 5
+_HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 1, 3, 4, 6, 7, 8
+_ACK, _END_HEADERS = 1, 4
+_CANCEL = struct.pack(">I", 8)
 _FRAME = 9
 _MOST_WINDOW = 2**31 - 1
-_LARGEST_REQUEST = 16_384  # one frame, whatever the server's settings
 _READ_BYTES = 2**18
 _CONNECT_S = 10.0
 # With a table of size 0 a server must write every header out; gRPC writes no Huffman codes.
@@ -57,38 +66,37 @@ class UnaryCalls:
         self._next_stream = 1
         self._received = 0
         self._ended: Exception | None = None
+        self._outflow = Outflow()
         settings = struct.pack(
             ">HIHIHI",
-            *(_HEADER_TABLE_SIZE, 0),
-            *(_INITIAL_WINDOW_SIZE, _MOST_WINDOW),
-            *(_MAX_FRAME_SIZE, 2**24 - 1),
+            *(HEADER_TABLE_SIZE, 0),
+            *(INITIAL_WINDOW_SIZE, _MOST_WINDOW),
+            *(MAX_FRAME_SIZE, 2**24 - 1),
         )
         self._socket.sendall(
-            _PREFACE + _frame(_SETTINGS, 0, 0, settings) + _window_update(_MOST_WINDOW - 2**16)
+            _PREFACE + frame(_SETTINGS, 0, 0, settings) + _window_update(_MOST_WINDOW - 2**16)
         )
         self._reader = threading.Thread(target=self._read, name="unary-calls", daemon=True)
         self._reader.start()
 
     def start(self, message: bytes, done: Done) -> None:
-        """Send one serialized request.
+        """Send one serialized request, what the server takes of it now and the rest when it does.
 
         Args:
-            message: At most 16,379 bytes.
+            message: The request.
             done: Called once, from the reading thread, with an error or None and the answer's
                 bytes.
         """
         body = b"\0" + struct.pack(">I", len(message)) + message
-        if len(body) > _LARGEST_REQUEST:
-            raise ValueError(f"a request of {len(body)} bytes; {_LARGEST_REQUEST} are the most")
         with self._lock:
             ended, stream = self._ended, self._next_stream
             if ended is None:
                 self._next_stream += 2
                 self._calls[stream] = done
-                frames = _frame(_HEADERS, _END_HEADERS, stream, self._headers)
+                headers = frame(_HEADERS, _END_HEADERS, stream, self._headers)
                 # Where sending fails the reading thread fails too, and ends every call.
                 with suppress(OSError):
-                    self._socket.sendall(frames + _frame(_DATA, _END_STREAM, stream, body))
+                    self._socket.sendall(headers + self._outflow.add(stream, body))
         if ended is not None:
             done(ended, b"")
 
@@ -146,29 +154,38 @@ class UnaryCalls:
         del buffer[:start]
 
     def _take(self, kind: int, flags: int, stream: int, body: bytearray) -> None:
-        if kind == _DATA:
+        if kind == DATA:
             if stream in self._bodies:
                 self._bodies[stream] += body
             else:
                 self._bodies[stream] = body
             self._widen_window(len(body))
-        elif kind == _HEADERS and flags & _END_STREAM:
+        elif kind == _HEADERS and flags & END_STREAM:
             self._finish(stream, self._error_from_trailers(body))
         elif kind == _RST_STREAM:
             self._finish(stream, ServerFault(f"{self._url} reset the request"))
+        elif kind == _WINDOW_UPDATE:
+            count = int.from_bytes(body, "big") & _MOST_WINDOW
+            self._send(lambda: self._outflow.widen(stream, count))
         elif kind == _SETTINGS and not flags & _ACK:
-            self._send(_frame(_SETTINGS, _ACK, 0, b""))
+            ack = frame(_SETTINGS, _ACK, 0, b"")
+            self._send(lambda: ack + self._outflow.apply(bytes(body)))
         elif kind == _PING and not flags & _ACK:
-            self._send(_frame(_PING, _ACK, 0, bytes(body)))
+            self._send(lambda: frame(_PING, _ACK, 0, bytes(body)))
         elif kind == _GOAWAY:
             raise ConnectionAbortedError(0, "the server goes away")
 
     def _finish(self, stream: int, error: LatentryError | None) -> None:
+        self._send(lambda: self._end_request(stream))
         body = self._bodies.pop(stream, b"")
         done = self._calls.pop(stream, None)
         if done is not None:
             # A message is preceded by a flag and its length.
             done(error, bytes(body[5:]))
+
+    def _end_request(self, stream: int) -> bytes:
+        """Take back what is left of a request whose answer came before all of it had gone."""
+        return frame(_RST_STREAM, 0, stream, _CANCEL) if self._outflow.drop(stream) else b""
 
     def _error_from_trailers(self, block: bytearray) -> LatentryError | None:
         status = _STATUS.search(block)
@@ -188,12 +205,15 @@ class UnaryCalls:
         """Let the server send on; each stream has a window of 2 GiB that needs no care."""
         self._received += count
         if self._received > _MOST_WINDOW // 2:
-            self._send(_window_update(self._received))
+            update = _window_update(self._received)
+            self._send(lambda: update)
             self._received = 0
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, make: Callable[[], bytes]) -> None:
+        """Send what ``make`` returns, in the order in which it is made."""
         with self._lock:
-            self._socket.sendall(frame)
+            if frames := make():
+                self._socket.sendall(frames)
 
 
 def _request_headers(url: str, method: str) -> bytes:
@@ -216,12 +236,8 @@ def _text(text: str) -> bytes:
     return bytes([len(data)]) + data
 
 
-def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
-    return struct.pack(">IBBI", len(body), kind, flags, stream)[1:] + body
-
-
 def _window_update(count: int) -> bytes:
-    return _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", count))
+    return frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", count))
 
 
 def _message_from_trailers(block: bytearray) -> str:

@@ -22,7 +22,7 @@ _PERF_WINDOWS = 3  # perf_analyzer's own, of which its -p is the length ...
 _PERF_STRETCH = 1.2  # ... times this (measured, 2.51)
 _SENDING_THREADS = 32
 _ATTEMPTS = 4
-_TEXT_BYTES = 4  # of one value in the export, such as "255,"
+_TEXT_BYTES = 4  # of one byte in the export, such as "255,"; floats take less
 _SPACE_SHARE = 0.25  # of what is free, for one export
 _LEAST_RUN_S = 0.4  # perf_analyzer's shortest windows
 _TOO_SHORT = "No valid requests recorded within time interval"
@@ -46,8 +46,8 @@ class ProfiledModel:
         url: ``HOST:PORT``.
         model: Name of the model.
         input_file: ``perf_input.json`` of the entry.
-        image_values: Values of one image, which the per-request export holds as text; 0 leaves its
-            size alone.
+        sample_bytes: Of one sample's inputs and outputs, all of which the per-request export holds
+            as text; 0 leaves its size alone.
         usage: Watches the server's processes; of none where the server is remote.
     """
 
@@ -55,7 +55,7 @@ class ProfiledModel:
     url: str
     model: str
     input_file: Path
-    image_values: int = 0
+    sample_bytes: int = 0
     usage: ServerUsage = field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,12 +121,12 @@ def rate_arguments(rate: float, distribution: str) -> tuple[str, ...]:
 
 def seconds_that_fit(profiled: ProfiledModel, seconds: float, images_per_s: float) -> float:
     """Return for how long the export may grow; raises ServerFault where that is nothing."""
-    bytes_per_s = images_per_s * profiled.image_values * _TEXT_BYTES
+    bytes_per_s = images_per_s * profiled.sample_bytes * _TEXT_BYTES
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if bytes_per_s * _LEAST_RUN_S > _SPACE_SHARE * free:
         raise ServerFault(
-            f"not measured: perf_analyzer writes every output as text, here about "
+            f"not measured: perf_analyzer writes all inputs and outputs as text, here about "
             f"{bytes_per_s / 2**30:.1f} GiB/s, and {folder} has {free / 2**30:.1f} GiB left; "
             "set TMPDIR to a larger one"
         )
@@ -144,7 +144,8 @@ def _run_once(
             *("-m", profiled.model, "-u", profiled.url, "-i", "grpc", "-b", str(batch), *load),
             *("-p", str(interval_ms), "-s", _ANY, "--input-data", str(profiled.input_file)),
             *("-f", str(report), "--verbose-csv", "--profile-export-file", str(export)),
-            timeout_s=30 + 10 * seconds,
+            # It also writes down every input: megabytes a request, where pictures go in.
+            timeout_s=90 + 10 * seconds,
         )
         cores = (_children_cpu_s() - cpu) / (time.perf_counter() - start)
         if (found := windows_from_export(export, windows)) is None:

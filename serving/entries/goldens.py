@@ -1,10 +1,9 @@
-"""Goldens: a few samples with known images that travel with an entry and prove a server.
+"""Goldens: samples with known inputs and outputs that travel with an entry and prove a server.
 
-On the engine class that made them, the images must be equal to the bit. On another CPU class a
-correct engine differs by no more than rounding does (``is_same_but_for_rounding``).
+On the engine class that made them, the outputs must be equal to the bit. On another CPU class a
+correct engine differs by no more than rounding does, which each output's kind decides.
 """
 
-import hashlib
 import io
 import math
 import zipfile
@@ -16,82 +15,103 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentry.contract.errors import EntryError
+from latentry.contract.errors import BadRequest, EntryError
 from latentry.contract.files import read_regular
-from latentry.contract.images import (
-    Uint8,
-    grid_from_images,
-    is_same_but_for_rounding,
-    pil_from_uint8,
-)
-from latentry.contract.npy import read_npy
-from latentry.contract.spec import GeneratorSpec, Role
-from latentry.serving.entries.manifest import GoldenRecord, Manifest
+from latentry.contract.kinds.kind import OutputKind, TensorType
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.values.npy import read_npy
+from latentry.contract.wire import Arrays, rows_from_request
+from latentry.serving.entries.examples import example_tensors
+from latentry.serving.entries.manifest import MOST_GOLDENS, Manifest
 
 GOLDEN_FILE = "goldens.npz"
-GOLDEN_SEEDS = tuple(range(8))
-_GOLDEN_PSI = (1.0, 0.7)
 _ROOM = 64 * 2**10
+_MOST_BYTES = 2**30
+_USUAL = 8
 
 
-def golden_inputs(spec: GeneratorSpec) -> dict[str, NDArray[Any]]:
-    """Return the wire inputs of the goldens: seeds, and controls that go through the classes."""
-    index = np.arange(len(GOLDEN_SEEDS))
-    inputs: dict[str, NDArray[Any]] = {"seed": np.array(GOLDEN_SEEDS, np.int64)[:, None]}
-    if spec.classes:
-        inputs[Role.CLASS_LABEL] = (index % len(spec.classes)).astype(np.int64)[:, None]
-    if spec.w:
-        inputs[Role.TRUNCATION_PSI] = np.resize(_GOLDEN_PSI, index.size).astype(np.float32)[:, None]
-    return inputs
+@dataclass(frozen=True)
+class Goldens:
+    """Samples whose outputs are known.
+
+    Attributes:
+        inputs: The tensors of one request for all of them.
+        outputs: The raw tensors of its answer.
+    """
+
+    inputs: Arrays
+    outputs: Arrays
+
+    def __len__(self) -> int:
+        return len(next(iter(self.outputs.values())))
+
+    def request(self, index: int) -> dict[str, NDArray[Any]]:
+        """Return the tensors of a request for one of them."""
+        return {name: array[index : index + 1] for name, array in self.inputs.items()}
+
+    def rows(self, part: slice) -> dict[str, NDArray[Any]]:
+        """Return the outputs of some of them."""
+        return {name: array[part] for name, array in self.outputs.items()}
 
 
-def golden_record(
-    inputs: Mapping[str, NDArray[Any]], images: Uint8, engine_class: str
-) -> GoldenRecord:
-    """Return what the manifest says of goldens with these inputs and images [N, H, W, C]."""
-    return GoldenRecord(
-        seeds=tuple(inputs["seed"][:, 0].tolist()),
-        controls={k: tuple(v[:, 0].tolist()) for k, v in inputs.items() if k != "seed"},
-        sha256=tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in images),
-        engine_class=engine_class,
-    )
-
-
-def golden_bytes(images: Uint8) -> bytes:
-    """Return the ``goldens.npz`` of uint8 [N, H, W, C]."""
+def golden_bytes(goldens: Goldens) -> bytes:
+    """Return the ``goldens.npz``."""
+    inputs = {f"inputs.{name}": array for name, array in goldens.inputs.items()}
+    outputs = {f"outputs.{name}": array for name, array in goldens.outputs.items()}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=images)
+    np.savez_compressed(buffer, **inputs, **outputs)
     return buffer.getvalue()
 
 
-def read_goldens(folder: Path, manifest: Manifest) -> Uint8:
-    """Return the golden images of an entry, uint8 [N, H, W, C] of its spec.
+def golden_count(spec: GeneratorSpec) -> int:
+    """Return how many goldens an export makes: eight, or fewer where one of them is large."""
+    return max(1, min(_USUAL, _MOST_BYTES // _row_bytes(spec)))
 
-    A file that says of itself to hold anything else is not unpacked.
+
+def read_goldens(folder: Path, manifest: Manifest) -> Goldens:
+    """Return the goldens of an entry.
+
+    A file that says of itself to hold anything else than the spec's tensors is not unpacked.
 
     Raises:
-        EntryError: The file holds something else, or the manifest records other inputs than a
-            server is asked for.
+        EntryError: The file holds something else, or inputs that the generator refuses.
     """
     spec, path = manifest.model.spec, folder / GOLDEN_FILE
-    seeds, controls = manifest.record.goldens.seeds, manifest.record.goldens.controls
-    wanted = {name: values[:, 0].tolist() for name, values in golden_inputs(spec).items()}
-    if {"seed": list(seeds), **{name: list(values) for name, values in controls.items()}} != wanted:
-        raise EntryError(f"{path} is recorded with other seeds or controls; export again")
-    shape = (len(seeds), *spec.image.row_shape)
+    count = manifest.record.goldens.count
+    inputs, outputs = example_tensors(spec), {item.name: item.raw for item in spec.outputs}
+    if (size := count * _row_bytes(spec)) > _MOST_BYTES:
+        raise EntryError(
+            f"{path} should hold {size:,} bytes, and {_MOST_BYTES:,} are read at most; export again"
+        )
     try:
         # What does not compress at all grows a little.
-        data = read_regular(path, most=_ROOM + math.ceil(1.01 * math.prod(shape)))
-        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("images.npy") as member:
-            images: Uint8 = read_npy(
-                member, np.uint8, shape
-            ).copy()  # to be changed by whoever likes
+        data = read_regular(path, most=_ROOM + math.ceil(1.01 * size))
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            goldens = Goldens(
+                {n: _member(archive, f"inputs.{n}", kind, count) for n, kind in inputs.items()},
+                {n: _member(archive, f"outputs.{n}", kind, count) for n, kind in outputs.items()},
+            )
+        rows_from_request(spec, goldens.inputs, most=MOST_GOLDENS)
+    except BadRequest as error:
+        raise EntryError(f"{path} asks for what the spec refuses: {error}; export again") from error
     except Exception as error:  # zipfile, zlib and numpy share no base of theirs
         raise EntryError(
-            f"{path} holds no golden images ({getattr(error, 'strerror', None) or error}); export "
-            "again"
+            f"{path} holds no goldens ({getattr(error, 'strerror', None) or error}); export again"
         ) from error
-    return images
+    return goldens
+
+
+def _row_bytes(spec: GeneratorSpec) -> int:
+    """Return how much one golden takes, its inputs and its outputs."""
+    kinds = [*example_tensors(spec).values(), *(item.raw for item in spec.outputs)]
+    return sum(kind.most_bytes for kind in kinds)
+
+
+def _member(archive: zipfile.ZipFile, name: str, kind: TensorType, count: int) -> NDArray[Any]:
+    with archive.open(f"{name}.npy") as member:
+        largest = (count, *(kind.largest or kind.row_shape))
+        found = read_npy(member, kind.dtype, (count, *kind.row_shape), largest=largest)
+        return found.copy()  # to be changed by whoever likes
 
 
 @dataclass(frozen=True)
@@ -99,43 +119,73 @@ class GoldenVerdict:
     """What a comparison with the goldens found.
 
     Attributes:
-        passed: The images are right for their engine class.
+        passed: The outputs are right for their engine class.
         exact: They are equal to the bit.
-        worst: Index of the golden that differs most.
-        levels: Largest difference of an element, 0 .. 255.
+        output: Name of the output that differs most, relative to its values.
+        worst: Index of the golden whose output differs most.
+        largest: Largest difference of an element: levels of a picture, units of other outputs.
         fraction: Share of the elements that differ.
     """
 
     passed: bool
     exact: bool
+    output: str
     worst: int
-    levels: int
+    largest: float
     fraction: float
 
     def __str__(self) -> str:
         return (
-            f"golden {self.worst} differs most, by up to {self.levels} levels; "
+            f"{self.output} of golden {self.worst} differs most, by up to {self.largest:g}; "
             f"{self.fraction:.2%} of all elements differ"
         )
 
 
-def compare_with_goldens(images: Uint8, goldens: Uint8, *, same_class: bool) -> GoldenVerdict:
-    """Compare ``images`` with ``goldens``, both uint8 [N, H, W, C]."""
-    if images.shape != goldens.shape:
-        return GoldenVerdict(False, False, 0, 255, 1.0)
-    difference = np.abs(images.astype(np.int16) - goldens.astype(np.int16))
-    per_image = difference.reshape(len(goldens), -1)
-    levels = int(difference.max(initial=0))
-    fraction = float((difference > 0).mean())
-    worst = int(per_image.sum(axis=1).argmax())
-    passed = levels == 0 or (not same_class and is_same_but_for_rounding(images, goldens))
-    return GoldenVerdict(passed, levels == 0, worst, levels, fraction)
+def compare_with_goldens(
+    spec: GeneratorSpec, found: Arrays, goldens: Arrays, *, same_class: bool
+) -> GoldenVerdict:
+    """Compare raw outputs with those of goldens, both by name, [N, ...]."""
+    verdicts = [
+        _compare(item, found.get(item.name), goldens[item.name], same_class=same_class)
+        for item in spec.outputs
+    ]
+    return max(verdicts, key=lambda v: (not v.passed, not v.exact, v.fraction))
 
 
-def save_worst_pair(images: Uint8, goldens: Uint8, verdict: GoldenVerdict, path: Path) -> None:
-    """Write a PNG with the golden on the left and what the server drew on the right."""
-    pair = [goldens[verdict.worst], images[verdict.worst]]
-    if pair[0].shape != pair[1].shape:
-        pair = pair[1:]
-    picture = pil_from_uint8(grid_from_images(pair, columns=len(pair)))
+def _compare(
+    item: OutputKind, found: NDArray[Any] | None, golden: NDArray[Any], *, same_class: bool
+) -> GoldenVerdict:
+    if found is None or found.shape != golden.shape:
+        return GoldenVerdict(False, False, item.name, 0, math.inf, 1.0)
+    difference = np.abs(found.astype(np.int16 if found.dtype == np.uint8 else np.float64) - golden)
+    per_sample = difference.reshape(len(golden), -1)
+    exact = found.tobytes() == golden.tobytes()
+    return GoldenVerdict(
+        passed=exact or (not same_class and item.is_same_but_for_rounding(found, golden)),
+        exact=exact,
+        output=item.name,
+        worst=int(per_sample.sum(axis=1).argmax()),
+        largest=float(difference.max(initial=0)),
+        fraction=float((difference > 0).mean()),
+    )
+
+
+def save_worst_pair(
+    found: Mapping[str, NDArray[Any]], goldens: Arrays, verdict: GoldenVerdict, path: Path
+) -> bool:
+    """Write a PNG with the golden on the left and what the server drew on the right.
+
+    Returns:
+        Whether there was something to look at: the output is one of pixels.
+    """
+    from latentry.contract.images import grid_from_images, pil_from_uint8
+
+    pair = [arrays[verdict.output][verdict.worst] for arrays in (goldens, found)]
+    if pair[0].dtype != np.uint8:
+        return False
+    pixels = [row if row.ndim == 3 else row[:, :, None] for row in pair]
+    if pixels[0].shape != pixels[1].shape:
+        pixels = pixels[1:]
+    picture = pil_from_uint8(grid_from_images(pixels, columns=len(pixels)))
     picture.resize((picture.width * 4, picture.height * 4), 0).save(path)
+    return True

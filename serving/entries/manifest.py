@@ -20,6 +20,7 @@ from latentry.contract.strict import Strict, explain
 
 MANIFEST_FILE = "latentry.json"
 MOST_BATCH = 1024
+MOST_GOLDENS = 64
 _MOST_BYTES = 16 * 2**20
 _MOST_COUNT = 2**32 - 1  # what Triton's configuration takes; of microseconds, more than an hour
 _SEAL = b',\n  "sha256": "'
@@ -43,7 +44,9 @@ class ModelPart(Strict):
 
     @model_validator(mode="after")
     def _has_its_networks(self) -> Self:
-        if self.artefacts.keys() != (wanted := {f"{stage}.onnx" for stage in self.spec.stages}):
+        if self.artefacts.keys() != (
+            wanted := {f"{network}.onnx" for network in self.spec.networks}
+        ):
             raise ValueError(f"artefacts are {sorted(self.artefacts)}, not {sorted(wanted)}")
         return self
 
@@ -58,9 +61,9 @@ class Parity(Strict):
         tolerance: The largest difference that is allowed.
         differences: By float output, the largest difference from torch, in units of the output's
             largest value where that is above 1.
-        image_levels: Largest difference of an element of the uint8 images, 0 or 1.
-        image_fraction: Share of their elements that differ.
-        peak: Largest absolute value in the samples.
+        levels: Largest difference of an element of the uint8 outputs, 0 or 1.
+        level_fraction: Share of their elements that differ.
+        peak: Largest absolute value in the samples; not in what goes between networks.
         warnings: What is allowed and looks wrong, for people.
     """
 
@@ -71,26 +74,17 @@ class Parity(Strict):
     ]
     tolerance: FiniteFloat
     differences: Annotated[dict[str, FiniteFloat], Field(min_length=1)]
-    image_levels: int
-    image_fraction: FiniteFloat
+    levels: int
+    level_fraction: FiniteFloat
     peak: FiniteFloat
     warnings: tuple[str, ...]
 
 
 class GoldenRecord(Strict):
-    """Golden samples: seeds and controls, the SHA-256 of each uint8 image, who drew them."""
+    """Golden samples: how many, and what drew them."""
 
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
-    controls: dict[str, tuple[float, ...]]
-    sha256: tuple[Sha256, ...]
+    count: Annotated[int, Field(ge=1, le=MOST_GOLDENS)]
     engine_class: str
-
-    @model_validator(mode="after")
-    def _lists_fit_together(self) -> Self:
-        lists = (self.seeds, self.sha256, *self.controls.values())
-        if len({len(values) for values in lists}) > 1:
-            raise ValueError("seeds, sha256 and controls differ in length")
-        return self
 
 
 class RecordPart(Strict):
@@ -121,7 +115,7 @@ class ServingPart(Strict):
 class Manifest(Strict):
     """The three parts, and the SHA-256 that seals the file."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     model: ModelPart
     record: RecordPart
     serving: ServingPart

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from latentry.contract.errors import BadRequest, EntryError, NotFound, OutOfSpace
+import numpy as np
+
+from latentry.contract.errors import EntryError, NotFound, OutOfSpace
 from latentry.contract.files import (
     FULL,
     no_room,
@@ -22,8 +24,8 @@ from latentry.contract.files import (
     write_atomic,
     write_new,
 )
+from latentry.contract.kinds.kind import TensorType, shown_shape
 from latentry.contract.spec import GeneratorSpec, check_name
-from latentry.contract.wire import STREAM_MODEL
 from latentry.serving.entries.manifest import MANIFEST_FILE, Manifest, manifest_bytes
 from latentry.serving.entries.repository import (
     TEMPORARY_FOLDER,
@@ -31,7 +33,7 @@ from latentry.serving.entries.repository import (
     read_entry,
     version_folders,
 )
-from latentry.serving.entries.triton_config import CONFIG_FILE, config_pbtxt
+from latentry.serving.entries.triton_config import CONFIG_FILE, config_pbtxt, output_tensors
 from latentry.serving.entries.verification import verify_entry
 
 
@@ -48,8 +50,7 @@ def publish(
         OutOfSpace: The disk is full; nothing is left behind.
         OSError: The file system refused; nothing is left behind.
     """
-    if check_name(name) == STREAM_MODEL:
-        raise BadRequest(f"{STREAM_MODEL} is the streaming model's own name; choose another")
+    check_name(name)
     repository.mkdir(parents=True, exist_ok=True)
     with locked(repository):
         versions = sorted(int(folder.name) for folder in version_folders(repository, name))
@@ -148,15 +149,24 @@ def _sound_entry(folder: Path) -> Entry | None:
 
 
 def _check_same_tensors(name: str, old: GeneratorSpec, new: GeneratorSpec) -> None:
-    def tensors(spec: GeneratorSpec) -> dict[str, tuple[int, ...]]:
-        shapes = {str(item.role): item.row_shape for item in spec.inputs}
-        return {**shapes, "image": spec.image.row_shape}
-
-    if tensors(old) != tensors(new):
+    if _tensors(old) != _tensors(new):
         raise EntryError(
-            f"all versions of a name have the same tensors; {name} has {tensors(old)}, this one "
-            f"{tensors(new)}; export it under another name with --name"
+            f"all versions of a name have the same tensors; {name} has {_tensors(old)}, this one "
+            f"{_tensors(new)}; export it under another name with --name"
         )
+
+
+def _tensors(spec: GeneratorSpec) -> str:
+    """Return name, element type and a row's shape of all that goes in and comes out."""
+    types = {"seed": TensorType(np.int64, (1,))} if spec.takes_seed else {}
+    types |= {item.name: TensorType(item.dtype, item.row_shape) for item in spec.inputs}
+    sides = (types, output_tensors(spec))
+    return " -> ".join(
+        ", ".join(
+            f"{n} {np.dtype(kind.dtype)} {shown_shape(kind.row_shape)}" for n, kind in side.items()
+        )
+        for side in sides
+    )
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -9,12 +9,16 @@ from pathlib import Path
 
 from latentry.contract.errors import EntryError, LatentryError, NotFound, listed
 from latentry.contract.spec import check_name
-from latentry.contract.wire import STREAM_MODEL
 from latentry.serving.entries.manifest import MANIFEST_FILE, Manifest, read_manifest
 
 # How the names of folders begin in which something is being written or deleted.
 TEMPORARY_FOLDER = ".latentry-tmp-"
+README = "README.md"
 MODEL_FILE = "model.py"
+STREAM_MODEL_PY = b'''"""Streams chunks of one generator; the same three lines for every one."""
+
+from latentry.serving.triton.stream_model import StreamModel as TritonPythonModel  # noqa: F401
+'''
 MODEL_PY = b'''"""Serves this entry; the same three lines for every generator."""
 
 from latentry.serving.triton.front_model import FrontModel as TritonPythonModel  # noqa: F401
@@ -52,9 +56,9 @@ def list_entries(repository: Path) -> tuple[list[Entry], dict[Path, LatentryErro
 
 
 def list_strays(repository: Path) -> list[Path]:
-    """Return what lies in ``repository`` and is neither a model of ours nor the stream model."""
+    """Return what lies in ``repository`` and is no model of ours."""
     known = {folder.parent for folder in version_folders(repository)}
-    known.add(repository / STREAM_MODEL)
+    known.add(repository / README)
     return sorted(
         path
         for path in repository.iterdir()
@@ -96,9 +100,7 @@ def version_folders(repository: Path, name: str = "*") -> list[Path]:
     if not repository.is_dir():
         raise NotFound(f"{repository} is no folder; give the model repository with --repository")
     folders = [
-        path
-        for path in repository.glob(f"{name}/*")
-        if path.name.isdecimal() and path.is_dir() and path.parent.name != STREAM_MODEL
+        path for path in repository.glob(f"{name}/*") if path.name.isdecimal() and path.is_dir()
     ]
     ours = {path.parent for path in folders if (path / MANIFEST_FILE).exists()}
     return sorted(path for path in folders if path.parent in ours)

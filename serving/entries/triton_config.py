@@ -6,30 +6,50 @@ The fields are those of Triton's ``model_config.proto``.
 import json
 from collections.abc import Mapping
 
-from latentry.contract.spec import GeneratorSpec, Role
-from latentry.contract.wire import MODEL_DIGEST, SPEC, THREADS
+import numpy as np
+
+from latentry.contract.kinds.formats import Format
+from latentry.contract.kinds.kind import TensorType
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.wire import (
+    MAX_BATCH_SIZE,
+    MAX_QUEUE_SIZE,
+    MODEL_DIGEST,
+    SPEC,
+    STREAM_OF,
+    STREAM_SUFFIX,
+    THREADS,
+)
 from latentry.serving.entries.manifest import Manifest, ServingPart
 
 CONFIG_FILE = "config.pbtxt"
-_TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
+_TYPES = {
+    "float32": "TYPE_FP32",
+    "int64": "TYPE_INT64",
+    "uint8": "TYPE_UINT8",
+    "object": "TYPE_STRING",
+}
 
 
 def config_pbtxt(name: str, manifest: Manifest, parameters: Mapping[str, str] | None = None) -> str:
     """Return the ``config.pbtxt`` of model ``name``; ``parameters`` are added to the usual ones."""
-    serving = manifest.serving
+    serving, spec = manifest.serving, manifest.model.spec
     return "\n".join(
         [
             "# Generated from latentry.json; changes here are lost.",
             f"name: {_text(name)}",
             'backend: "python"',
             f"max_batch_size: {serving.max_batch_size}",
-            *_inputs(manifest.model.spec),
-            *_outputs(manifest.model.spec),
+            *_inputs(spec),
+            *(
+                _tensor("output", output, kind.dtype, kind.row_shape)
+                for output, kind in output_tensors(spec).items()
+            ),
             *_scheduling(serving),
             *_parameters(
                 {
                     MODEL_DIGEST: manifest.digest,
-                    SPEC: manifest.model.spec.model_dump_json(),
+                    SPEC: _json(spec),
                     THREADS: str(serving.threads),
                     **(parameters or {}),
                 }
@@ -39,22 +59,78 @@ def config_pbtxt(name: str, manifest: Manifest, parameters: Mapping[str, str] | 
     )
 
 
+def stream_config_pbtxt(name: str, manifest: Manifest) -> str:
+    """Return the ``config.pbtxt`` of the stream model of ``name``; it has no batch axis."""
+    serving, spec = manifest.serving, manifest.model.spec
+    inputs: list[tuple[str, type[np.generic], tuple[int, ...]]] = [
+        ("count", np.int64, (1,)),
+        ("chunk_size", np.int64, (1,)),
+        ("format", np.object_, (1,)),
+    ]
+    if spec.takes_seed:
+        inputs.insert(0, ("seed", np.int64, (-1,)))
+    return "\n".join(
+        [
+            "# Generated from latentry.json; changes here are lost.",
+            f"name: {_text(name + STREAM_SUFFIX)}",
+            'backend: "python"',
+            "max_batch_size: 0",
+            "model_transaction_policy { decoupled: true }",
+            *(_tensor("input", *tensor, optional=True) for tensor in inputs),
+            *(
+                _tensor("input", item.name, item.dtype, (-1, *item.row_shape), optional=True)
+                for item in spec.inputs
+            ),
+            *(
+                _tensor("output", output, kind.dtype, stream_shape(kind))
+                for output, kind in output_tensors(spec).items()
+            ),
+            _tensor("output", "index", np.int64, (1,)),
+            "instance_group [ { count: 1 kind: KIND_CPU } ]",
+            *_parameters(
+                {
+                    STREAM_OF: name,
+                    SPEC: _json(spec),
+                    MAX_BATCH_SIZE: str(serving.max_batch_size),
+                    MAX_QUEUE_SIZE: str(serving.max_queue_size),
+                }
+            ),
+            "",
+        ]
+    )
+
+
+def output_tensors(spec: GeneratorSpec) -> dict[str, TensorType]:
+    """Return every tensor by which an output may travel, by name."""
+    formats = (Format.FLOAT, Format.PNG)
+    return {
+        name: kind
+        for item in spec.outputs
+        for image_format in formats
+        for name, kind in item.tensors(image_format).items()
+    }
+
+
+def stream_shape(kind: TensorType) -> tuple[int, ...]:
+    """Return the shape of a chunk: one row a sample, and files as a flat list."""
+    return (-1,) if kind.dtype is np.object_ else (-1, *kind.row_shape)
+
+
 def _inputs(spec: GeneratorSpec) -> list[str]:
-    # All are optional to Triton: which must be there depends on which latent a request carries,
+    # All are optional to Triton: which must be there depends on which latents a request carries,
     # and the front model's refusal says what is allowed where Triton's own would not.
-    lines = [_tensor("input", "seed", "TYPE_INT64", (1,), optional=True)]
-    for item in spec.inputs:
-        data_type = _TYPES[item.dtype.__name__]
-        lines.append(_tensor("input", item.role, data_type, item.row_shape, optional=True))
-    return [*lines, _tensor("input", "format", "TYPE_STRING", (1,), optional=True)]
-
-
-def _outputs(spec: GeneratorSpec) -> list[str]:
-    height, width, channels = spec.image.row_shape
+    seed = [_tensor("input", "seed", np.int64, (1,), optional=True)] if spec.takes_seed else []
     return [
-        _tensor("output", Role.IMAGE, "TYPE_UINT8", (height, width, channels)),
-        _tensor("output", "sample", "TYPE_FP32", (channels, height, width)),
-        _tensor("output", "encoded", "TYPE_STRING", (1,)),
+        *seed,
+        *(
+            _tensor(
+                *("input", item.name, item.dtype, item.row_shape),
+                optional=True,
+                ragged=item in spec.free_inputs,
+            )
+            for item in spec.inputs
+        ),
+        _tensor("input", "format", np.object_, (1,), optional=True),
     ]
 
 
@@ -78,11 +154,27 @@ def _parameters(parameters: Mapping[str, str]) -> list[str]:
 
 
 def _tensor(
-    kind: str, name: str, data_type: str, dims: tuple[int, ...], *, optional: bool = False
+    direction: str,
+    name: str,
+    dtype: type[np.generic],
+    dims: tuple[int, ...],
+    *,
+    optional: bool = False,
+    ragged: bool = False,
 ) -> str:
     more = " optional: true" if optional else ""
+    # Requests of different sizes share a batch; the model itself puts equal ones together.
+    more += " allow_ragged_batch: true" if ragged else ""
     shape = ", ".join(map(str, dims))
-    return f"{kind} [ {{ name: {_text(name)} data_type: {data_type} dims: [ {shape} ]{more} }} ]"
+    data_type = _TYPES[np.dtype(dtype).name]
+    return (
+        f"{direction} [ {{ name: {_text(name)} data_type: {data_type} dims: [ {shape} ]{more} }} ]"
+    )
+
+
+def _json(spec: GeneratorSpec) -> str:
+    # Of ASCII characters: the configuration's own escapes know no pairs of surrogates.
+    return json.dumps(spec.model_dump(mode="json"))
 
 
 def _text(value: str) -> str:

@@ -23,13 +23,16 @@ from latentry.contract.errors import (
     ServerFault,
 )
 from latentry.contract.files import read_regular
-from latentry.contract.images import encode_image
+from latentry.contract.kinds.formats import Format
+from latentry.contract.kinds.kind import OutputKind
+from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer
-from latentry.contract.spec import GeneratorSpec, Role
+from latentry.contract.spec import GeneratorSpec, Route
 from latentry.contract.wire import Arrays, Rows, rows_from_request
-from latentry.serving.entries.goldens import golden_inputs
+from latentry.serving.entries.examples import example_request
 from latentry.serving.entries.manifest import Manifest, read_manifest
 from latentry.serving.runtime.engines import Engine
+from latentry.serving.runtime.stage_runner import StageRunner
 
 Answer = dict[str, NDArray[Any]] | LatentryError
 _LOGGER = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ class Generator:
 
     Attributes:
         spec: What the generator takes and gives.
-        engine_class: The engine class that draws the images.
+        engine_class: The engine class that draws the samples.
         tally: Counts and times, for whoever reports them.
     """
 
@@ -70,17 +73,23 @@ class Generator:
     ) -> None:
         self.spec = spec
         self.tally = Tally()
-        self._engines = engines
+        self._board = StageRunner(spec, engines)
         self._max_batch_size = max_batch_size
-        self._drawer = LatentDrawer(spec.z_dim)
-        self._w_avg = np.array(spec.w.w_avg, np.float32) if spec.w else None
-        self.engine_class = engines[next(iter(spec.stages))].engine_class
+        self._free = [item.name for item in spec.free_inputs]
+        self._drawers = {
+            item.name: LatentDrawer(item) for item in spec.inputs if isinstance(item, LatentInput)
+        }
+        self._tensors = {
+            image_format: [(n, item) for item in spec.outputs for n in item.tensors(image_format)]
+            for image_format in Format
+        }
+        self.engine_class = engines[spec.networks[0]].engine_class
 
     def warm_up(self) -> None:
         """Draw one sample and a largest batch, so that the first callers do not wait for memory."""
-        goldens = golden_inputs(self.spec)
+        one = example_request(self.spec, 1)
         for rows in (1, self._max_batch_size):
-            self.answer([{name: np.resize(a, (rows, 1)) for name, a in goldens.items()}])
+            self.answer([{name: np.repeat(row, rows, axis=0) for name, row in one.items()}])
         self.tally = Tally()
 
     def answer(self, requests: Sequence[Arrays]) -> list[Answer]:
@@ -90,39 +99,43 @@ class Generator:
         the maximum batch (Triton's batcher sees to that).
         """
         answers: list[Answer] = [BadRequest("not answered")] * len(requests)
-        groups: dict[str, list[tuple[int, Rows]]] = {}
+        groups: dict[tuple[Any, ...], list[tuple[int, Rows]]] = {}
         for index, request in enumerate(requests):
             try:
                 rows = rows_from_request(self.spec, request, most=self._max_batch_size)
             except LatentryError as error:
                 answers[index] = error
             else:
-                groups.setdefault(rows.latent, []).append((index, rows))
-        for group in groups.values():
-            for (index, _), answer in zip(group, self._drawn(group), strict=True):
+                # Pictures of free size share a run with others of their size.
+                sizes = (rows.inputs[name].shape[1:] for name in self._free if name in rows.inputs)
+                key = (frozenset(rows.inputs), *sizes)
+                groups.setdefault(key, []).append((index, rows))
+        for (given, *_), group in groups.items():
+            for (index, _), answer in zip(group, self._drawn(given, group), strict=True):
                 answers[index] = answer
         return answers
 
-    def _drawn(self, group: list[tuple[int, Rows]]) -> list[Answer]:
+    def _drawn(self, given: frozenset[str], group: list[tuple[int, Rows]]) -> list[Answer]:
         try:
-            return list(self._draw([rows for _, rows in group]))
+            return list(self._draw(self.spec.route(given), [rows for _, rows in group]))
         except Exception as error:
             # Whatever an engine raises must not end the process that other requests wait for.
             _LOGGER.exception("drawing failed")
             return [ServerFault(f"the engine failed: {type(error).__name__}")] * len(group)
 
-    def _draw(self, batch: list[Rows]) -> Iterator[Answer]:
-        """Answer requests that all carry the same kind of latent."""
-        wanted = ["image", "peak"]
-        if any("sample" in rows.image_format.tensors for rows in batch):
-            wanted.append("sample")
-        values = _concatenate([rows.values for rows in batch])
-        controls = {
-            name: _concatenate([rows.controls[name] for rows in batch])
-            for name in batch[0].controls
+    def _draw(self, route: Route, batch: list[Rows]) -> Iterator[Answer]:
+        """Answer requests that all carry the same inputs."""
+        board = {
+            name: _concatenate([rows.inputs[name] for rows in batch]) for name in batch[0].inputs
         }
-        outputs = self._run_stages(batch[0].latent, values, controls, wanted)
-        finite = np.isfinite(outputs["peak"])
+        if route.drawn:
+            seeds = _concatenate([rows.seeds for rows in batch if rows.seeds is not None])
+            with self.tally.time("latents"):
+                board |= {item.name: self._drawers[item.name].draw(seeds) for item in route.drawn}
+        with_samples = any(rows.image_format is Format.FLOAT for rows in batch)
+        with self.tally.time("engine"):
+            outputs, watch = self._board.run(route, board, with_samples=with_samples)
+        finite = np.isfinite(watch)
         start = 0
         for rows in batch:
             part = slice(start, start + rows.count)
@@ -132,51 +145,29 @@ class Generator:
             else:
                 yield self._finish(rows, {name: outputs[name][part] for name in outputs})
 
-    def _run_stages(
-        self, latent: str, values: NDArray[Any], controls: Arrays, wanted: Sequence[str]
-    ) -> dict[str, NDArray[Any]]:
-        if latent == "seed":
-            with self.tally.time("latents"):
-                values, latent = self._drawer.draw(values[:, 0]), Role.Z
-        labels = {k: v for k, v in controls.items() if k == Role.CLASS_LABEL}
-        with self.tally.time("engine"):
-            if self._w_avg is None:
-                return self._engines["generator"].run({Role.Z: values, **labels}, wanted)
-            if latent == Role.Z:
-                values = self._engines["mapping"].run({Role.Z: values, **labels}, [Role.W])["w"]
-            w = truncate(values, self._w_avg, controls[Role.TRUNCATION_PSI])
-            return self._engines["synthesis"].run({Role.W: w}, wanted)
-
     def _invalid(self, rows: Rows, bad: NDArray[np.bool_]) -> InvalidOutput:
         self.tally.invalid_outputs += int(bad.sum())
-        if rows.latent == "seed":
-            seeds = [int(seed) for seed in rows.values[bad, 0]]
+        if rows.seeds is not None:
+            seeds = [int(seed) for seed in rows.seeds[bad]]
             more = f" and {len(seeds) - _SEEDS_SHOWN} more" if len(seeds) > _SEEDS_SHOWN else ""
             text = f"NaN or infinity in the output for seeds {seeds[:_SEEDS_SHOWN]}{more}"
             return InvalidOutput(text, seeds=seeds)
         where = np.flatnonzero(bad).tolist()
-        return InvalidOutput(f"NaN or infinity in the output for the {rows.latent} in rows {where}")
+        return InvalidOutput(f"NaN or infinity in the output for the inputs in rows {where}")
 
     def _finish(self, rows: Rows, outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         self.tally.samples += rows.count
-        if not rows.image_format.encoded:
-            return {name: outputs[name] for name in rows.image_format.tensors}
+        return {
+            name: outputs[name] if name in outputs else self._encoded(item, outputs, rows)
+            for name, item in self._tensors[rows.image_format]
+        }
+
+    def _encoded(
+        self, item: OutputKind, outputs: dict[str, NDArray[Any]], rows: Rows
+    ) -> NDArray[Any]:
         with self.tally.time("encoding"):
-            files = [encode_image(image, rows.image_format) for image in outputs["image"]]
-        return {"encoded": np.array(files, np.object_)[:, None]}
-
-
-def truncate(
-    w: NDArray[np.float32], w_avg: NDArray[np.float32], psi: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return w [N, num_ws, w_dim] moved towards w_avg [w_dim] by psi [N, 1].
-
-    ``w_avg + psi * (w - w_avg)`` (StyleGAN, Karras et al. 2019, section B), computed from the
-    nearer end, so that psi 1 gives w and psi 0 gives w_avg to the bit.
-    """
-    weight = psi[:, :, None]
-    away = w - w_avg
-    return np.where(weight < 0.5, w_avg + weight * away, w - (1 - weight) * away)
+            files = [item.encode(row, rows.image_format) for row in outputs[item.name]]
+        return np.array(files, np.object_)[:, None]
 
 
 def load_generator(
@@ -192,8 +183,8 @@ def load_generator(
     """
     manifest = manifest or read_manifest(folder)
     engines = {}
-    for stage in manifest.model.spec.stages:
-        name = f"{stage}.onnx"
+    for network in manifest.model.spec.networks:
+        name = f"{network}.onnx"
         record = manifest.model.artefacts[name]
         try:
             data = read_regular(folder / name, most=record.size)
@@ -204,7 +195,7 @@ def load_generator(
             raise EntryError(
                 f"{folder / name} was changed: its SHA-256 is {found}, the manifest says {expected}"
             )
-        engines[stage] = load_engine(data)
+        engines[network] = load_engine(data)
     return Generator(manifest.model.spec, engines, max_batch_size=manifest.serving.max_batch_size)
 
 

@@ -23,7 +23,7 @@ from latentry.serving.entries.repository import Entry, list_entries, newest_entr
 from latentry.serving.entries.verification import verify_entry
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.generator import Generator, load_generator
-from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
+from latentry.serving.runtime.streaming import stream_from_request
 
 
 class LocalTransport:
@@ -100,18 +100,19 @@ class LocalTransport:
             self._generators = {}
         return self._thread.submit(self._draw, model, inputs)
 
-    def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
+    def stream(self, model: str, requests: Iterator[Arrays]) -> Iterator[Reply]:
         """Draw chunk after chunk, each when it is asked for."""
+        manifest = self._entry(model).manifest
+        most = manifest.serving.max_batch_size
         for request in requests:
-            model = text_from_tensor("model", request["model"])
-            manifest = self._entry(model).manifest
-            most = manifest.serving.max_batch_size
             stream = stream_from_request(manifest.model.spec, request, max_batch_size=most)
             for index, tensors in stream.chunks(most):
                 reply = self.infer(model, tensors).result()
-                outputs = {**reply.outputs, "index": np.array([index], np.int64)}
-                if "encoded" in outputs:
-                    outputs["encoded"] = outputs["encoded"].reshape(-1)
+                outputs = {
+                    name: array.reshape(-1) if name.endswith(".encoded") else array
+                    for name, array in reply.outputs.items()
+                }
+                outputs["index"] = np.array([index], np.int64)
                 yield Reply(reply.version, outputs)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """What a stream request asks for, cut into chunks; no Triton in here.
 
-A stream has no batch axis: ``seed`` [n], or the first seed [1] with ``count`` [1]; controls and
-latents [1, ...] for all samples or [n, ...] one for each; see docs/contract.md.
+A stream has no batch axis: ``seed`` [n], or the first seed [1] with ``count`` [1]; other
+inputs [1, ...] for all samples or [n, ...] one for each; see docs/contract.md.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
+from latentry.contract.kinds.formats import Format, format_from_text
 from latentry.contract.seeds import seed_range
-from latentry.contract.spec import LATENT_ROLES, GeneratorSpec
+from latentry.contract.spec import GeneratorSpec
 from latentry.contract.wire import (
     MAX_STREAMED_SAMPLES,
     Arrays,
-    Format,
     check_text,
-    format_from_text,
     most_streamed_samples,
     rows_from_request,
 )
@@ -34,11 +33,13 @@ class StreamRequest:
     Attributes:
         count: Number of samples.
         tensors: Unary tensors of all samples [count, ...], as the model takes them.
+        image_format: What is asked for.
         chunk_size: Samples in a chunk; None leaves it to the server.
     """
 
     count: int
     tensors: dict[str, NDArray[Any]]
+    image_format: Format
     chunk_size: int | None
 
     def chunks(self, max_batch_size: int) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
@@ -64,25 +65,25 @@ def text_from_tensor(name: str, array: NDArray[Any]) -> str:
 def stream_from_request(
     spec: GeneratorSpec, request: Arrays, *, max_batch_size: int
 ) -> StreamRequest:
-    """Check a stream request for a generator with ``spec``; the tensor ``model`` is left out.
+    """Check a stream request for a generator with ``spec``.
 
     Raises:
         BadRequest: Naming the tensor and the row, what was given and what is allowed.
     """
-    given = {name: array for name, array in request.items() if name != "model"}
+    given = dict(request)
     chunk_size = _chunk_size(given.pop("chunk_size", None))
     format_given = given.pop("format", np.array(["raw"]))
     image_format = format_from_text(text_from_tensor("format", format_given))
     _check_rows(spec, given)
-    latent = next((role for role in LATENT_ROLES if role in given), "seed")
-    most = most_streamed_samples(spec, latent, image_format, max_batch_size)
+    names = [name for name in given if name not in ("seed", "count")]
+    most = most_streamed_samples(spec, names, image_format, max_batch_size)
     count = _expand_seeds(given, most)
     _check_count(count, most)
     tensors = {name: _for_all(name, array, count) for name, array in given.items()}
     rows_from_request(spec, tensors, most=count)
     if image_format is not Format.RAW:
         tensors["format"] = np.full((count, 1), str(image_format).encode(), np.object_)
-    return StreamRequest(count, tensors, chunk_size)
+    return StreamRequest(count, tensors, image_format, chunk_size)
 
 
 def _check_rows(spec: GeneratorSpec, given: Arrays) -> None:
@@ -90,12 +91,11 @@ def _check_rows(spec: GeneratorSpec, given: Arrays) -> None:
     for name, array in given.items():
         if name in ("seed", "count"):
             continue
-        item = spec.find(name)
-        if item is None:
-            raise BadRequest(f"this model takes no {name}; it takes {spec.takes}")
+        spec.check_known([name])
         if not array.ndim:
             raise BadRequest(f"{name} has no rows; its first dimension is 1, or one a sample")
-        item.check(array)
+        if item := spec.find(name):
+            item.check(array)
 
 
 def _expand_seeds(given: dict[str, NDArray[Any]], most: int) -> int:
@@ -105,7 +105,7 @@ def _expand_seeds(given: dict[str, NDArray[Any]], most: int) -> int:
     if seeds is None:
         if counts is not None:
             raise BadRequest("count goes with seed: the first seed and how many follow from it")
-        return max((len(given[role]) for role in LATENT_ROLES if role in given), default=1)
+        return max((len(array) for array in given.values()), default=1)
     if seeds.ndim != 1 or not seeds.size:
         raise BadRequest(f"seed has shape {list(seeds.shape)}; a stream takes [n], n from 1")
     if counts is not None:

@@ -16,12 +16,10 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from latentry.contract.errors import ServeError
-from latentry.contract.images import Uint8
 from latentry.serving.entries.engine_class import engine_class
 from latentry.serving.entries.goldens import (
     GoldenVerdict,
     compare_with_goldens,
-    golden_inputs,
     read_goldens,
     save_worst_pair,
 )
@@ -33,7 +31,7 @@ _AGAIN_S = 0.1
 
 
 class NoGolden(Exception):
-    """The server did not answer with an image at all, right or wrong; another start may help."""
+    """The server did not answer at all, right or wrong; another start may help."""
 
 
 class QueueFull(NoGolden):
@@ -50,8 +48,8 @@ class Pending:
         """Take the answer; called by gRPC."""
         self._answers.put(error or result)
 
-    def answer(self, timeout_s: float = 0.0) -> Uint8 | None:
-        """Return the images [N, H, W, C], or None where none came in time.
+    def answer(self, timeout_s: float = 0.0) -> InferResult | None:
+        """Return the answer, or None where none came in time.
 
         Raises:
             NoGolden: The server answered with an error.
@@ -63,8 +61,7 @@ class Pending:
         if isinstance(answer, InferenceServerException):
             kind = QueueFull if "maximum queue" in str(answer) else NoGolden
             raise kind(f"the canary got an error: {answer}")
-        images: Uint8 = answer.as_numpy("image")
-        return images
+        return answer
 
 
 class Canary:
@@ -93,14 +90,14 @@ class Canary:
     def ask(self, name: str, golden: int) -> Pending:
         """Ask model ``name`` for one of its goldens."""
         pending = Pending()
-        inputs = golden_inputs(self._entries[name].manifest.model.spec)
-        tensors = [_infer_input(key, array[golden : golden + 1]) for key, array in inputs.items()]
+        request = self._goldens[name].request(golden)
+        tensors = [_infer_input(key, array) for key, array in request.items()]
         self._client.async_infer(name, tensors, callback=pending.resolve)
         return pending
 
-    def compare(self, name: str, image: Uint8, golden: int) -> GoldenVerdict:
-        """Compare the one image that :meth:`ask` brought with its golden."""
-        return self._compare(name, image, slice(golden, golden + 1))
+    def compare(self, name: str, answer: InferResult, golden: int) -> GoldenVerdict:
+        """Compare what :meth:`ask` brought with its golden."""
+        return self._compare(name, self._outputs(name, answer), slice(golden, golden + 1))
 
     def check_all(self, patience: Callable[[str, float], bool]) -> list[str]:
         """Compare every golden of every model; return a warning for each that is not exact.
@@ -117,39 +114,56 @@ class Canary:
         for name, entry in self._entries.items():
             # One by one: a model's largest batch may be smaller than the number of goldens.
             count = len(self._goldens[name])
-            images = np.concatenate([self._draw(name, index, patience) for index in range(count)])
-            verdict = self._compare(name, images, slice(None))
+            parts = [
+                self._outputs(name, self._draw(name, index, patience)) for index in range(count)
+            ]
+            found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            verdict = self._compare(name, found, slice(None))
             if not verdict.passed:
-                picture = Path(f"latentry-canary-{name}.png").resolve()
-                save_worst_pair(images, self._goldens[name], verdict, picture)
-                raise ServeError(
-                    f"{name} does not draw its goldens: {verdict}. Made by "
-                    f"{entry.manifest.record.goldens.engine_class}, served by {engine_class()}. "
-                    f"Golden and answer side by side: {picture}. Export {name} again on a machine "
-                    "you trust; do not serve this one"
-                )
+                raise ServeError(self._refusal(entry, found, verdict))
             if not verdict.exact:
                 warnings.append(f"{name}: other engine class than its goldens; {verdict}")
         return warnings
 
-    def _draw(self, name: str, golden: int, patience: Callable[[str, float], bool]) -> Uint8:
+    def _refusal(self, entry: Entry, found: dict[str, NDArray[Any]], verdict: GoldenVerdict) -> str:
+        picture = Path(f"latentry-canary-{entry.name}.png").resolve()
+        outputs = self._goldens[entry.name].outputs
+        is_written = save_worst_pair(found, outputs, verdict, picture)
+        seen = f"Golden and answer side by side: {picture}. " if is_written else ""
+        return (
+            f"{entry.name} does not draw its goldens: {verdict}. Made by "
+            f"{entry.manifest.record.goldens.engine_class}, served by {engine_class()}. {seen}"
+            f"Export {entry.name} again on a machine you trust; do not serve this one"
+        )
+
+    def _outputs(self, name: str, answer: InferResult) -> dict[str, NDArray[Any]]:
+        """Return the raw outputs in an answer; raises NoGolden where one is missing."""
+        found = {key: answer.as_numpy(key) for key in self._goldens[name].outputs}
+        if missing := [key for key, array in found.items() if array is None]:
+            raise NoGolden(f"{name} answered without {', '.join(missing)}")
+        return found
+
+    def _draw(self, name: str, golden: int, patience: Callable[[str, float], bool]) -> InferResult:
         """Return one golden, asking again while clients of an earlier start fill the queue."""
         asked_s = time.monotonic()
         pending = self.ask(name, golden)
         while True:
             try:
-                if (image := pending.answer(_AGAIN_S)) is not None:
-                    return image
+                if (answer := pending.answer(_AGAIN_S)) is not None:
+                    return answer
             except QueueFull:
                 time.sleep(_AGAIN_S)
                 pending = self.ask(name, golden)
             if not patience(name, time.monotonic() - asked_s):
                 raise NoGolden(f"{name} did not draw its goldens in time")
 
-    def _compare(self, name: str, images: Uint8, rows: slice) -> GoldenVerdict:
-        made_by = self._entries[name].manifest.record.goldens.engine_class
+    def _compare(self, name: str, found: dict[str, NDArray[Any]], rows: slice) -> GoldenVerdict:
+        manifest = self._entries[name].manifest
         return compare_with_goldens(
-            images, self._goldens[name][rows], same_class=made_by == engine_class()
+            manifest.model.spec,
+            found,
+            self._goldens[name].rows(rows),
+            same_class=manifest.record.goldens.engine_class == engine_class(),
         )
 
 

@@ -11,10 +11,9 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -22,11 +21,11 @@ import psutil
 
 from latentry.contract.errors import ServeError
 from latentry.contract.files import open_regular
-from latentry.contract.wire import ENGINE_CLASS, STREAM_MODEL
+from latentry.contract.wire import ENGINE_CLASS, STREAM_SUFFIX
 from latentry.serving.entries.engine_class import engine_class
 from latentry.serving.entries.manifest import MANIFEST_FILE, manifest_bytes
-from latentry.serving.entries.repository import MODEL_FILE, MODEL_PY, Entry
-from latentry.serving.entries.triton_config import CONFIG_FILE, config_pbtxt
+from latentry.serving.entries.repository import MODEL_FILE, MODEL_PY, STREAM_MODEL_PY, Entry
+from latentry.serving.entries.triton_config import CONFIG_FILE, config_pbtxt, stream_config_pbtxt
 from latentry.serving.triton.heartbeats import DRAIN_MARK, HEARTBEATS
 from latentry.serving.triton.tritonserver import SERVER_ID
 
@@ -77,8 +76,8 @@ class ServerFolder:
         """How the names of this server's shared-memory regions begin."""
         return f"latentry_{self.server_id}_"
 
-    def fill(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Make anew what Triton is to find: links to ``entries`` (verified) and the stream model.
+    def fill(self, entries: Sequence[Entry], streams: Collection[str]) -> list[Entry]:
+        """Make anew what Triton is to find: links to ``entries`` (verified) and stream models.
 
         The folder itself is made where it is missing, and kept locked from then on. Returns the
         entries as they lie there. Their files are held open from the first time on, so that a
@@ -94,8 +93,11 @@ class ServerFolder:
         # Never twice of one name: whoever knows it, as all users do, could make it first.
         self.signs = Path(tempfile.mkdtemp(prefix=self.shm_prefix, suffix="_signs", dir=_SHM))
         (self.signs / HEARTBEATS).mkdir()
-        _copy_stream_model(self.repository)
-        return [self._link_entry(entry) for entry in entries]
+        linked = [self._link_entry(entry) for entry in entries]
+        for entry in linked:
+            if entry.name in streams:
+                _write_stream_model(entry, self.repository)
+        return linked
 
     def mark_draining(self) -> bool:
         """Tell the models to take nothing new; False where that cannot be told."""
@@ -275,12 +277,8 @@ def _close_to_others(region: Path) -> None:
         os.close(descriptor)
 
 
-def _copy_stream_model(repository: Path) -> None:
-    # A namespace package: importlib.resources cannot read those of an editable install.
-    spec = find_spec("latentry.model_repository")
-    places = (spec.submodule_search_locations if spec else None) or []
-    source = next(p for place in places if (p := Path(place) / STREAM_MODEL).is_dir())
-    for name in (CONFIG_FILE, f"1/{MODEL_FILE}"):
-        target = repository / STREAM_MODEL / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((source / name).read_bytes())
+def _write_stream_model(entry: Entry, repository: Path) -> None:
+    folder = repository / f"{entry.name}{STREAM_SUFFIX}"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / MODEL_FILE).write_bytes(STREAM_MODEL_PY)
+    (folder / CONFIG_FILE).write_text(stream_config_pbtxt(entry.name, entry.manifest))

@@ -11,14 +11,14 @@ import logging
 import math
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import psutil
 
 from latentry.contract.errors import ServeError
-from latentry.contract.wire import STREAM_MODEL
+from latentry.contract.wire import STREAM_SUFFIX
 from latentry.serving.entries.repository import Entry
 from latentry.serving.server.canary import Canary, NoGolden, Pending, QueueFull
 from latentry.serving.server.connections import Delivery
@@ -88,6 +88,7 @@ class ServerLife:
         signals: Signals,
         limits: Limits,
         memory: MemoryLimit,
+        streams: Collection[str],
     ) -> None:
         self._process = process
         self._endpoint = endpoint
@@ -99,7 +100,9 @@ class ServerLife:
         self._clock = WatchClock()
         self._canary = Canary(endpoint.url, entries)
         self._probe = ReadinessProbe(endpoint.url, self._clock.look)
-        self._expected = sum(entry.manifest.serving.instances for entry in entries) + 1
+        self._streams = frozenset(f"{name}{STREAM_SUFFIX}" for name in streams)
+        instances = sum(entry.manifest.serving.instances for entry in entries)
+        self._expected = instances + len(self._streams)
         self._vitals = Vitals(self._clock, self._expected)
         self._stubs: list[psutil.Process] = []
         self._looked_s = 0.0
@@ -166,7 +169,7 @@ class ServerLife:
         with contextlib.suppress(Died, Full):
             # Triton breaks streams when it is told to end; so it is told when none is left.
             if self._folder.mark_draining():
-                while not self._vitals.is_drained(STREAM_MODEL) and self._patient(deadline_s):
+                while not self._vitals.are_drained(self._streams) and self._patient(deadline_s):
                     self._tick(at_once=True)
                     self._check_answers()
                     next(rounds)
@@ -270,7 +273,7 @@ class ServerLife:
         for turn in itertools.count():
             yield from _wait(pause_s)
             entry = self._entries[turn % len(self._entries)]
-            golden = turn // len(self._entries) % len(entry.manifest.record.goldens.seeds)
+            golden = turn // len(self._entries) % entry.manifest.record.goldens.count
             asked = time.monotonic()
             pending = self._canary.ask(entry.name, golden)
             yield from self._wait_for_golden(entry.name, golden, pending)
@@ -281,13 +284,13 @@ class ServerLife:
         asked_s = self._clock.look()
         while True:
             try:
-                image = pending.answer()
+                answer = pending.answer()
             except QueueFull:
                 return  # busy is alive
             except NoGolden as error:
                 raise Died(str(error)) from error
-            if image is not None:
-                verdict = self._canary.compare(name, image, golden)
+            if answer is not None:
+                verdict = self._canary.compare(name, answer, golden)
                 if not verdict.passed:
                     raise ServeError(f"{name} no longer draws its golden {golden}: {verdict}")
                 return

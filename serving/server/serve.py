@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from latentry.contract.errors import EntryError, ServeError, listed
+from latentry.contract.errors import EntryError, NotFound, ServeError, listed
 from latentry.contract.system import is_loopback
 from latentry.serving.entries.manifest import ServingPart
 from latentry.serving.entries.repository import Entry, list_strays, newest_entries
@@ -46,6 +46,7 @@ class ServeOptions:
     Attributes:
         repository: The model repository.
         models: Names to serve; empty means all.
+        streams: Names of those that are streamed, too; None means all.
         address: Address to listen on.
         port: gRPC port; 0 takes a free one. Likewise ``metrics_port``.
         instances: Copies of each model's process; None leaves it to the manifest.
@@ -66,6 +67,7 @@ class ServeOptions:
 
     repository: Path
     models: tuple[str, ...] = ()
+    streams: tuple[str, ...] | None = None
     address: str = "127.0.0.1"
     port: int = 8001
     metrics_port: int = 8002
@@ -109,6 +111,7 @@ def serve(options: ServeOptions, on_ready: OnReady) -> None:
     ):
         Supervisor(
             *(installation, endpoint, folder, entries, signals, options.limits),
+            streams=_streams(options, entries),
             most_memory=options.most_memory,
             log_level=options.log_level,
             log_file=options.log_file,
@@ -122,6 +125,18 @@ def _warn_of_limits() -> None:
         most = resource.getrlimit(limit)[0]
         if 0 <= most < least:  # RLIM_INFINITY is -1
             _LOGGER.warning("%s", text.format(f"{most:,}"))
+
+
+def _streams(options: ServeOptions, entries: list[Entry]) -> frozenset[str]:
+    """Return the names of the models that get a stream model; raises NotFound."""
+    names = frozenset(entry.name for entry in entries)
+    if options.streams is None:
+        return names
+    if missing := sorted(set(options.streams) - names):
+        raise NotFound(
+            f"--streams names {', '.join(missing)}; served are {', '.join(sorted(names))}"
+        )
+    return frozenset(options.streams)
 
 
 def _verified_entries(options: ServeOptions) -> list[Entry]:

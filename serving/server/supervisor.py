@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class Supervisor:
         signals: Signals,
         limits: Limits,
         *,
+        streams: Collection[str],
         most_memory: int | None,
         log_level: str,
         log_file: Path | None,
@@ -64,6 +65,7 @@ class Supervisor:
         self._entries = entries
         self._signals = signals
         self._limits = limits
+        self._streams = streams
         self._memory = MemoryLimit(most_memory)
         self._log_level = log_level
         self._log_file = log_file or folder.log_file
@@ -106,7 +108,7 @@ class Supervisor:
     @contextmanager
     def _life(self) -> Iterator[ServerLife]:
         # Made anew each time: a cleaner of temporary files may have taken some of it.
-        entries = self._folder.fill(self._entries)
+        entries = self._folder.fill(self._entries, self._streams)
         command = server_command(
             self._installation,
             self._endpoint,
@@ -123,7 +125,7 @@ class Supervisor:
         process = start_tritonserver(command, environment, self._log_file)
         life = ServerLife(
             *(process, self._endpoint, self._folder, entries),
-            *(self._signals, self._limits, self._memory),
+            *(self._signals, self._limits, self._memory, self._streams),
         )
         try:
             yield life

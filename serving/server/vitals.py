@@ -6,7 +6,7 @@ look. So nobody looks dead because the supervisor itself (or the whole machine) 
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from latentry.serving.triton.heartbeats import Beat
@@ -107,9 +107,9 @@ class Vitals:
         beats = [seen.beat for seen in self._seen.values()]
         return any(beat.running for beat in beats if beat.model == model)
 
-    def is_drained(self, model: str) -> bool:
-        """Whether every process of ``model`` takes nothing new and has nothing under way."""
-        beats = [seen.beat for seen in self._seen.values() if seen.beat.model == model]
+    def are_drained(self, models: Collection[str]) -> bool:
+        """Whether no process of ``models`` takes anything new or has anything under way."""
+        beats = [seen.beat for seen in self._seen.values() if seen.beat.model in models]
         return all(beat.draining and not beat.under_way for beat in beats)
 
 

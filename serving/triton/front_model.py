@@ -10,6 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from latentry.contract.errors import LatentryError
+from latentry.contract.importing import follow_search_path
 from latentry.contract.wire import FROM_STREAM, THREADS
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.generator import Answer, Generator, load_generator
@@ -33,6 +34,7 @@ class FrontModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the networks, and run them once so that the first caller does not wait."""
         exit_with_parent()
+        follow_search_path()
         self._heart = Heart(args["model_name"], args["model_instance_name"])
         config = json.loads(args["model_config"])
         threads = int(config["parameters"][THREADS]["string_value"])

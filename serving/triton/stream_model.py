@@ -1,30 +1,32 @@
-"""The decoupled Triton model ``generate_stream``: one request, many chunks, in order.
+"""The decoupled Triton model ``NAME.stream`` of a generator: one request, many chunks, in order.
 
 It forwards chunks to the batched model of the same server, so streams and unary requests share
 batches, engines and every check.
 """
 
 import asyncio
+import json
 from collections import deque
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from latentry.contract.errors import (
-    BadRequest,
-    LatentryError,
-    NotFound,
-    ServerFault,
-    is_wire_text,
-    listed,
+from latentry.contract.errors import LatentryError, ServerFault, is_wire_text
+from latentry.contract.importing import follow_search_path
+from latentry.contract.spec import spec_from_json
+from latentry.contract.wire import (
+    CONTINUES,
+    FROM_STREAM,
+    MAX_BATCH_SIZE,
+    MAX_QUEUE_SIZE,
+    SPEC,
+    STREAM_OF,
+    TO_BE_CONTINUED,
 )
-from latentry.contract.wire import CONTINUES, FROM_STREAM, TO_BE_CONTINUED, Format
-from latentry.serving.entries.manifest import Manifest
-from latentry.serving.entries.repository import newest_entries
-from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
+from latentry.serving.runtime.streaming import stream_from_request
 from latentry.serving.triton.heartbeats import Heart
 from latentry.serving.triton.stub import (
     arrays_from_request,
@@ -40,6 +42,9 @@ _IN_FLIGHT = 2
 _BEAT_EVERY_S = 0.1
 
 
+Draw = Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]
+
+
 class _ChunkFailed(Exception):
     """The batched model refused a chunk."""
 
@@ -52,11 +57,18 @@ class StreamModel:
     """Triton calls ``execute`` with new requests while earlier ones still run."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read what the other models take."""
+        """Read from the configuration what the generator takes."""
         exit_with_parent()
+        follow_search_path()
         self._heart = Heart(args["model_name"], args["model_instance_name"], every_s=_BEAT_EVERY_S)
-        entries = newest_entries(Path(args["model_repository"]).parent)
-        self._manifests = {entry.name: entry.manifest for entry in entries}
+        config = json.loads(args["model_config"])
+        parameters = {k: v["string_value"] for k, v in config["parameters"].items()}
+        self._model = parameters[STREAM_OF]
+        self._spec = spec_from_json(parameters[SPEC], f"the configuration of {config['name']}")
+        self._most = int(parameters[MAX_BATCH_SIZE])
+        limit = int(parameters[MAX_QUEUE_SIZE])
+        # With so short a queue, one chunk of a stream would have the next one refused as busy.
+        self._in_flight = 1 if 0 < limit <= _IN_FLIGHT else _IN_FLIGHT
         self._heart.say_ready()
 
     async def execute(self, requests: list[Any]) -> None:
@@ -91,22 +103,12 @@ class StreamModel:
 
     async def _stream(self, request: Any, sender: Any) -> None:
         tensors = arrays_from_request(request)
-        if "model" not in tensors:
-            raise BadRequest("model is missing; name the generator to draw with")
-        model = text_from_tensor("model", tensors["model"])
-        manifest = self._manifest(model)
-        most = manifest.serving.max_batch_size
-        stream = stream_from_request(manifest.model.spec, tensors, max_batch_size=most)
-        limit = manifest.serving.max_queue_size
-        # With so short a queue, one chunk of a stream would have the next one refused as busy.
-        in_flight = 1 if 0 < limit <= _IN_FLIGHT else _IN_FLIGHT
-        await _send_chunks(sender, model, stream.chunks(most), in_flight)
-
-    def _manifest(self, model: str) -> Manifest:
-        if model not in self._manifests:
-            known = listed(self._manifests)
-            raise NotFound(f"model {model!r} is not being served; these are: {known}")
-        return self._manifests[model]
+        stream = stream_from_request(self._spec, tensors, max_batch_size=self._most)
+        outputs = [
+            name for item in self._spec.outputs for name in item.tensors(stream.image_format)
+        ]
+        draw = partial(_draw, self._model, outputs)
+        await _send_chunks(sender, draw, stream.chunks(self._most), self._in_flight)
 
 
 def _end(sender: Any, error: Any = None) -> None:
@@ -119,7 +121,7 @@ def _end(sender: Any, error: Any = None) -> None:
 
 
 async def _send_chunks(
-    sender: Any, model: str, chunks: Iterator[tuple[int, dict[str, Any]]], in_flight: int
+    sender: Any, draw: Draw, chunks: Iterator[tuple[int, dict[str, Any]]], in_flight: int
 ) -> None:
     waiting: deque[tuple[int, asyncio.Task[Any]]] = deque()
     try:
@@ -129,7 +131,7 @@ async def _send_chunks(
                 await _send_next(sender, waiting)
             if sender.is_cancelled():
                 return
-            waiting.append((index, asyncio.ensure_future(_draw(model, tensors))))
+            waiting.append((index, asyncio.ensure_future(draw(tensors))))
         while waiting and not sender.is_cancelled():
             await _send_next(sender, waiting)
     finally:
@@ -147,24 +149,18 @@ async def _send_next(sender: Any, waiting: "deque[tuple[int, asyncio.Task[Any]]]
     sender.send(pb_utils.InferenceResponse(outputs))
 
 
-async def _draw(model: str, tensors: dict[str, Any]) -> Any:
-    """Ask the batched model for one chunk."""
+async def _draw(model: str, outputs: list[str], tensors: dict[str, Any]) -> Any:
+    """Ask the batched model for these outputs of one chunk."""
     request = pb_utils.InferenceRequest(
         model_name=model,
-        requested_output_names=_outputs_for(tensors),
+        requested_output_names=outputs,
         inputs=[pb_utils.Tensor(name, array) for name, array in tensors.items()],
         parameters={FROM_STREAM: True},
     )
     return await request.async_exec()
 
 
-def _outputs_for(tensors: dict[str, Any]) -> list[str]:
-    if "format" not in tensors:
-        return list(Format.RAW.tensors)
-    return list(Format(tensors["format"].flat[0].decode()).tensors)
-
-
 def _without_row_axis(tensor: Any) -> Any:
-    if tensor.name() != "encoded":
+    if not tensor.name().endswith(".encoded"):
         return tensor
-    return pb_utils.Tensor("encoded", tensor.as_numpy().reshape(-1))
+    return pb_utils.Tensor(tensor.name(), tensor.as_numpy().reshape(-1))

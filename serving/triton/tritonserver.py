@@ -17,6 +17,7 @@ from pathlib import Path
 
 from latentry.contract.errors import ServeError
 from latentry.contract.files import open_append
+from latentry.contract.importing import SEARCH_PATH
 from latentry.contract.system import dying_with_parent
 from latentry.serving.triton.heartbeats import SIGNS_FOLDER
 
@@ -156,6 +157,7 @@ def server_environment(installation: Installation, server_id: str, signs: Path) 
         **os.environ,
         SERVER_ID: server_id,
         SIGNS_FOLDER: str(signs),
+        SEARCH_PATH: os.pathsep.join(sys.path),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     # The stub takes the packages of the first Python on the PATH: this one.

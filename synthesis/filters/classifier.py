@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.spec import Role
 from latentry.synthesis.filters.judging import Candidates, Filter
 from latentry.synthesis.filters.network import ImageNetwork, NetworkOptions, load_network
 
@@ -36,7 +35,7 @@ class _Classifier:
 
     def judge(self, candidates: Candidates) -> list[str | None]:
         output = self._network.run(candidates.images)
-        asked = candidates.controls.get(Role.CLASS_LABEL)
+        asked = candidates.labels
         if asked is None:
             raise BadRequest("the filter classifier needs samples of a class; this model has none")
         found, sure = self._answers(output)

@@ -19,14 +19,16 @@ class Candidates:
     Attributes:
         images: uint8 [N, H, W, C].
         seeds: int64 [N].
-        controls: Every control in effect, by role, [N].
+        inputs: Every input of one number in effect, by name, [N].
+        labels: The class that was asked for, int64 [N]; None where there are no classes.
         sha256: Hexadecimal SHA-256 of each image's pixels.
         seen: Those of all images of the shard that were judged before; for filters to add to.
     """
 
     images: Uint8
     seeds: NDArray[np.int64]
-    controls: Mapping[str, NDArray[Any]]
+    inputs: Mapping[str, NDArray[Any]]
+    labels: NDArray[np.int64] | None
     sha256: Sequence[str]
     seen: set[str]
 

@@ -19,7 +19,7 @@ _MOST_REASON = 1000
 class PythonOptions(JudgeOptions):
     """Ask a function of yours, ``package.module:function``.
 
-    It is called as ``function(images, seeds, controls)`` with uint8 [N, H, W, C], int64 [N] and a
+    It is called as ``function(images, seeds, inputs)`` with uint8 [N, H, W, C], int64 [N] and a
     dictionary of [N], and returns N entries: None, or a text that says why the sample is rejected.
     The verdict on an image must depend on nothing else, or shards are no longer reproducible.
     """
@@ -58,7 +58,7 @@ class _Python:
         try:
             with redirect_stdout(sys.stderr):  # standard output is the command's own
                 answer = list(
-                    self._function(candidates.images, candidates.seeds, dict(candidates.controls))
+                    self._function(candidates.images, candidates.seeds, dict(candidates.inputs))
                 )
         except (Exception, SystemExit) as error:  # whatever the user's function raises
             raise BadRequest(f"filter {self._name} failed: {told(error)}") from error

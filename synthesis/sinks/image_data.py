@@ -1,5 +1,6 @@
 """How a sample's image is written into a shard: as a file, as pixels, or not at all."""
 
+import math
 import zlib
 from typing import Literal
 
@@ -7,8 +8,8 @@ import numpy as np
 from PIL import features as pillow_features
 
 from latentry.contract.images import Uint8, decode_image, encode_image
-from latentry.contract.spec import ImageOutput
-from latentry.contract.wire import Format
+from latentry.contract.kinds.formats import Format
+from latentry.contract.kinds.picture import PictureOutput, most_of
 
 ImageFormat = Literal["png", "webp", "raw", "none"]
 
@@ -25,16 +26,16 @@ def data_from_image(image: Uint8, image_format: str) -> bytes:
     return encode_image(image, Format(image_format))
 
 
-def image_from_data(data: bytes, image_format: str, image: ImageOutput) -> Uint8:
+def image_from_data(data: bytes, image_format: str, image: PictureOutput) -> Uint8:
     """Return uint8 [H, W, C] of what :func:`data_from_image` gave."""
     if image_format == "raw":
         return np.frombuffer(data, np.uint8).reshape(image.row_shape)
-    return decode_image(data, image.channels, size=(image.height, image.width))
+    return decode_image(data, image.channels, size=(most_of(image.height), most_of(image.width)))
 
 
-def most_image_bytes(image: ImageOutput) -> int:
+def most_image_bytes(image: PictureOutput) -> int:
     """Return what one sample's image may take as a file, however badly it compresses."""
-    return 2 * image.row_bytes + _ROOM
+    return 2 * math.prod(image.row_shape) + _ROOM
 
 
 def image_encoder_versions(image_format: str) -> dict[str, str]:

@@ -8,18 +8,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from latentry.contract.npy import read_npy
-from latentry.contract.spec import ImageOutput, Role
-from latentry.synthesis.sinks.sample import CONTROLS, Sample, columns_of, pixel_sha256
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.values.npy import read_npy
+from latentry.synthesis.sinks.sample import Sample, columns_of, input_types, pixel_sha256
 from latentry.synthesis.sinks.shard_format import ROOM_OF_FILE, ShardFormat
 
 
 def _write(
-    samples: Sequence[Sample], image_format: str, image: ImageOutput, model_digest: str
+    samples: Sequence[Sample], image_format: str, spec: GeneratorSpec, model_digest: str
 ) -> bytes:
     pixels = np.frombuffer(b"".join(sample.data for sample in samples), np.uint8)
     arrays: dict[str, NDArray[Any]] = {
-        "images": pixels.reshape(len(samples), *image.row_shape),
+        "images": pixels.reshape(len(samples), *spec.image.row_shape),
         **columns_of(samples),
         "model_digest": np.array(model_digest),
     }
@@ -46,34 +46,36 @@ class _CarefulFile:
         return data
 
 
-def _read(file: BinaryIO, image_format: str, image: ImageOutput, count: int) -> Iterator[Sample]:
+def _read(file: BinaryIO, image_format: str, spec: GeneratorSpec, count: int) -> Iterator[Sample]:
+    types: dict[str, type[np.generic]] = {"index": np.int64, "seed": np.int64, **input_types(spec)}
     careful = _CarefulFile(file)
     with zipfile.ZipFile(careful) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        if odd := set(names) - {"images", "model_digest", "index", "seed", *CONTROLS}:
+        if odd := set(names) - {"images", "model_digest", *types}:
             raise ValueError(f"it holds {min(odd)[:100]}")
         careful.most = None
         columns = {
-            name: _read_column(archive, name, count)
+            name: _read_column(archive, name, types[name], count)
             for name in names
             if name not in ("images", "model_digest")
         }
         with archive.open("images.npy") as member:
-            images = read_npy(member, np.uint8, (count, *image.row_shape))
+            images = read_npy(member, np.uint8, (count, *spec.image.row_shape))
     for place, pixels in enumerate(images):
         row = {name: values[place].item() for name, values in columns.items()}
         yield Sample(
             index=row.pop("index"),
             seed=row.pop("seed"),
-            controls=row,
+            inputs=row,
             sha256=pixel_sha256(pixels),
             data=pixels.tobytes(),
         )
 
 
-def _read_column(archive: zipfile.ZipFile, name: str, count: int) -> NDArray[Any]:
-    """Return a column of numbers, [count]; psi is the only one that is not of integers."""
-    dtype = np.float32 if name == Role.TRUNCATION_PSI else np.int64
+def _read_column(
+    archive: zipfile.ZipFile, name: str, dtype: type[np.generic], count: int
+) -> NDArray[Any]:
+    """Return a column of numbers, [count]."""
     with archive.open(f"{name}.npy") as member:
         return read_npy(member, dtype, (count,))
 

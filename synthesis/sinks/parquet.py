@@ -2,19 +2,19 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from latentry.contract.errors import listed
-from latentry.contract.spec import ImageOutput
+from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.sinks.image_data import image_from_data, most_image_bytes
 from latentry.synthesis.sinks.sample import (
-    CONTROLS,
     MOST_FEATURES,
     Sample,
     columns_of,
+    input_types,
     number_from_json,
     pixel_sha256,
 )
@@ -24,7 +24,7 @@ _SHA256_CHARACTERS = 64
 
 
 def _write(
-    samples: Sequence[Sample], image_format: str, image: ImageOutput, model_digest: str
+    samples: Sequence[Sample], image_format: str, spec: GeneratorSpec, model_digest: str
 ) -> bytes:
     import pyarrow
     import pyarrow.parquet
@@ -40,7 +40,7 @@ def _write(
     facts = {
         "model_digest": model_digest,
         "image": image_format,
-        "shape": json.dumps(list(image.row_shape)),
+        "shape": json.dumps(list(spec.image.row_shape)),
     }
     table = pyarrow.table(columns).replace_schema_metadata(facts)
     buffer = io.BytesIO()
@@ -51,8 +51,10 @@ def _write(
     return buffer.getvalue()
 
 
-def _read(file: BinaryIO, image_format: str, image: ImageOutput, count: int) -> Iterator[Sample]:
+def _read(file: BinaryIO, image_format: str, spec: GeneratorSpec, count: int) -> Iterator[Sample]:
     import pyarrow.parquet
+
+    image, types = spec.image, input_types(spec)
 
     # A value that stands there once and is named a million times is not unpacked a million times;
     # encodings that grow from one value to the next cannot be read like this, and are refused.
@@ -60,7 +62,7 @@ def _read(file: BinaryIO, image_format: str, image: ImageOutput, count: int) -> 
     if image_format != "none":
         texts["image"] = (0, most_image_bytes(image))
     parquet = pyarrow.parquet.ParquetFile(file, read_dictionary=list(texts))
-    names = _checked_columns(parquet, image_format)
+    names = _checked_columns(parquet, image_format, types)
     _check_sizes(parquet.metadata, names, count, ROOM_OF_FILE + count * most_image_bytes(image))
     for batch in parquet.iter_batches(batch_size=256, columns=names):
         columns = {name: batch.column(name) for name in names}
@@ -75,13 +77,15 @@ def _read(file: BinaryIO, image_format: str, image: ImageOutput, count: int) -> 
             yield Sample(
                 index=row["index"],
                 seed=row["seed"],
-                controls={key: number_from_json(row[key]) for key in CONTROLS & row.keys()},
+                inputs={key: number_from_json(row[key]) for key in types.keys() & row.keys()},
                 sha256=found,
                 data=row.get("image", b""),
             )
 
 
-def _checked_columns(parquet: Any, image_format: str) -> list[str]:
+def _checked_columns(
+    parquet: Any, image_format: str, types: Mapping[str, type[np.generic]]
+) -> list[str]:
     """Return the names of the columns to read; feature vectors are not."""
     import pyarrow
 
@@ -90,7 +94,7 @@ def _checked_columns(parquet: Any, image_format: str) -> list[str]:
     needed = {"index": pyarrow.int64(), "seed": pyarrow.int64(), "sha256": texts}
     if image_format != "none":
         needed["image"] = files
-    allowed = {**needed, "class_label": pyarrow.int64(), "truncation_psi": pyarrow.float32()}
+    allowed = {**needed, **{name: pyarrow.from_numpy_dtype(t) for name, t in types.items()}}
     if len(parquet.schema_arrow) > len(allowed) + 1:
         raise ValueError(f"it holds {len(parquet.schema_arrow)} columns")
     names = list(parquet.schema_arrow.names)

@@ -9,11 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentry.contract.images import Uint8
-from latentry.contract.spec import Role
+from latentry.contract.kinds.kind import InputKind
+from latentry.contract.kinds.latent import LatentInput
+from latentry.contract.kinds.vector import VectorInput
+from latentry.contract.spec import GeneratorSpec
 
 # The largest feature vector.
 MOST_FEATURES = 2**20
-CONTROLS = {Role.CLASS_LABEL.value, Role.TRUNCATION_PSI.value}
+
+COLUMNS = frozenset(("index", "seed", "model_digest", "sha256", "image", "images", "features"))
+"""What shards say of a sample beside the inputs; no input can be called like one of them."""
+
+_MOST_FLOAT = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Sample:
     Attributes:
         index: Its place in the whole job.
         seed: What it was drawn from.
-        controls: Every control in effect, by role.
+        inputs: Every input of one number in effect, by name.
         sha256: Hexadecimal SHA-256 of its pixels, uint8 [H, W, C].
         data: The image as it is written: a file's bytes, raw pixels, or empty.
         features: float32 [D]; empty where none are written.
@@ -31,7 +38,7 @@ class Sample:
 
     index: int
     seed: int
-    controls: Mapping[str, Any]
+    inputs: Mapping[str, Any]
     sha256: str
     data: bytes
     features: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
@@ -42,24 +49,41 @@ def pixel_sha256(image: Uint8) -> str:
     return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
 
 
+def is_one_number(item: InputKind) -> bool:
+    """Whether a job says an input of every sample: a class, a number, an integer."""
+    # A latent or a vector of one number is given as an array all the same.
+    return item.row_shape == (1,) and not isinstance(item, LatentInput | VectorInput)
+
+
+def one_number_inputs(spec: GeneratorSpec) -> list[InputKind]:
+    """Return the inputs of one number that reach the model's pictures from a seed."""
+    return [item for item in spec.route(frozenset()).inputs if is_one_number(item)]
+
+
+def input_types(spec: GeneratorSpec) -> dict[str, type[np.generic]]:
+    """Return the element types of the inputs of one number, which are said of every sample."""
+    return {item.name: item.dtype for item in one_number_inputs(spec)}
+
+
 def number_from_scalar(value: Any) -> int | float:
-    """Return a control's value as it is written for people."""
+    """Return an input's value as it is written for people."""
     # A float32 is written as short as it reads: 0.7, not 0.699999988079071.
     return float(str(value)) if isinstance(value, np.floating) else int(value)
 
 
 def number_from_json(value: Any) -> int | float:
-    """Return a control's value out of anybody's file; raises ValueError for none."""
-    if not isinstance(value, int | float) or not -(2**63) <= value < 2**63:
-        raise ValueError("a control is no number that any model takes")
+    """Return an input's value out of anybody's file; raises ValueError for none."""
+    most = _MOST_FLOAT if isinstance(value, float) else 2**63 - 1
+    if not isinstance(value, int | float) or not -most - 1 <= value <= most:
+        raise ValueError("an input is no number that any model takes")
     return value
 
 
 def columns_of(samples: Sequence[Sample]) -> dict[str, NDArray[Any]]:
     """Return the numbers that are said of samples, by name, [N] each."""
-    names = samples[0].controls if samples else ()
+    names = samples[0].inputs if samples else ()
     return {
         "index": np.array([sample.index for sample in samples], np.int64),
         "seed": np.array([sample.seed for sample in samples], np.int64),
-        **{name: np.array([sample.controls[name] for sample in samples]) for name in names},
+        **{name: np.array([sample.inputs[name] for sample in samples]) for name in names},
     }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from latentry.contract.spec import ImageOutput
+from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.sinks.sample import Sample
 
 # What a file may take beside its samples; more is nothing that was written here.
@@ -17,17 +17,18 @@ class ShardFormat:
 
     Attributes:
         suffix: Ending of a file's name.
-        write: Return the file of samples, given how their images are written, the size of the
-            images and the digest of the model.
-        read: Yield so many samples of a file, given how their images are written and their size.
+        write: Return the file of samples, given how their images are written, what the model takes
+            and gives, and its digest.
+        read: Yield so many samples of a file, given how their images are written, and what
+            the model takes and gives.
         library: On whose version a file's bytes depend; empty for Python alone.
         pixels_only: Whether images are written as raw pixels and no other way.
         takes_features: Whether feature vectors can be written.
     """
 
     suffix: str
-    write: Callable[[Sequence[Sample], str, ImageOutput, str], bytes]
-    read: Callable[[BinaryIO, str, ImageOutput, int], Iterator[Sample]]
+    write: Callable[[Sequence[Sample], str, GeneratorSpec, str], bytes]
+    read: Callable[[BinaryIO, str, GeneratorSpec, int], Iterator[Sample]]
     library: str = ""
     pixels_only: bool = False
     takes_features: bool = False

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import BinaryIO
 
-from latentry.contract.spec import ImageOutput
+from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.job import OutputPart
 from latentry.synthesis.sinks.formats import FORMATS
 from latentry.synthesis.sinks.image_data import image_encoder_versions, most_image_bytes
@@ -30,21 +30,21 @@ def encoder_versions(output: OutputPart) -> dict[str, str]:
 
 
 def shard_bytes(
-    samples: Sequence[Sample], output: OutputPart, image: ImageOutput, model_digest: str
+    samples: Sequence[Sample], output: OutputPart, spec: GeneratorSpec, model_digest: str
 ) -> bytes:
     """Return a shard's file.
 
     Args:
         samples: What it holds, in order.
         output: How it is written.
-        image: Size of the images.
+        spec: What the model takes and gives.
         model_digest: The model that drew them.
     """
-    return FORMATS[output.format].write(samples, output.image, image, model_digest)
+    return FORMATS[output.format].write(samples, output.image, spec, model_digest)
 
 
 def read_shard(
-    file: BinaryIO, output: OutputPart, image: ImageOutput, count: int
+    file: BinaryIO, output: OutputPart, spec: GeneratorSpec, count: int
 ) -> Iterator[Sample]:
     """Yield the ``count`` samples of a shard's file; their ``sha256`` is that of the pixels found.
 
@@ -54,10 +54,10 @@ def read_shard(
         Exception: The file is not what :func:`shard_bytes` writes. What the libraries that read it
             raise shares no base.
     """
-    return FORMATS[output.format].read(file, output.image, image, count)
+    return FORMATS[output.format].read(file, output.image, spec, count)
 
 
-def most_shard_bytes(output: OutputPart, image: ImageOutput, count: int) -> int:
+def most_shard_bytes(output: OutputPart, spec: GeneratorSpec, count: int) -> int:
     """Return the largest size that a file of ``count`` samples may have."""
     features = 4 * MOST_FEATURES if output.features else 0
-    return ROOM_OF_FILE + count * (most_image_bytes(image) + features)
+    return ROOM_OF_FILE + count * (most_image_bytes(spec.image) + features)

@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from latentry.contract.files import parse_json
-from latentry.contract.npy import read_npy
-from latentry.contract.spec import ImageOutput
+from latentry.contract.kinds.picture import PictureOutput
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.values.npy import npy_bytes, read_npy
 from latentry.synthesis.sinks.image_data import image_from_data, most_image_bytes
 from latentry.synthesis.sinks.sample import (
     Sample,
@@ -26,7 +27,7 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 def _write(
-    samples: Sequence[Sample], image_format: str, image: ImageOutput, model_digest: str
+    samples: Sequence[Sample], image_format: str, spec: GeneratorSpec, model_digest: str
 ) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -35,7 +36,7 @@ def _write(
             # Sorted by name, as tar --sort=name would: json before png, npy after it.
             members = {"json": _sidecar(sample, model_digest)}
             if image_format == "raw":
-                members[_NPY] = _npy_bytes(sample.data, image)
+                members[_NPY] = npy_bytes(image_from_data(sample.data, "raw", spec.image))
             else:
                 members[image_format] = sample.data
             for suffix, data in sorted(members.items()):
@@ -50,20 +51,15 @@ def _sidecar(sample: Sample, model_digest: str) -> bytes:
     facts = {
         "index": sample.index,
         "seed": sample.seed,
-        **{name: number_from_scalar(value) for name, value in sample.controls.items()},
+        **{name: number_from_scalar(value) for name, value in sample.inputs.items()},
         "model_digest": model_digest,
         "sha256": sample.sha256,
     }
     return json.dumps(facts, separators=(",", ":")).encode()
 
 
-def _npy_bytes(data: bytes, image: ImageOutput) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, image_from_data(data, "raw", image), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _read(file: BinaryIO, image_format: str, image: ImageOutput, count: int) -> Iterator[Sample]:
+def _read(file: BinaryIO, image_format: str, spec: GeneratorSpec, count: int) -> Iterator[Sample]:
+    image = spec.image
     for _ in range(count):
         # Sorted by name: json before png, npy after it.
         name, body = _read_member(file, image)
@@ -80,7 +76,7 @@ def _read(file: BinaryIO, image_format: str, image: ImageOutput, count: int) -> 
         raise ValueError("it holds more samples than its record says")
 
 
-def _read_member(file: BinaryIO, image: ImageOutput) -> tuple[str, bytes]:
+def _read_member(file: BinaryIO, image: PictureOutput) -> tuple[str, bytes]:
     """Return the name and the bytes of a tar file's next member, a plain and small one."""
     member = tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "strict")
     if member.type != tarfile.REGTYPE or not 0 <= member.size <= most_image_bytes(image):
@@ -92,12 +88,12 @@ def _read_member(file: BinaryIO, image: ImageOutput) -> tuple[str, bytes]:
     return member.name, body[: member.size]
 
 
-def _found(facts: Any, data: bytes, image_format: str, image: ImageOutput) -> Sample:
+def _found(facts: Any, data: bytes, image_format: str, image: PictureOutput) -> Sample:
     known = {"index", "seed", "model_digest", "sha256"}
     return Sample(
         index=facts["index"],
         seed=facts["seed"],
-        controls={key: number_from_json(value) for key, value in facts.items() if key not in known},
+        inputs={key: number_from_json(value) for key, value in facts.items() if key not in known},
         sha256=pixel_sha256(image_from_data(data, image_format, image)),
         data=data,
     )

@@ -18,7 +18,7 @@ def test_generate_writes_a_grid_by_default(
         "generate", "digits", "--class", "0-2", "--url", arithmetic_server.url
     )
     assert code == 0
-    assert "16 images of digits version 1, seeds 0, 1, 2" in out
+    assert "16 samples of digits version 1, seeds 0, 1, 2" in out
     assert "grid: digits.png" in out
     with Image.open(tmp_path / "digits.png") as grid:
         assert grid.size == (20, 24)
@@ -35,7 +35,7 @@ def test_generate_writes_files_and_json(
     said = json.loads(out)
     assert code == 0
     assert said["seeds"] == [3, 7, 8]
-    assert said["controls"] == {"truncation_psi": [0.7, 0.7, 0.7]}
+    assert said["inputs"] == {"truncation_psi": [0.7, 0.7, 0.7]}
     assert said["model_digest"] == "digest-1"
     assert said["files"][0] == str(tmp_path / "files" / "seed0000000003-psi0.7.webp")
     assert len(list((tmp_path / "files").iterdir())) == 3
@@ -55,9 +55,19 @@ def test_generate_writes_files_and_json(
         (
             ["--class", "seven"],
             2,
-            "such as 0-63,100; digits takes an integer from 0 to 2: 0=zero, 1=",
+            "--class: class_label holds 'seven'; give integers and ranges, such as 0-63,100, or "
+            "names; it takes an integer from 0 to 2: 0=zero, 1=one, 2=two",
         ),
-        (["--class", "2-0"], 2, "0-2?; digits takes an integer from 0 to 2: 0=zero, 1=one, 2=two"),
+        (["--class", "one,seven"], 2, "--class: class_label has no class 'seven'; it takes an int"),
+        (["--class", "2-0"], 2, "0-2?, or names; it takes an integer from 0 to 2: 0=zero, 1=one"),
+        (["--class", "0", "--set", "class_label=1"], 2, "--set class_label and --class are the"),
+        (["--set", "class_label"], 2, "--set class_label has no value; give --set NAME=VALUE"),
+        (["--set", "soul=1"], 1, "error: --set soul: this model takes no soul; it takes seed, z"),
+        (["--set", "class_label=0", "--set", "class_label=1"], 2, "is given twice; give several"),
+        (["--set", "class_label=x"], 2, "error: --set class_label: class_label holds 'x'; give"),
+        (["--set", "class_label=0", "--set", "z=no.npy"], 2, "--set z: z: no.npy cannot be read"),
+        (["--class", "0", "--image", "a.png"], 1, "--image: this model takes no picture; it ta"),
+        (["--class", "0", "--psi", "half"], 1, "error: --psi: this model takes no truncation_psi"),
         (["--class", "0", "--n", str(10**13)], 1, "samples are more than one call takes"),
         (["--format", "float"], 2, "--format float is no file format; use one of png, jpeg, webp"),
         (["--format", "gif"], 2, "--format gif is no file format"),
@@ -104,6 +114,6 @@ def test_a_terminal_sees_that_images_are_being_drawn(
     run_command: RunCommand, arithmetic_server: ArithmeticServer, tmp_path: Path
 ) -> None:
     options = ("generate", "plain", "--n", "2000", "--grid", tmp_path / "a.png")
-    assert "drawing 2,000 images of plain" in on_terminal(*options, "--url", arithmetic_server.url)
+    assert "drawing 2,000 samples of plain" in on_terminal(*options, "--url", arithmetic_server.url)
     assert "drawing" not in on_terminal(*options, "--json", "--url", arithmetic_server.url)
     assert run_command(*options, "--url", arithmetic_server.url).err == ""

@@ -11,13 +11,13 @@ from latentry.clients import StreamChunk
 def test_classes_that_are_no_numbers_are_refused_everywhere(
     run_command: RunCommand, arithmetic_server: ArithmeticServer, tmp_path: Path
 ) -> None:
-    options = ("--class", "one", "--url", arithmetic_server.url, "--out", tmp_path / "out")
+    options = ("--class", "four", "--url", arithmetic_server.url, "--out", tmp_path / "out")
     code, _, err = run_command("stream", "digits", "--seeds", "1", *options)
-    assert (code, "digits takes an integer from 0 to 2: 0=zero" in err) == (2, True)
+    assert (code, "it takes an integer from 0 to 2: 0=zero" in err) == (2, True)
     code, _, err = run_command("generate", "plain", *options)
-    assert (code, "plain takes no class" in err) == (2, True)
+    assert (code, "--class: this model takes no class_label; it takes seed" in err) == (1, True)
     code, _, err = run_command("generate", "nothing", *options)
-    assert (code, "--class holds 'one'; give integers and ranges" in err) == (2, True)
+    assert (code, "model 'nothing' is not being served; these are: digits" in err) == (1, True)
 
 
 def test_stream_writes_every_image(
@@ -34,7 +34,7 @@ def test_stream_writes_every_image(
         "stream", "plain", "--n", "10", "--out", tmp_path, "--url", arithmetic_server.url
     )
     assert code == 0
-    assert f"10 images of plain in {tmp_path}" in out
+    assert f"10 samples of plain in {tmp_path}" in out
 
 
 def test_ctrl_c_ends_a_stream_and_says_what_came(
@@ -55,7 +55,7 @@ def test_ctrl_c_ends_a_stream_and_says_what_came(
         "stream", "plain", "--seeds", "0-999", "--out", tmp_path, "--url", arithmetic_server.url
     )
     assert code == 130
-    assert f"stopped: 8 of 1000 images are in {tmp_path}" in err
+    assert f"stopped: 8 of 1000 samples are in {tmp_path}" in err
     assert arithmetic_server.double.stream_ended.wait(60)
 
 

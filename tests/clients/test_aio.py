@@ -48,8 +48,8 @@ class AsyncFake:
     async def infer(self, model: str, inputs: Arrays) -> Reply:
         return await answer_of(asyncio.wrap_future(self.inner.infer(model, inputs)))
 
-    async def stream(self, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
-        replies = self.inner.stream(requests)
+    async def stream(self, model: str, requests: Iterator[Arrays]) -> AsyncIterator[Reply]:
+        replies = self.inner.stream(model, requests)
         try:
             for reply in replies:
                 await asyncio.sleep(0)

@@ -184,7 +184,9 @@ def test_a_model_that_was_replaced_before_the_call_gives_its_new_identity(
 
 def test_models_info_and_health(client: Client, transport: FakeTransport) -> None:
     assert client.models() == ["digits", "mapped", "plain"]
-    assert client.info("digits").spec.classes == ("zero", "one", "two")
+    labels = client.info("digits").spec.class_input
+    assert labels is not None
+    assert labels.classes == ("zero", "one", "two")
     assert client.health()
     assert client.health().reason == "serving digits, mapped, plain"
     transport.is_ready = False
@@ -214,7 +216,7 @@ def test_chunks_carry_their_place_and_their_seeds(client: Client) -> None:
     assert [len(chunk) for chunk in chunks] == [6, 6, 6, 2]
     seeds = [chunk.seeds for chunk in chunks if chunk.seeds is not None]
     assert np.concatenate(seeds).tolist() == list(range(20))
-    assert chunks[1].controls["class_label"].tolist() == [1] * 6
+    assert chunks[1].inputs["class_label"].tolist() == [1] * 6
     assert chunks[1].model_digest == "digest-1"
 
 

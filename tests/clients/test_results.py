@@ -17,7 +17,7 @@ from latentry.clients.results import result_from_replies
 from latentry.clients.samples import CallerArguments, CheckedSamples, samples_from_arguments
 from latentry.clients.streams import StreamCursor
 from latentry.contract.images import encode_image, png_with_text
-from latentry.contract.wire import Format
+from latentry.contract.kinds.formats import Format
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def test_a_result_says_how_to_draw_it_again(client: Client) -> None:
     assert result.images.dtype == np.uint8
     assert result.seeds is not None
     assert result.seeds.tolist() == [5, 6]
-    assert result.controls["class_label"].tolist() == [1, 2]
+    assert result.inputs["class_label"].tolist() == [1, 2]
     assert (result.model, result.version) == ("digits", "1")
     assert (result.model_digest, result.engine_class) == ("digest-1", "numpy-1")
     assert result.encoded is None
     assert result.samples is None
-    assert repr(result) == "<GenerateResult: 2 images of 6 x 5 x 3 from digits version 1>"
+    assert repr(result) == "<GenerateResult: 2 samples (image 6 x 5 x 3) from digits version 1>"
     assert len(result) == 2
     assert [image.tobytes() for image in result] == [image.tobytes() for image in result.images]
 
@@ -164,7 +164,7 @@ def test_text_chunks_leave_the_picture_alone() -> None:
     ("outputs", "words"),
     [
         ({}, "the answer of plain lacks image"),
-        ({"image": np.zeros((1, 6, 5, 3), np.uint8)}, r"uint8 \[2, 6, 5, 3\] was expected"),
+        ({"image": np.zeros((1, 6, 5, 3), np.uint8)}, r"2 of uint8 \[6, 5, 3\] were expected"),
         ({"image": np.zeros((2, 6, 5, 3), np.float32)}, r"answered image as float32"),
         ({"image": np.zeros((2, 5, 6, 3), np.uint8)}, r"uint8 \[2, 5, 6, 3\]"),
     ],

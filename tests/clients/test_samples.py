@@ -8,27 +8,24 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from doubles import InfoOf
+from doubles import InfoOf, asked
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from specs import image, make_spec, z
 
 from latentry.clients import BadRequest
 from latentry.clients.samples import (
-    MAX_SAMPLES,
-    CallerArguments,
     check_chunk_size,
-    samples_from_arguments,
     stream_requests,
     unary_requests,
 )
-from latentry.contract.spec import GeneratorSpec
+from latentry.contract.values.ranges import MAX_SAMPLES
 from latentry.contract.wire import Rows, rows_from_request
 from latentry.serving.runtime.streaming import stream_from_request
 
 Z = np.zeros((3, 4), np.float32)
 MASKED: Any = np.ma.array  # it has no types
-IMAGE = {"height": 6, "width": 5, "channels": 3}
 
 
 class Failing:
@@ -110,7 +107,11 @@ REFUSED = [
     ("plain", {"n": np.True_}, "it takes the number of samples"),
     ("plain", {"n": "3"}, "n='3'; it takes the number of samples"),
     ("digits", {"seeds": 1, "class_label": {0: 1}}, "class_label holds {0: 1}, a dict"),
-    ("digits", {"seeds": 1, "class_label": itertools.count()}, r"shape \[2\] for 1 samples"),
+    (
+        "digits",
+        {"seeds": 1, "class_label": itertools.count()},
+        "class_label has 2 rows for 1 samples",
+    ),
     ("plain", {"z": {0: 1}}, "z holds {0: 1}, a dict"),
     ("plain", {"z": np.array([[1j]])}, "z holds 1j, a complex"),
     ("plain", {"seeds": []}, "no seeds were given"),
@@ -118,14 +119,18 @@ REFUSED = [
     ("plain", {"n": 0}, "n=0"),
     ("plain", {"n": 2.0}, "n=2.0"),
     ("plain", {"n": True}, "n=True"),
-    ("plain", {}, "exactly one of seeds, n, z, w must be given; none was"),
-    ("plain", {"seeds": 1, "z": Z}, "seeds and z were"),
+    ("plain", {}, "give seeds or n, from which z is drawn, or z itself"),
+    ("plain", {"seeds": 1, "z": Z}, "seeds and z were given; nothing is left for seeds to draw"),
+    ("plain", {"n": 1, "z": Z}, "n and z were given; nothing is left for n to draw, so give one"),
+    ("mapped", {"n": 1, "w": np.zeros((2, 3))}, "n and w were given; nothing is left for n"),
+    ("mapped", {"w": np.zeros((2, 3)), "z": Z[0]}, "z acts in a network that w goes around"),
     ("plain", {"seeds": 1, "n": 1}, "seeds and n were"),
     ("plain", {"seeds": 1, "class_label": 0}, "this model takes no class_label"),
     ("plain", {"seeds": 1, "truncation_psi": 0.5}, "this model takes no truncation_psi"),
     ("plain", {"w": np.zeros((1, 2, 3), np.float32)}, "this model takes no w"),
     ("plain", {"z": np.zeros((3, 5), np.float32)}, r"rows of shape \[5\]"),
-    ("plain", {"z": np.zeros(4, np.float32)}, r"rows of shape \[\]"),
+    ("plain", {"z": 1.0}, r"z has shape \[\]; it takes \[4\], or \[N, 4\] for N samples"),
+    ("plain", {"z": np.zeros((1, 1, 4))}, r"z has shape \[1, 1, 4\]; it takes \[4\], or"),
     ("plain", {"z": [[1, 2, 3, float("nan")]]}, "z in row 0 is nan"),
     ("plain", {"z": [[1, 2, 3, 1e300]]}, "z in row 0 is inf"),
     ("plain", {"z": [[1, 2], [3]]}, "z holds rows of different shapes"),
@@ -138,8 +143,12 @@ REFUSED = [
     ("digits", {"seeds": 1, "class_label": True}, "class_label holds True, a bool"),
     ("digits", {"seeds": 1, "class_label": 1.0}, "class_label holds 1.0, a float"),
     ("digits", {"seeds": 1, "class_label": np.array([1.0])}, "class_label holds 1.0, a float"),
-    ("digits", {"seeds": 1, "class_label": "one"}, "class_label holds 'one', a str"),
-    ("digits", {"seeds": [1, 2], "class_label": [0, 1, 2]}, r"shape \[3\] for 2 samples"),
+    ("digits", {"seeds": 1, "class_label": "four"}, "class_label has no class 'four'; .* 0=zero"),
+    (
+        "digits",
+        {"seeds": [1, 2], "class_label": [0, 1, 2]},
+        "class_label has 3 rows for 2 samples; give",
+    ),
     ("mapped", {"seeds": 1, "truncation_psi": float("nan")}, "truncation_psi in row 0 is nan"),
     ("mapped", {"seeds": 1, "truncation_psi": 2.5}, "truncation_psi in row 0 is 2.5"),
     ("mapped", {"seeds": 1, "truncation_psi": True}, "truncation_psi holds True, a bool"),
@@ -152,13 +161,11 @@ def test_what_a_server_would_refuse_does_not_travel(
     info: InfoOf, model: str, arguments: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(BadRequest, match=words):
-        samples_from_arguments(info(model), CallerArguments(**arguments))
+        asked(info(model), **arguments)
 
 
 def test_defaults_are_filled_in(info: InfoOf) -> None:
-    (request,) = unary_requests(
-        samples_from_arguments(info("mapped"), CallerArguments(seeds=[3, 4]))
-    )
+    (request,) = unary_requests(asked(info("mapped"), seeds=[3, 4]))
     assert list(request) == ["seed", "truncation_psi"]
     assert request["seed"].tolist() == [[3], [4]]
     assert request["truncation_psi"].dtype == np.float32
@@ -167,8 +174,7 @@ def test_defaults_are_filled_in(info: InfoOf) -> None:
 
 @pytest.mark.parametrize("label", [2, np.int32(2), [2, 2], np.array([[2], [2]]), (2, 2)])
 def test_one_class_for_all_or_one_for_each(info: InfoOf, label: Any) -> None:
-    arguments = CallerArguments(seeds=[0, 2**32 - 1], class_label=label)
-    (request,) = unary_requests(samples_from_arguments(info("digits"), arguments))
+    (request,) = unary_requests(asked(info("digits"), seeds=[0, 2**32 - 1], class_label=label))
     assert request["class_label"].dtype == np.int64
     assert request["class_label"].tolist() == [[2], [2]]
 
@@ -177,9 +183,9 @@ def test_one_class_for_all_or_one_for_each(info: InfoOf, label: Any) -> None:
     "seeds", [7, np.int64(7), [7], (7,), {7: 8}.keys(), iter([7]), np.array([7])]
 )
 def test_seeds_come_in_many_shapes(info: InfoOf, seeds: Any) -> None:
-    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=seeds))
-    assert samples.seeds is not None
-    assert samples.seeds.tolist() == [7]
+    samples = asked(info("plain"), seeds=seeds)
+    assert samples.rows.seeds is not None
+    assert samples.rows.seeds.tolist() == [7]
 
 
 class Exchanged:
@@ -204,7 +210,7 @@ class Unusable:
 
 def test_an_array_that_numpy_cannot_have_is_refused(info: InfoOf) -> None:
     with pytest.raises(BadRequest, match="z is no array for NumPy .it lies on another device"):
-        samples_from_arguments(info("plain"), CallerArguments(z=Unusable()))  # type: ignore[arg-type]
+        asked(info("plain"), z=Unusable())
 
 
 class Index:
@@ -229,102 +235,103 @@ class Index:
     ],
 )
 def test_seeds_of_any_library(info: InfoOf, seeds: Any) -> None:
-    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=seeds))
-    assert samples.seeds is not None
-    assert samples.seeds.tolist() == [7]
+    samples = asked(info("plain"), seeds=seeds)
+    assert samples.rows.seeds is not None
+    assert samples.rows.seeds.tolist() == [7]
 
 
 def test_tensors_of_torch(info: InfoOf) -> None:
     torch = pytest.importorskip("torch")
 
     def rows(model: str, **arguments: Any) -> Rows:
-        return samples_from_arguments(info(model), CallerArguments(**arguments)).rows
+        return asked(info(model), **arguments).rows
 
-    assert rows("plain", seeds=torch.tensor([1, 2])).values.tolist() == [[1], [2]]
-    assert rows("plain", seeds=torch.tensor(5)).values.tolist() == [[5]]
-    assert rows("plain", seeds=[torch.tensor(5), 6]).values.tolist() == [[5], [6]]
+    def seeds_of(seeds: Any) -> list[list[int]]:
+        drawn_from = rows("plain", seeds=seeds).seeds
+        assert drawn_from is not None
+        return [[seed] for seed in drawn_from.tolist()]
+
+    assert seeds_of(torch.tensor([1, 2])) == [[1], [2]]
+    assert seeds_of(torch.tensor(5)) == [[5]]
+    assert seeds_of([torch.tensor(5), 6]) == [[5], [6]]
     assert rows("plain", seeds=torch.tensor([1, 2], dtype=torch.uint8)).count == 2
     assert rows("plain", n=torch.tensor(3)).count == 3
-    labels = rows("digits", seeds=[3, 4], class_label=torch.tensor([1, 2])).controls["class_label"]
+    labels = rows("digits", seeds=[3, 4], class_label=torch.tensor([1, 2])).inputs["class_label"]
     assert labels.tolist() == [[1], [2]]
-    z = torch.arange(12.0).reshape(3, 4)
-    for kind in (z, z.bfloat16(), z.half(), z.double(), z.clone().requires_grad_(), z.t().t()):
+    rows_of_z = torch.arange(12.0).reshape(3, 4)
+    more = (rows_of_z.clone().requires_grad_(), rows_of_z.t().t())
+    for kind in (rows_of_z, rows_of_z.bfloat16(), rows_of_z.half(), rows_of_z.double(), *more):
         for given_z in (kind, list(kind), iter(kind)):
-            assert rows("plain", z=given_z).values.tolist() == z.tolist()
+            assert rows("plain", z=given_z).inputs["z"].tolist() == rows_of_z.tolist()
     psi = rows("mapped", seeds=1, truncation_psi=torch.tensor(0.5, requires_grad=True))
-    assert psi.controls["truncation_psi"].tolist() == [[0.5]]
+    assert psi.inputs["truncation_psi"].tolist() == [[0.5]]
     for bad in (torch.tensor([True]), torch.tensor([1.0]), torch.tensor([[1]])):
         with pytest.raises(BadRequest, match="^seeds h"):
             rows("plain", seeds=bad)
 
 
 def test_arrays_of_bfloat16(info: InfoOf) -> None:
-    z = np.arange(4.0).reshape(1, 4).astype(ml_dtypes.bfloat16)
-    given = samples_from_arguments(info("plain"), CallerArguments(z=z)).rows.values
+    half = np.arange(4.0).reshape(1, 4).astype(ml_dtypes.bfloat16)
+    given = asked(info("plain"), z=half).rows.inputs["z"]
     assert given.dtype == np.float32
     assert given.tolist() == [[0, 1, 2, 3]]
     with pytest.raises(BadRequest, match="seeds holds 0"):
-        samples_from_arguments(info("plain"), CallerArguments(seeds=z))
+        asked(info("plain"), seeds=half)
 
 
 def test_controls_are_read_once(info: InfoOf) -> None:
     labels = (label for label in (1, 2))
-    samples = samples_from_arguments(
-        info("digits"), CallerArguments(seeds=[3, 4], class_label=labels)
-    )
-    assert samples.rows.controls["class_label"].tolist() == [[1], [2]]
-    half = samples_from_arguments(
-        info("mapped"), CallerArguments(seeds=1, truncation_psi=Fraction(1, 2))
-    )
-    assert half.rows.controls["truncation_psi"].tolist() == [[0.5]]
+    samples = asked(info("digits"), seeds=[3, 4], class_label=labels)
+    assert samples.rows.inputs["class_label"].tolist() == [[1], [2]]
+    half = asked(info("mapped"), seeds=1, truncation_psi=Fraction(1, 2))
+    assert half.rows.inputs["truncation_psi"].tolist() == [[0.5]]
 
 
 @pytest.mark.parametrize("n", [np.int64(3), np.array(3), Index(), 3])
 def test_n_of_any_library(info: InfoOf, n: Any) -> None:
-    count = samples_from_arguments(info("plain"), CallerArguments(n=n)).rows.count
+    count = asked(info("plain"), n=n).rows.count
     assert count == (7 if isinstance(n, Index) else 3)
 
 
 def test_n_draws_seeds_once(info: InfoOf) -> None:
-    samples = samples_from_arguments(info("plain"), CallerArguments(n=20))
-    assert samples.seeds is not None
-    assert len(set(samples.seeds.tolist())) == 20
+    samples = asked(info("plain"), n=20)
+    assert samples.rows.seeds is not None
+    assert len(set(samples.rows.seeds.tolist())) == 20
     sent = [request["seed"] for request in unary_requests(samples)]
-    assert np.concatenate(sent)[:, 0].tolist() == samples.seeds.tolist()
+    assert np.concatenate(sent)[:, 0].tolist() == samples.rows.seeds.tolist()
 
 
 def test_latents_of_another_type_are_brought_to_float32(info: InfoOf) -> None:
-    samples = samples_from_arguments(info("plain"), CallerArguments(z=[[1, 2, 3, 4.5]]))
+    samples = asked(info("plain"), z=[[1, 2, 3, 4.5]])
     (request,) = unary_requests(samples)
     assert request["z"].dtype == np.float32
-    assert samples.seeds is None
+    assert samples.rows.seeds is None
 
 
 def test_format_is_sent_only_when_it_is_not_raw(info: InfoOf) -> None:
-    (raw,) = unary_requests(samples_from_arguments(info("plain"), CallerArguments(seeds=1)))
+    (raw,) = unary_requests(asked(info("plain"), seeds=1))
     assert "format" not in raw
-    (png,) = unary_requests(
-        samples_from_arguments(info("plain"), CallerArguments(seeds=1, format="png"))
-    )
+    (png,) = unary_requests(asked(info("plain"), seeds=1, format="png"))
     assert png["format"].tolist() == [[b"png"]]
 
 
 def test_a_result_over_the_limit_is_refused_before_seeds_are_drawn(info: InfoOf) -> None:
-    with pytest.raises(BadRequest, match=r"10000000 images of 6 x 5 x 3 .* Use stream"):
-        samples_from_arguments(info("plain"), CallerArguments(n=10_000_000), max_bytes=1000)
+    with pytest.raises(BadRequest, match=r"10000000 samples of 6 x 5 x 3 .* Use stream"):
+        asked(info("plain"), n=10_000_000, max_bytes=1000)
     with pytest.raises(BadRequest, match="more than one call takes"):
-        samples_from_arguments(info("plain"), CallerArguments(n=10**12))
+        asked(info("plain"), n=10**12)
     with pytest.raises(BadRequest, match=f"it takes {MAX_SAMPLES}"):
-        samples_from_arguments(info("plain"), CallerArguments(seeds=itertools.count()))
+        asked(info("plain"), seeds=itertools.count())
 
 
 @pytest.mark.parametrize(
     ("model", "argument", "row", "max_bytes", "words"),
     [
-        ("plain", "z", Z[0], 90 * 100, r"101 images of .* Use stream"),
-        ("plain", "z", itertools.count(), 90 * 100, r"101 images of .* Use stream"),
-        ("mapped", "w", np.zeros((2, 3)), 30 * 100, r"101 images of .* Use stream"),
-        ("plain", "seeds", 1, 90 * 100, r"101 images of .* Use stream"),
+        ("plain", "z", itertools.count(), 90 * 100, r"101 samples of .* Use stream"),
+        ("plain", "z", Z[0], 90 * 100, r"101 samples of .* Use stream"),
+        ("plain", "z", Z[0].tolist(), 90 * 100, r"101 samples of .* Use stream"),
+        ("mapped", "w", np.zeros((2, 3)), 30 * 100, r"101 samples of .* Use stream"),
+        ("plain", "seeds", 1, 90 * 100, r"101 samples of .* Use stream"),
         ("wide", "z", Z[0], None, "z gives more than 4096 rows; give an array, or fewer a call"),
         ("plain", "w", Z[0], None, "this model takes no w"),
     ],
@@ -340,11 +347,11 @@ def test_no_more_is_read_than_can_be_used(
             taken += 1
             yield row
 
-    wide = GeneratorSpec(inputs=({"role": "z", "shape": (2**16,)},), image=IMAGE)
+    wide = make_spec([z(2**16)], [image(6, 5)])
     given: dict[str, Any] = {argument: rows()}
-    asked = replace(info("plain"), spec=wide) if model == "wide" else info(model)
+    of = replace(info("plain"), spec=wide) if model == "wide" else info(model)
     with pytest.raises(BadRequest, match=words):
-        samples_from_arguments(asked, CallerArguments(**given), max_bytes=max_bytes)
+        asked(of, **given, max_bytes=max_bytes)
     assert taken <= (4097 if model == "wide" else 101)
 
 
@@ -352,7 +359,7 @@ def test_no_more_is_read_than_can_be_used(
 def test_parts_cover_the_samples_in_order(info: InfoOf, count: int, size: int) -> None:
     model = info("digits", max_batch_size=size)
     labels = [seed % 3 for seed in range(count)]
-    samples = samples_from_arguments(model, CallerArguments(seeds=range(count), class_label=labels))
+    samples = asked(model, seeds=range(count), class_label=labels)
     requests = unary_requests(samples)
     for request in requests:
         rows_from_request(model.spec, request, most=size)
@@ -370,31 +377,37 @@ def test_stream_requests_mean_the_samples_in_order(
 ) -> None:
     labels = 1 if one_class else [seed % 3 for seed in seeds]
     model = info("digits")
-    samples = samples_from_arguments(model, CallerArguments(seeds=seeds, class_label=labels))
-    asked = [
+    samples = asked(model, seeds=seeds, class_label=labels)
+    streams = [
         stream_from_request(model.spec, request, max_batch_size=model.max_batch_size)
         for request in stream_requests(samples, start)
     ]
-    got = [row for stream in asked for row in stream.tensors["seed"][:, 0].tolist()]
+    got = [row for stream in streams for row in stream.tensors["seed"][:, 0].tolist()]
     assert got == seeds[start:]
-    classes = [row for stream in asked for row in stream.tensors["class_label"][:, 0].tolist()]
+    classes = [row for stream in streams for row in stream.tensors["class_label"][:, 0].tolist()]
     assert classes == np.broadcast_to(labels, len(seeds)).tolist()[start:]
 
 
 def test_a_range_travels_as_its_first_seed_and_a_count(info: InfoOf) -> None:
-    samples = samples_from_arguments(info("plain"), CallerArguments(seeds=range(5, 10_000)))
+    samples = asked(info("plain"), seeds=range(5, 10_000))
     requests = list(stream_requests(samples, 0, chunk_size=16))
     assert [r["count"].tolist() for r in requests] == [[4096], [4096], [1803]]
     assert [r["seed"].tolist() for r in requests] == [[5], [4101], [8197]]
-    assert requests[0]["model"].tolist() == [b"plain"]
     assert requests[0]["chunk_size"].tolist() == [16]
 
 
 def test_latents_and_formats_of_a_stream(info: InfoOf) -> None:
-    samples = samples_from_arguments(info("plain"), CallerArguments(z=Z, format="webp"))
+    samples = asked(info("plain"), z=Z, format="webp")
     (request,) = stream_requests(samples)
     assert request["z"].shape == (3, 4)
     assert request["format"].tolist() == [b"webp"]
+
+
+def test_a_list_that_is_too_long_is_refused_before_it_is_read(info: InfoOf) -> None:
+    unread = [Failing()] * 5000
+    for unread_too in ({"z": unread}, {"seeds": unread}):
+        with pytest.raises(BadRequest, match=r"5000 samples of 6 x 5 x 3 .* Use stream"):
+            asked(info("plain"), max_bytes=9000, **unread_too)
 
 
 @pytest.mark.parametrize("size", [0, -1, 4097, True, 1.5, "8"])

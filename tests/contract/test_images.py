@@ -1,6 +1,8 @@
 import io
 import struct
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +17,16 @@ from latentry.contract.images import (
     decode_image,
     encode_image,
     grid_from_images,
-    is_same_but_for_rounding,
+    pixels_from_picture,
     png_from_uint8,
     png_with_text,
     uint8_from_sample,
 )
-from latentry.contract.wire import Format, format_from_text
+from latentry.contract.kinds.formats import Format, format_from_text
 
-IMAGES = st.sampled_from([(5, 7, 3), (4, 4, 1), (1, 1, 3)]).flatmap(lambda s: arrays(np.uint8, s))
+IMAGES = st.sampled_from([(5, 7, 3), (4, 4, 1), (1, 1, 3), (3, 5, 4)]).flatmap(
+    lambda s: arrays(np.uint8, s)
+)
 
 
 @given(IMAGES, st.sampled_from([Format.PNG, Format.WEBP]))
@@ -83,7 +87,7 @@ def chunks_of(png: bytes) -> list[tuple[bytes, bytes]]:
 SIZES = [(1, 1), (1, 5), (5, 1), (2, 4097), (4097, 2), (1, 65_536), (700, 900)]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("kind", ["noise", "flat", "ramp"])
 def test_png_of_any_size_is_what_a_strict_reader_takes(
@@ -101,11 +105,12 @@ def test_png_of_any_size_is_what_a_strict_reader_takes(
         picture.verify()  # the checksums of every chunk
     with Image.open(io.BytesIO(png)) as picture:
         assert (picture.format, picture.size) == ("PNG", (width, height))
-        assert picture.mode == {1: "L", 3: "RGB"}[channels]
+        assert picture.mode == {1: "L", 3: "RGB", 4: "RGBA"}[channels]
         np.testing.assert_array_equal(np.asarray(picture).reshape(shape), image)
     (head, header), (_, data), (end, rest) = chunks_of(png)
     assert (head, end, rest) == (b"IHDR", b"IEND", b"")
-    assert struct.unpack(">IIBBBBB", header) == (width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    colour_type = {1: 0, 3: 2, 4: 6}[channels]
+    assert struct.unpack(">IIBBBBB", header) == (width, height, 8, colour_type, 0, 0, 0)
     # No byte too many: libpng warns of a stream that is longer than its rows.
     rows = zlib.decompress(data)
     assert len(rows) == height * (1 + width * channels)
@@ -123,34 +128,112 @@ def test_text_goes_between_the_header_and_the_pixels() -> None:
     assert [kind for kind, _ in chunks_of(png)] == [b"IHDR", b"tEXt", b"tEXt", b"IDAT", b"IEND"]
 
 
+def test_transparent_pictures_have_no_jpeg() -> None:
+    with pytest.raises(BadRequest, match="jpeg knows no transparency; ask for png or webp"):
+        encode_image(np.zeros((2, 2, 4), np.uint8), Format.JPEG)
+
+
+def picture_of(height: int, width: int, mode: str = "RGB") -> Image.Image:
+    """Return a PIL image whose pixels all differ."""
+    shape = (height, width, len(mode)) if len(mode) > 1 else (height, width)
+    levels = np.arange(np.prod(shape)).reshape(shape)
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+def file_of(picture: Image.Image, image_format: str = "PNG", **more: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, image_format, **more)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP"])
+def test_a_picture_may_be_held_in_anything(image_format: str, tmp_path: Path) -> None:
+    picture = picture_of(4, 5)
+    data = file_of(picture, image_format, lossless=True)
+    (tmp_path / "picture").write_bytes(data)  # the content decides, not the name
+    for held in (picture, data, bytearray(data), tmp_path / "picture"):
+        pixels = pixels_from_picture("image", held, 3)
+        assert pixels.shape == (4, 5, 3)
+        np.testing.assert_array_equal(pixels, np.asarray(picture))
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 3), ("RGB", 1), ("RGBA", 3), ("RGB", 4)])
+def test_channels_are_those_that_are_taken(mode: str, channels: int) -> None:
+    picture = picture_of(3, 4, mode)
+    if mode == "RGBA":
+        picture.putalpha(255)
+    pixels = pixels_from_picture("image", picture, channels)
+    assert pixels.shape == (3, 4, channels)
+    expected = np.asarray(picture.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
+    np.testing.assert_array_equal(pixels.reshape(expected.shape), expected)
+
+
+def test_a_photograph_is_turned_as_its_exif_says() -> None:
+    picture = picture_of(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    turned = pixels_from_picture("image", file_of(picture, "PNG", exif=exif), 3)
+    np.testing.assert_array_equal(turned, np.rot90(np.asarray(picture), -1))
+
+
+def palette() -> Image.Image:
+    """Return 2 x 2 pixels of the palette's colours 0, 1, 2 and 0, which are red, green, grey."""
+    picture = Image.new("P", (2, 2))
+    picture.putpalette([255, 0, 0, 0, 255, 0, 9, 9, 9])
+    for place, index in enumerate((0, 1, 2, 0)):
+        picture.putpixel((place % 2, place // 2), index)
+    return picture
+
+
+def test_a_palette_is_colours_in_a_picture_and_labels_in_a_label_map() -> None:
+    for held in (palette(), file_of(palette())):
+        colours = pixels_from_picture("image", held, 3)
+        assert colours.tolist() == [[[255, 0, 0], [0, 255, 0]], [[9, 9, 9], [255, 0, 0]]]
+        labels = pixels_from_picture("map", held, 1, labels=True)
+        assert labels[:, :, 0].tolist() == [[0, 1], [2, 0]]
+    bits = Image.fromarray(np.eye(2, dtype=np.bool_))
+    assert pixels_from_picture("map", bits, 1, labels=True)[:, :, 0].tolist() == [[1, 0], [0, 1]]
+    assert pixels_from_picture("mask", bits, 1)[:, :, 0].tolist() == [[255, 0], [0, 255]]
+
+
+def see_through() -> Image.Image:
+    picture = picture_of(2, 2, "RGBA")
+    picture.putpixel((1, 1), (1, 2, 3, 254))
+    return picture
+
+
 @pytest.mark.parametrize(
-    ("shape", "elements", "levels", "is_same"),
+    ("held", "options", "words"),
     [
-        ((8, 8, 1), 0, 0, True),
-        ((8, 8, 1), 1, 1, True),
-        ((8, 8, 1), 1, -1, True),
-        ((8, 8, 1), 1, 2, False),
-        ((8, 8, 1), 2, 1, False),
-        ((8, 32, 32, 1), 8, 1, True),
-        ((8, 32, 32, 1), 8, 2, False),
-        ((8, 32, 32, 1), 9, -1, False),
+        (b"", {}, "image cannot be read as PNG, JPEG or WebP: cannot identify"),
+        (b"GIF89a", {}, "image cannot be read as PNG, JPEG or WebP"),
+        (file_of(picture_of(2, 2), "GIF"), {}, "image cannot be read as PNG, JPEG or WebP"),
+        (file_of(picture_of(9, 9))[:55], {}, "image cannot be read as PNG, JPEG or WebP"),
+        (Path("/nowhere/a.png"), {}, "image cannot be read .*No such file.*a.png"),
+        (Path("/dev/null"), {}, "image cannot be read as PNG, JPEG or WebP"),
+        (Image.new("I", (2, 2)), {}, "image has mode I; 8 bits a channel are taken"),
+        (Image.new("I;16", (2, 2)), {}, "image has mode I;16; 8 bits a channel are taken"),
+        (Image.new("F", (2, 2)), {}, "image has mode F; 8 bits a channel are taken"),
+        (see_through(), {}, "image is transparent; lay it on a background first"),
+        (file_of(see_through(), "WEBP", lossless=True), {}, "image is transparent"),
+        (Image.new("L", (2**13, 2**13 + 1)), {}, "image has 8193 x 8192 pixels, over 67108864"),
+        (picture_of(2, 2), {"labels": True}, "mode RGB; label maps have grey levels or a palette"),
     ],
 )
-def test_rounding_moves_one_element_in_a_thousand_by_one_level(
-    shape: tuple[int, ...], elements: int, levels: int, is_same: bool
-) -> None:
-    images = np.full(shape, 128, np.uint8)
-    others = images.copy()
-    others.reshape(-1)[:elements] = 128 + levels
-    assert is_same_but_for_rounding(images, others) is is_same
-    assert is_same_but_for_rounding(others, images) is is_same
+def test_what_is_no_picture_is_refused(held: Any, options: dict[str, bool], words: str) -> None:
+    with pytest.raises(BadRequest, match=words):
+        pixels_from_picture("image", held, 3, **options)
 
 
-def test_black_and_white_are_far_apart() -> None:
-    black, white = np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4, 1), np.uint8)
-    white[0, 0] = 255  # which is one level away where differences wrap
-    assert not is_same_but_for_rounding(black, white)
-    assert not is_same_but_for_rounding(white, black)
+def test_a_file_that_says_it_is_huge_is_not_unpacked() -> None:
+    data = bytearray(file_of(Image.new("L", (8, 8))))
+    for side, words in ((10_000, "10000 x 10000"), (60_000, "3600000000 pixels")):
+        data[16:24] = struct.pack(">II", side, side)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))  # of the header
+        with pytest.raises(BadRequest, match=f"image .*{words}"):
+            pixels_from_picture("image", bytes(data), 1)
+        with pytest.raises((ValueError, OSError), match=words):
+            decode_image(bytes(data), 1, (8, 8))
 
 
 def test_an_image_of_another_size_is_refused_before_it_is_unpacked() -> None:

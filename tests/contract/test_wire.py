@@ -2,25 +2,32 @@ from typing import Any
 
 import numpy as np
 import pytest
+from specs import classes, image, make_spec, psi, stages_of_stylegan, w, z
 
 from latentry.contract.errors import BadRequest
+from latentry.contract.kinds.formats import Format
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.wire import Format, input_row_bytes, rows_from_request
+from latentry.contract.wire import (
+    MAX_STREAMED_SAMPLES,
+    input_row_bytes,
+    most_streamed_samples,
+    rows_from_request,
+)
 
-Z = {"role": "z", "shape": [4]}
-LABEL = {"role": "class_label", "classes": ["cat", "dog"]}
-MAPPED: list[dict[str, Any]] = [
-    {"role": "w", "shape": [2, 3], "w_avg": [0.0, 0.1, 0.2]},
-    {"role": "truncation_psi", "default": 0.7},
-]
+IMAGE = image(8, 6)
+LABEL = classes("cat", "dog")
+STAGES = stages_of_stylegan([0.0, 0.1, 0.2])
 
+PLAIN = make_spec([z(4)], [IMAGE])
+CLASSES = make_spec([z(4), LABEL], [IMAGE])
+FULL = make_spec([z(4), LABEL, w(2, 3), psi(default=0.7)], [IMAGE], STAGES)
+NOISY = make_spec([z(4), z(2, name="noise")], [IMAGE])
+GIVEN = make_spec([w(2, 3)], [IMAGE])
+# A picture goes in, and one of the same name comes out; nothing is drawn.
+UPSCALED = make_spec([image(2, 3), psi()], [IMAGE])
 
-def make(*inputs: dict[str, Any]) -> GeneratorSpec:
-    image = {"height": 8, "width": 6, "channels": 3}
-    return GeneratorSpec.model_validate({"inputs": [Z, *inputs], "image": image})
-
-
-PLAIN, CLASSES, FULL = make(), make(LABEL), make(LABEL, *MAPPED)
+W = np.zeros((1, 2, 3), np.float32)
+PIXELS = np.zeros((2, 2, 3, 3), np.uint8)
 
 
 def seeds(*values: int) -> np.ndarray[Any, Any]:
@@ -29,39 +36,94 @@ def seeds(*values: int) -> np.ndarray[Any, Any]:
 
 def test_defaults_are_filled_in() -> None:
     rows = rows_from_request(FULL, {"seed": seeds(1, 2), "class_label": seeds(0, 1)}, most=4)
-    assert (rows.count, rows.latent, rows.image_format) == (2, "seed", Format.RAW)
-    assert rows.controls["truncation_psi"].tolist() == [[np.float32(0.7)]] * 2
+    assert (rows.count, rows.image_format) == (2, Format.RAW)
+    assert rows.seeds is not None
+    assert rows.seeds.tolist() == [1, 2]
+    assert list(rows.inputs) == ["class_label", "truncation_psi"]
+    assert rows.inputs["truncation_psi"].tolist() == [[np.float32(0.7)]] * 2
+    assert rows.inputs["truncation_psi"].dtype == np.float32
 
 
 @pytest.mark.parametrize(
-    ("spec", "latent", "size"),
+    ("spec", "given", "size"),
     [
-        (PLAIN, "seed", 8),
-        (PLAIN, "z", 4 * 4),
-        (FULL, "seed", 8 + 8 + 8),
-        (FULL, "w", 4 * 6 + 8 + 8),
+        (PLAIN, [], 8),
+        (PLAIN, ["z"], 8 + 4 * 4),
+        (FULL, ["class_label", "truncation_psi"], 8 + 8 + 4),
+        (FULL, ["w", "truncation_psi"], 8 + 4 * 6 + 4),
+        (UPSCALED, ["image"], 8 + 2 * 3 * 3),
+        (PLAIN, ["nothing"], 8),
     ],
 )
-def test_the_size_of_a_samples_tensors(spec: GeneratorSpec, latent: str, size: int) -> None:
-    assert input_row_bytes(spec, latent) == size  # controls count as int64
+def test_the_size_of_a_samples_tensors(spec: GeneratorSpec, given: list[str], size: int) -> None:
+    assert input_row_bytes(spec, given) == size
+
+
+def test_a_stream_request_holds_no_more_than_8_mib_of_what_is_larger() -> None:
+    def most(spec: GeneratorSpec, *given: str, image_format: Format = Format.RAW) -> int:
+        return most_streamed_samples(spec, given, image_format, 16)
+
+    assert most(PLAIN) == MAX_STREAMED_SAMPLES
+    large = make_spec([z(4), image(512, 512)], [image(1024, 512)])
+    assert 2**23 // (1024 * 512 * 3) < most(large) == 16  # one largest batch in any case
+    wide = make_spec([z(65536), LABEL], [image(64, 64, 1)])
+    assert most(wide, "class_label") == 2**23 // 64**2
+    assert most(wide, "z") == 2**23 // (4 * 65536 + 8)
+    assert most(wide, image_format=Format.FLOAT) == 2**23 // (5 * 64**2)
+    assert most(wide, image_format=Format.PNG) == 2**23 // 64**2
 
 
 def test_w_goes_around_the_class() -> None:
-    w = np.zeros((1, 2, 3), np.float32)
-    assert list(rows_from_request(FULL, {"w": w}, most=4).controls) == ["truncation_psi"]
-    with pytest.raises(BadRequest, match="class_label acts in the mapping network"):
-        rows_from_request(FULL, {"w": w, "class_label": seeds(0)}, most=4)
+    rows = rows_from_request(FULL, {"w": W}, most=4)
+    assert list(rows.inputs) == ["w", "truncation_psi"]
+    assert rows.seeds is None
+    with pytest.raises(
+        BadRequest,
+        match="class_label acts in a network that w goes around; leave it out, or w$",
+    ):
+        rows_from_request(FULL, {"w": W, "class_label": seeds(0)}, most=4)
+    with pytest.raises(BadRequest, match="z acts in a network that w goes around"):
+        rows_from_request(FULL, {"w": W, "z": np.zeros((1, 4), np.float32)}, most=4)
+
+
+def test_a_seed_draws_the_latents_that_are_not_given() -> None:
+    noise = np.ones((1, 2), np.float32)
+    rows = rows_from_request(NOISY, {"seed": seeds(3), "noise": noise}, most=4)
+    assert rows.seeds is not None
+    assert list(rows.inputs) == ["noise"]
+    with pytest.raises(BadRequest, match="seed is required, as it draws z; or give z itself"):
+        rows_from_request(NOISY, {"noise": noise}, most=4)
+    both = {"z": np.zeros((1, 4), np.float32), "noise": noise}
+    assert rows_from_request(NOISY, both, most=4).seeds is None
+    with pytest.raises(BadRequest, match="seed and noise and z were given; nothing is left for"):
+        rows_from_request(NOISY, {"seed": seeds(3), **both}, most=4)
+
+
+def test_a_model_without_drawn_latents_takes_no_seed() -> None:
+    rows = rows_from_request(UPSCALED, {"image": PIXELS}, most=4)
+    assert (rows.count, rows.seeds) == (2, None)
+    assert rows.inputs["image"] is PIXELS
+    with pytest.raises(BadRequest, match="takes no seed; it takes image, truncation_psi, format"):
+        rows_from_request(UPSCALED, {"seed": seeds(1, 2), "image": PIXELS}, most=4)
+    with pytest.raises(BadRequest, match="image is required by this model; it takes pictures of 2"):
+        rows_from_request(UPSCALED, {"truncation_psi": np.ones((1, 1), np.float32)}, most=4)
+    with pytest.raises(BadRequest, match="w is required by this model; it takes 2 x 3 finite"):
+        rows_from_request(GIVEN, {"format": np.array([[b"png"]])}, most=4)
 
 
 @pytest.mark.parametrize(
     ("spec", "request_", "match"),
     [
         (PLAIN, {}, "carries no tensors; send at least seed"),
-        (PLAIN, {"format": np.array([[b"png"]])}, "exactly one of seed, z must be given; none was"),
+        (
+            PLAIN,
+            {"format": np.array([[b"png"]])},
+            "seed is required, as it draws z; or give z itself",
+        ),
         (
             PLAIN,
             {"seed": seeds(1), "z": np.zeros((1, 4), np.float32)},
-            "exactly one of seed, z must be given; seed and z was",
+            "seed and z were given; nothing is left for seed to draw, so give one of them",
         ),
         (PLAIN, {"seed": seeds()}, "has 0 rows; this model takes 1 to 4"),
         (PLAIN, {"seed": seeds(*range(5))}, "has 5 rows; this model takes 1 to 4"),
@@ -85,6 +147,9 @@ def test_w_goes_around_the_class() -> None:
             "format differs inside one request",
         ),
         (PLAIN, {"seed": seeds(1), "format": np.array([[b"gif"]])}, "format 'gif' is unknown"),
+        (UPSCALED, {"image": PIXELS.astype(np.int64)}, "image has dtype int64; it takes pictures"),
+        (UPSCALED, {"image": PIXELS[:, :1]}, r"rows of shape \[1, 3, 3\]; it takes rows of shape"),
+        (UPSCALED, {"image.sample": PIXELS}, r"takes no image\.sample; it takes image, trunc"),
         (
             PLAIN,
             {"seed": seeds(1), "format": np.array([[b"x" * 300]], object)},

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import specs
 import torch
 from sample_generators import Exported, ExportSmall, Small
 from torch import Tensor, nn
@@ -20,16 +21,17 @@ def make_spec(
     height: int = HEIGHT,
     width: int = WIDTH,
     channels: int = 3,
-    classes: Sequence[str] = (),
-    w: Sequence[int] | None = None,
+    names: Sequence[str] = (),
+    w_shape: Sequence[int] | None = None,
 ) -> GeneratorSpec:
-    inputs: list[dict[str, Any]] = [{"role": "z", "shape": [Z_DIM]}]
-    if classes:
-        inputs.append({"role": "class_label", "classes": list(classes)})
-    if w is not None:
-        inputs += [{"role": "w", "shape": w, "w_avg": [0.25] * w[1]}, {"role": "truncation_psi"}]
-    image = {"height": height, "width": width, "channels": channels}
-    return GeneratorSpec.model_validate({"inputs": inputs, "image": image})
+    inputs = [specs.z(Z_DIM)]
+    if names:
+        inputs.append(specs.classes(*names))
+    stages: list[specs.Part] = []
+    if w_shape is not None:
+        inputs += [specs.w(*w_shape), specs.psi()]
+        stages = specs.stages_of_stylegan(w_avg=[0.25] * w_shape[1])
+    return specs.make_spec(inputs, [specs.image(height, width, channels)], stages)
 
 
 class Upsampler(nn.Sequential):
@@ -119,7 +121,7 @@ def plain() -> Exported:
 @pytest.fixture(scope="session")
 def conditional() -> Exported:
     torch.manual_seed(2)
-    module, spec = trained(Conditional(12)), make_spec(classes=[str(i) for i in range(12)])
+    module, spec = trained(Conditional(12)), make_spec(names=[str(i) for i in range(12)])
     return exported(module, spec)
 
 
@@ -127,7 +129,7 @@ def conditional() -> Exported:
 def mapped() -> Exported:
     torch.manual_seed(3)
     module = trained(Mapped(2))
-    spec = make_spec(classes=["cat", "dog"], w=[Mapped.num_ws, Mapped.w_dim])
+    spec = make_spec(names=["cat", "dog"], w_shape=[Mapped.num_ws, Mapped.w_dim])
     return exported(module, spec)
 
 

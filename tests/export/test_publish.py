@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from latentry.contract.errors import CheckpointError, ExportRefused, SpecError
 from latentry.contract.spec import GeneratorSpec
 from latentry.export.publish import Source, export_generator, source_from_target
-from latentry.serving.entries.perf_input import PERF_INPUT_FILE
+from latentry.serving.entries.examples import PERF_INPUT_FILE
 from latentry.serving.entries.repository import list_strays
 from latentry.serving.entries.verification import verify_entry
 
 SPEC = {
-    "inputs": [{"role": "z", "shape": [4]}],
-    "image": {"height": 8, "width": 8, "channels": 1},
+    "inputs": [{"name": "z", "kind": "latent", "shape": [4]}],
+    "outputs": [{"name": "image", "kind": "picture", "height": 8, "width": 8, "channels": 1}],
 }
 
 

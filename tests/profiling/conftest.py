@@ -1,10 +1,11 @@
 """A served model to be measured; the server made of arithmetic for what needs no images."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from doubles import start_server
-from running_server import RunningServer
+from running_server import RunningServer, run_server
 
 from latentry.profiling.perf_analyzer.measurement import ProfiledModel
 from latentry.profiling.perf_analyzer.program import find_perf_analyzer
@@ -20,3 +21,10 @@ def profiled(triton: RunningServer, repository: Path) -> ProfiledModel:
         pytest.skip("no perf_analyzer on this machine")
     input_file = repository / "digits" / "1" / "perf_input.json"
     return ProfiledModel(tool, triton.url, "digits", input_file)
+
+
+@pytest.fixture(scope="session")
+def varied_server(varied: Path) -> Iterator[RunningServer]:
+    """Return a server of generators that take and give more than z and a picture."""
+    with run_server(varied, "--instances", "1") as running:
+        yield running

@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 from running_server import LATENTRY, RunningServer
 
+from latentry.contract.spec import spec_from_json
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(
@@ -102,6 +104,18 @@ def test_every_code_block_runs(
 def test_blocks_that_do_not_run_say_why_or_hold_no_code(page: Path) -> None:
     for block in blocks(page):
         assert block.kind or block.language in (*_RUN, "text", "json", "toml"), block.text
+
+
+def test_specs_of_the_pages_are_specs() -> None:
+    texts = [
+        block.text
+        for page in PAGES
+        for block in blocks(page)
+        if block.language == "json" and '"outputs": [' in block.text
+    ]
+    assert texts
+    for text in texts:
+        spec_from_json(text, "a page's spec")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

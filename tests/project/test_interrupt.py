@@ -81,7 +81,7 @@ def test_stream_says_how_many_were_delivered(triton: RunningServer, tmp_path: Pa
     output = interrupt(
         *("stream", "textures", *seeds, "--url", triton.url), once=lambda _: wait_until(several)
     )
-    match = re.search(r"stopped: (\d+) of 1000000 images are in", output)
+    match = re.search(r"stopped: (\d+) of 1000000 samples are in", output)
     assert match
     # The chunk that was being written may lie there too.
     written = len(list(out.iterdir()))

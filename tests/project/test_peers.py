@@ -21,6 +21,7 @@ from peers.networks import CHECKED_SEEDS, IMAGE_BYTES, NETWORKS
 from peers.tables import Measured, Round, Verdict
 from tritonclient.grpc import service_pb2
 
+from latentry.contract.kinds.formats import Format
 from latentry.contract.spec import spec_from_json
 
 BY_NAME = {peer.name: peer for peer in PEERS}
@@ -76,7 +77,7 @@ def test_the_benchmark_network_is_that_of_the_other_benchmark() -> None:
 def test_the_spec_of_latentry_is_one() -> None:
     path = BY_NAME["latentry"].folder / "spec.json"
     spec = spec_from_json(path.read_text(), path.name)
-    assert spec.image.row_bytes == IMAGE_BYTES
+    assert spec.row_bytes(Format.RAW) == IMAGE_BYTES
 
 
 def test_lines_that_a_user_writes() -> None:

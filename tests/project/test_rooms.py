@@ -28,9 +28,8 @@ ROOMS: dict[str, set[str]] = {
         *("contract", "training", "clients", "export", "synthesis", "profiling"),
         *("serving.entries", "serving.runtime", "serving.triton", "serving.server"),
     },
-    "model_repository": {"serving.triton"},
 }
-FOLDERS = sorted({room.partition(".")[0] for room in ROOMS} - {"model_repository"})
+FOLDERS = sorted({room.partition(".")[0] for room in ROOMS})
 
 # Libraries that belong to some rooms; all others may be used anywhere.
 LIBRARIES: dict[str, set[str]] = {
@@ -57,8 +56,7 @@ MOST_FILES = 12
 
 
 def source_files() -> list[Path]:
-    folders = [*FOLDERS, "model_repository"]
-    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def module_of(path: Path) -> str:
@@ -187,7 +185,7 @@ def test_no_two_classes_share_a_name() -> None:
 
 
 def python_files() -> list[Path]:
-    folders = [*FOLDERS, "model_repository", "tests", "benchmarks"]
+    folders = [*FOLDERS, "tests", "benchmarks"]
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 

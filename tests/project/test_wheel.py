@@ -33,14 +33,14 @@ def test_every_package_folder_is_declared() -> None:
         for room in ROOMS
         for path in (ROOT / room).rglob("__init__.py")
     }
-    assert declared == present | {"latentry.model_repository"}
+    assert declared == present
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the wheel, built elsewhere: pip leaves build/ beside the sources."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in (*ROOMS, "model_repository"):
+    for name in ROOMS:
         shutil.copytree(ROOT / name, folder / "source" / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
@@ -50,14 +50,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_holds_the_packages_and_the_stream_model_only(wheel: Path) -> None:
+def test_the_wheel_holds_the_packages_only(wheel: Path) -> None:
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"latentry"}
-    assert {name.split("/")[1] for name in names} == {*ROOMS, "model_repository"}
-    assert sorted(name for name in names if "/model_repository/" in name) == [
-        "latentry/model_repository/generate_stream/1/model.py",
-        "latentry/model_repository/generate_stream/config.pbtxt",
-    ]
+    assert {name.split("/")[1] for name in names} == set(ROOMS)
     assert all(f"latentry/{room}/py.typed" in names for room in ROOMS)
     assert packaged_files() <= set(names)
 

@@ -83,7 +83,7 @@ def test_odd_requests_harm_nobody(fuzzed: RunningServer) -> None:
         sent = 0
         while sent < REQUESTS:
             if sent % 2:
-                caller.ask_in_a_stream(odd.request("generate_stream"))
+                caller.ask_in_a_stream(odd.request("wide.stream"))
             else:
                 caller.ask(odd.request(*MODELS))
             sent += 1

@@ -9,56 +9,85 @@ from typing import Any
 import grpc
 import numpy as np
 from numpy.typing import NDArray
+from specs import classes, image, make_spec, psi, stages_of_stylegan, w, z
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from latentry.clients import ModelInfo, NotFound, Reply
 from latentry.contract.errors import LatentryError
-from latentry.contract.images import encode_image
-from latentry.contract.spec import GeneratorSpec
-from latentry.contract.wire import Arrays, Format, rows_from_request
-from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
+from latentry.contract.kinds.formats import Format
+from latentry.contract.kinds.kind import OutputKind
+from latentry.contract.kinds.label_map import LabelMapOutput
+from latentry.contract.kinds.latent import LatentInput
+from latentry.contract.wire import Arrays, rows_from_request
+from latentry.serving.runtime.streaming import stream_from_request
 
 Z_DIM = 4
-IMAGE = {"height": 6, "width": 5, "channels": 3}
 SPECS = {
-    "plain": GeneratorSpec(inputs=({"role": "z", "shape": (Z_DIM,)},), image=IMAGE),
-    "digits": GeneratorSpec(
-        inputs=(
-            {"role": "z", "shape": (Z_DIM,)},
-            {"role": "class_label", "classes": ("zero", "one", "two")},
-        ),
-        image=IMAGE,
+    "plain": make_spec([z(Z_DIM)], [image(6, 5)]),
+    "digits": make_spec([z(Z_DIM), classes("zero", "one", "two")], [image(6, 5)]),
+    "mapped": make_spec(
+        [z(Z_DIM), w(2, 3), psi()],
+        [image(6, 5, 1)],
+        stages_of_stylegan([0.0, 0.0, 0.0], mapping_takes=["z"]),
     ),
-    "mapped": GeneratorSpec(
-        inputs=(
-            {"role": "z", "shape": (Z_DIM,)},
-            {"role": "w", "shape": (2, 3), "w_avg": (0.0, 0.0, 0.0)},
-            {"role": "truncation_psi"},
-        ),
-        image={**IMAGE, "channels": 1},
+}
+STREAMS = [f"{name}.stream" for name in SPECS]
+STRENGTH = {"name": "strength", "kind": "number", "minimum": 0, "maximum": 1, "default": 0.5}
+EMBEDDING = {"name": "embedding", "kind": "vector", "size": 3}
+# Served only where a test puts them there.
+OTHERS = {
+    "scene": make_spec(
+        [z(Z_DIM)],
+        [
+            EMBEDDING,
+            image(6, 5),
+            {"name": "shade", "kind": "picture", "height": 4, "width": 3, "channels": 1},
+            {"name": "alpha", "kind": "mask", "height": 6, "width": 5},
+            {"name": "parts", "kind": "label_map", "height": 6, "width": 5, "labels": 7},
+        ],
     ),
+    "upscaler": make_spec([image(3, 2), STRENGTH, {**STRENGTH, "name": "v"}], [image(6, 5)]),
+    "judge": make_spec([image(3, 2)], [EMBEDDING]),
 }
 
 
 def info_of(name: str, version: str = "1", max_batch_size: int = 8) -> ModelInfo:
-    return ModelInfo(name, version, f"digest-{version}", "numpy-1", SPECS[name], max_batch_size)
+    return ModelInfo(
+        name, version, f"digest-{version}", "numpy-1", {**SPECS, **OTHERS}[name], max_batch_size
+    )
 
 
 def draw(info: ModelInfo, request: Arrays) -> dict[str, NDArray[Any]]:
     """Draw as a server does: an image is a function of its row alone."""
     rows = rows_from_request(info.spec, request, most=info.max_batch_size)
-    numbers = rows.values.reshape(rows.count, -1).sum(axis=1) * 7
-    for values in rows.controls.values():
-        numbers = numbers + values[:, 0] * 50
-    shape = info.spec.image.row_shape
-    pixels = numbers[:, None] + np.arange(np.prod(shape))
-    images = (pixels % 256).astype(np.uint8).reshape(rows.count, *shape)
-    if rows.image_format.encoded:
-        files = [encode_image(image, rows.image_format) for image in images]
-        return {"encoded": np.array(files, np.object_)[:, None]}
-    if rows.image_format is Format.FLOAT:
-        return {"image": images, "sample": images.transpose(0, 3, 1, 2).astype(np.float32)}
-    return {"image": images}
+    numbers = np.zeros(rows.count) if rows.seeds is None else rows.seeds * 7.0
+    for name, values in rows.inputs.items():
+        is_latent = info.spec.input_of(name, LatentInput)
+        numbers = numbers + values.reshape(rows.count, -1).sum(axis=1) * (7 if is_latent else 50)
+    outputs: dict[str, NDArray[Any]] = {}
+    for item in info.spec.outputs:
+        outputs |= _draw_output(item, numbers, rows.image_format)
+    return outputs
+
+
+def _draw_output(
+    item: OutputKind, numbers: NDArray[Any], image_format: Format
+) -> dict[str, NDArray[Any]]:
+    dtype, shape = item.raw.dtype, item.raw.row_shape
+    levels = item.labels if isinstance(item, LabelMapOutput) else 256
+    elements = (numbers[:, None] + np.arange(np.prod(shape))) % levels
+    raw = elements.astype(dtype).reshape(len(numbers), *shape)
+    found = {}
+    for name, kind in item.tensors(image_format).items():
+        if name.endswith(".encoded"):
+            files = [item.encode(row, image_format) for row in raw]
+            found[name] = np.array(files, np.object_)[:, None]
+        elif name.endswith(".sample"):
+            like = raw.transpose(0, 3, 1, 2) if raw.ndim == 4 else raw[:, None]
+            found[name] = np.broadcast_to(like, (len(raw), *kind.row_shape)).astype(np.float32)
+        else:
+            found[name] = raw
+    return found
 
 
 class FakeTransport:
@@ -118,15 +147,15 @@ class FakeTransport:
             answer()
         return future
 
-    def stream(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
-        return self.alter(self._replies(requests))
+    def stream(self, model: str, requests: Iterator[Arrays]) -> Iterator[Reply]:
+        return self.alter(self._replies(model, requests))
 
-    def _replies(self, requests: Iterator[Arrays]) -> Iterator[Reply]:
+    def _replies(self, model: str, requests: Iterator[Arrays]) -> Iterator[Reply]:
         sent = 0
         try:
             for request in requests:
                 self.stream_log.append("request")
-                info = self.infos[text_from_tensor("model", request["model"])]
+                info = self.infos[model]
                 most = info.max_batch_size
                 stream = stream_from_request(info.spec, request, max_batch_size=most)
                 chunks = stream.chunks(most)
@@ -134,8 +163,8 @@ class FakeTransport:
                     if self.stream_faults and sent == self.stream_faults[0][0]:
                         raise self.stream_faults.pop(0)[1]
                     outputs = draw(info, tensors)
-                    if "encoded" in outputs:
-                        outputs["encoded"] = outputs["encoded"].reshape(-1)
+                    for name in [name for name in outputs if name.endswith(".encoded")]:
+                        outputs[name] = outputs[name].reshape(-1)
                     sent += 1
                     yield Reply("1", {**outputs, "index": np.array([index], np.int64)})
         finally:
@@ -155,7 +184,7 @@ class FakeTransport:
             raise self.question_faults.pop(0)
 
 
-_DTYPES = {"INT64": np.int64, "FP32": np.float32}
+_DTYPES = {"INT64": np.int64, "FP32": np.float32, "UINT8": np.uint8}
 _NAMES = {np.dtype(np.int64): "INT64", np.dtype(np.float32): "FP32", np.dtype(np.uint8): "UINT8"}
 
 
@@ -198,7 +227,7 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
     def RepositoryIndex(self, request: Any, context: Any) -> Any:
         self._enter("index", context)
         response = service_pb2.RepositoryIndexResponse()
-        for name in (*self.transport.infos, "generate_stream"):
+        for name in (*self.transport.infos, *STREAMS):
             response.models.add(name=name, version="1", state="READY")
         response.models.add(name="broken", version="1", state="UNAVAILABLE")
         return response
@@ -251,11 +280,12 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
             if self.stream_error is not None:
                 yield service_pb2.ModelStreamInferResponse(error_message=self.stream_error)
                 continue
-            if _arrays(request)["model"].tolist() == [b""]:
-                error = "[NOT_FOUND] model '' is not being served"
+            if not _arrays(request).keys() - {"count"}:
+                error = "[INVALID_ARGUMENT] count goes with seed"
                 yield service_pb2.ModelStreamInferResponse(error_message=error)
                 continue
-            for reply in self.transport.stream(iter([_arrays(request)])):
+            model = request.model_name.removesuffix(".stream")
+            for reply in self.transport.stream(model, iter([_arrays(request)])):
                 self.hold.wait()
                 response = _response(request, "1", reply.outputs)
                 response.parameters["triton_final_response"].bool_param = bool(self.end_stream)

@@ -5,7 +5,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 from arithmetic_server import ArithmeticServer, FakeTransport, info_of
@@ -13,6 +13,7 @@ from certificates import Authority
 from running_server import LATENTRY
 
 from latentry.cli.main import main
+from latentry.clients.samples import CallerArguments, CheckedSamples, samples_from_arguments
 from latentry.contract.transport import ModelInfo
 
 
@@ -31,6 +32,14 @@ class InfoOf(Protocol):
     """Returns what a generator of that name tells of itself."""
 
     def __call__(self, name: str, version: str = "1", max_batch_size: int = 8) -> ModelInfo: ...
+
+
+def asked(model: ModelInfo, *, max_bytes: int | None = None, **arguments: Any) -> CheckedSamples:
+    """Return the samples that these arguments of ``Client.generate`` ask of a model."""
+    own = {name: arguments.pop(name) for name in ("seeds", "n", "format") if name in arguments}
+    return samples_from_arguments(
+        model, CallerArguments(inputs=arguments, **own), max_bytes=max_bytes
+    )
 
 
 def on_terminal(*arguments: object) -> str:

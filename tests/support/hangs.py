@@ -40,7 +40,7 @@ def _stream(server: RunningServer) -> None:
 
 HANGS: dict[str, Callable[[RunningServer], None]] = {
     "stopped stub": lambda server: _stop(server.stub_pids_of("wide")[0]),
-    "stopped stream": lambda server: _stop(server.stub_pids_of("generate_stream")[0]),
+    "stopped stream": lambda server: _stop(server.stub_pids_of("wide.stream")[0]),
     "stopped tritonserver": lambda server: _stop(server.triton_pid()),
     "kept GIL": lambda server: _ask(server, KEEP_THE_GIL),
     "deadlock": lambda server: _ask(server, DEADLOCK),

@@ -81,12 +81,6 @@ def main(silent_s: str, longest_execute_s: str, *arguments: str) -> int:
     def model_py(function: str) -> bytes:
         return MODEL_PY.format(support=str(Path(__file__).parent), function=function).encode()
 
-    copy_stream_model = server_folder._copy_stream_model
-
-    def copy_and_replace(repository: Path) -> None:
-        copy_stream_model(repository)
-        (repository / "generate_stream" / "1" / "model.py").write_bytes(model_py("stream_model"))
-
     vitals.SILENT_S = vitals.IDLE_S = float(silent_s)
     vitals.LONGEST_EXECUTE_S = float(longest_execute_s)
     server_life.Limits = partial(  # type: ignore[assignment, misc]
@@ -94,7 +88,7 @@ def main(silent_s: str, longest_execute_s: str, *arguments: str) -> int:
     )
     supervisor._BACK_OFF_S = (0.0,)
     server_folder.MODEL_PY = model_py("front_model")  # type: ignore[attr-defined]
-    server_folder._copy_stream_model = copy_and_replace
+    server_folder.STREAM_MODEL_PY = model_py("stream_model")  # type: ignore[attr-defined]
     return run(arguments)
 
 

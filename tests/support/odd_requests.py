@@ -13,7 +13,7 @@ MODELS = (
     "wide",
     "digits",
     "mapped",
-    "generate_stream",
+    "wide.stream",
     "nobody",
     "",
     "../wide",
@@ -22,7 +22,7 @@ MODELS = (
 )
 NAMES = (
     *("seed", "z", "w", "class_label", "truncation_psi", "format", "model", "count", "chunk_size"),
-    *("image", "sample", "encoded", "index", "", "nobody", "seed\0", "é" * 50),
+    *("image", "image.sample", "image.encoded", "index", "", "nobody", "seed\0", "é" * 50),
 )
 DATATYPES = (
     *("INT64", "FP32", "BYTES", "UINT8", "INT32", "FP16", "FP64", "BOOL", "UINT64", "BF16"),
@@ -51,7 +51,7 @@ class OddRequests:
         Where a dimension is free, as in the stream model, a negative length (but -1) or one whose
         bytes overflow 64 bits ends the process of the model; those are left out there.
         """
-        self._lengths = SOUND_LENGTHS if "generate_stream" in models else NUMBERS
+        self._lengths = SOUND_LENGTHS if "wide.stream" in models else NUMBERS
         choose = self._random.choice
         request = service_pb2.ModelInferRequest(
             model_name=choose(models) if self._often() else choose(MODELS),
@@ -104,7 +104,7 @@ class OddRequests:
             return "z", "FP32", [rows, 16], struct.pack(f"<{16 * rows}f", *values)
         text = choose(TEXTS)
         length = len(text) if self._often() else choose((0, 1, 10, 2**31, 2**32 - 1))
-        return choose(("format", "model")), "BYTES", [1], struct.pack("<I", length) + text
+        return "format", "BYTES", choose(([1], [1, 1])), struct.pack("<I", length) + text
 
     def _add_parameter(self, parameters: Any) -> None:
         choose = self._random.choice

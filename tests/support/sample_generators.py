@@ -96,6 +96,31 @@ class Breaking(nn.Module):
         return torch.where(broken, torch.full_like(sample, torch.nan), sample)
 
 
+class Editor(nn.Module):
+    """z [N, 6] and RGB 24 x 20 in -> RGB and grey 24 x 20, a mask, and 5 features.
+
+    NaN in the grey one where z[0] is below -3.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.style = nn.Linear(6, 8)
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.to_picture = nn.Conv2d(8, 3, 1)
+        self.to_grey = nn.Conv2d(8, 1, 1)
+        self.to_mask = nn.Conv2d(8, 1, 1)
+
+    def forward(self, z: Tensor, photo: Tensor, strength: Tensor) -> tuple[Tensor, ...]:
+        style = self.style(z)[:, :, None, None]
+        x = torch.relu(self.first(photo) + strength[:, None, None, None] * style)
+        picture, grey = torch.tanh(self.to_picture(x)), torch.tanh(self.to_grey(x))
+        broken = (z[:, :1] < -3.0).reshape(-1, 1, 1, 1)
+        grey = torch.where(broken, torch.full_like(grey, torch.nan), grey)
+        mask = torch.sigmoid(4 * self.to_mask(x))
+        features = x[:, :5].mean(dim=(2, 3))
+        return picture, grey, mask, features
+
+
 class Small(nn.Module):
     """z [N, 8] -> grey 4 x 6 around one function of module and z, to show one fault each."""
 
@@ -149,3 +174,8 @@ def build_large() -> nn.Module:
 def build_breaking() -> nn.Module:
     """Return a :class:`Breaking` with fixed weights."""
     return _seeded(Breaking)
+
+
+def build_editor() -> nn.Module:
+    """Return an :class:`Editor` with fixed weights."""
+    return _seeded(Editor)

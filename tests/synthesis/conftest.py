@@ -71,7 +71,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
 
     def write_hook(name: str, verdict: str) -> str:
         Path(f"{name}.py").write_text(
-            "def judge(images, seeds, controls):\n"
+            "def judge(images, seeds, inputs):\n"
             f"    return [{verdict} for place, seed in enumerate(seeds.tolist())]\n"
         )
         return f'[[filters]]\nkind = "python"\nfunction = "{name}:judge"\n'

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobs.specs import DIGITS, IMAGE, MAPPED, PLAIN, Z, controls_of
+from jobs.specs import DIGITS, IMAGE, MAPPED, PLAIN, Z, inputs_of
+from specs import classes, image, make_spec
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.seeds import MAX_SEED, draw_uniform
-from latentry.contract.spec import GeneratorSpec, Role
-from latentry.synthesis.job import CONTROL_STREAMS, Job
+from latentry.synthesis.job import Job
 from latentry.synthesis.plan import JobPlan, plan_from_job
 
 SHARD_SIZES = st.integers(1, 60)
@@ -96,10 +96,7 @@ def test_every_class_has_its_count_spread_evenly_over_the_shards(job: Job) -> No
 
 
 def test_a_thousand_classes_of_one_image_fill_every_shard() -> None:
-    classes = [str(i) for i in range(1000)]
-    spec = GeneratorSpec.model_validate(
-        {"inputs": [Z, {"role": "class_label", "classes": classes}], "image": IMAGE}
-    )
+    spec = make_spec([Z, classes(*map(str, range(1000)))], [IMAGE])
     samples = {"per_class": {"0-999": 1}}
     job = Job.model_validate({"model": "m", "samples": samples, "output": {"shard_size": 100}})
     plan = plan_from_job(job, spec)
@@ -126,7 +123,7 @@ def test_the_plan_follows_from_the_job_alone(job: Job) -> None:
     assert again == job
     assert plan_of(again) == plan_of(job)
     # Neither the filters nor the file format move a seed.
-    other = {"filters": [{"kind": "constant"}], "controls": {"class_label": 3}}
+    other = {"filters": [{"kind": "constant"}], "inputs": {"class_label": 3}}
     changed = Job.model_validate({**job.model_dump(), **other})
     assert plan_of(changed) == plan_of(job)
 
@@ -134,8 +131,7 @@ def test_the_plan_follows_from_the_job_alone(job: Job) -> None:
 def test_the_size_of_a_shard_follows_from_the_images_where_it_is_left_out() -> None:
     job = Job.model_validate({"model": "m", "samples": {"seeds": "0-9999"}})
     assert plan_from_job(job, PLAIN).shards == 10
-    image = {"height": 1024, "width": 1024, "channels": 3}
-    large = GeneratorSpec.model_validate({"inputs": [Z], "image": image})
+    large = make_spec([Z], [image(1024, 1024)])
     assert plan_from_job(job, large).shards == math.ceil(10_000 / 85)  # 256 MiB of pixels each
 
 
@@ -170,16 +166,16 @@ def test_a_replaced_sample_keeps_its_class_and_draws_the_rest_anew(
         {
             **job.model_dump(),
             "samples": {**job.samples.model_dump(), "reserve": 1, "per_class": {"0-3": 6}},
-            "controls": {"truncation_psi": {"uniform": [0, 1]}},
+            "inputs": {"truncation_psi": {"uniform": [0, 1]}},
         }
     )
     shard = plan_from_job(job, MAPPED).shard(0)
     place = data.draw(st.integers(0, len(shard) - 1))
     assert shard.labels is not None
     label = shard.labels[place : place + 1]
-    own = controls_of(job, shard.seeds[place : place + 1], label)
-    replaced = controls_of(job, np.array([shard.reserve[0]]), label)
+    own = inputs_of(job, shard.seeds[place : place + 1], label)
+    replaced = inputs_of(job, np.array([shard.reserve[0]]), label)
     assert own["class_label"] == replaced["class_label"] == label
     assert own["truncation_psi"] != replaced["truncation_psi"]
-    stream = CONTROL_STREAMS[Role.TRUNCATION_PSI]
-    assert replaced["truncation_psi"] == draw_uniform([shard.reserve[0]], stream).astype(np.float32)
+    drawn = draw_uniform([shard.reserve[0]], "job:truncation_psi")
+    assert replaced["truncation_psi"] == drawn.astype(np.float32)

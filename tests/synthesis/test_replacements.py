@@ -38,7 +38,7 @@ def test_a_replacement_has_the_class_and_the_next_seed_of_the_reserve(
     filters = hook("odd_ones", f'"no luck" if seed in {rejects} else None')
     text = (
         'model = "mapped"\n[samples]\nper_class = { "0-3" = 10 }\n'
-        "[controls]\ntruncation_psi = { uniform = [0, 1] }\n[output]\nshard_size = 40\n" + filters
+        "[inputs]\ntruncation_psi = { uniform = [0, 1] }\n[output]\nshard_size = 40\n" + filters
     )
     state = json_of(synthesize(write(text), "--out", "out", "--json"))
     assert state["by_class"] == {"0": 10, "1": 10, "2": 10, "3": 10}
@@ -57,7 +57,7 @@ def test_a_replacement_has_the_class_and_the_next_seed_of_the_reserve(
     plan = plan_from_job(job, spec).shard(0)
     for index, seed in seeds.items():
         assert seed in plan.reserve
-        drawn = job.controls_of(spec, np.array([seed]), np.array([0]))["truncation_psi"][0]
+        drawn = job.inputs_of(spec, np.array([seed]), np.array([0]))["truncation_psi"][0]
         assert np.float32(found[index]["truncation_psi"]) == drawn
     assert synthesize("verify", "out", "--samples", 40)[0] == 0
 
@@ -65,7 +65,7 @@ def test_a_replacement_has_the_class_and_the_next_seed_of_the_reserve(
 def test_a_reserve_that_is_used_up_leaves_the_job_short_and_says_so(
     synthesize: Synthesize, hook: Callable[[str, str], str]
 ) -> None:
-    filters = hook("no_threes", '"a three" if controls["class_label"][place] == 3 else None')
+    filters = hook("no_threes", '"a three" if inputs["class_label"][place] == 3 else None')
     text = 'model = "digits"\n[samples]\nper_class = { "0-4" = 8 }\nreserve = 0.1\n' + filters
     code, out, err = synthesize(write(text), "--out", "out")
     assert code == 1
@@ -178,9 +178,7 @@ def test_a_filter_that_changes_while_the_job_runs_stops_it(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "changing_filter.py"
-    source.write_text(
-        "def all_of_them(images, seeds, controls):\n    return [None] * len(images)\n"
-    )
+    source.write_text("def all_of_them(images, seeds, inputs):\n    return [None] * len(images)\n")
     monkeypatch.chdir(tmp_path)
     job = Job.model_validate(
         {

@@ -1,10 +1,14 @@
 """A job from end to end, without a server: what comes out."""
 
+import io
 import json
+import re
 import shutil
+import tarfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +16,19 @@ from jobs.command import COUNTS, DIGITS, Synthesize, json_of, samples_in, write
 from jobs.runs import tree
 from PIL import Image
 
+from latentry.cli.main import main
 from latentry.clients import Client
+from latentry.contract.errors import BadRequest
 from latentry.serving.entries.manifest import file_record
 from latentry.serving.entries.publishing import publish
 from latentry.serving.entries.repository import newest_entries
-from latentry.synthesis.job import Job
+from latentry.serving.runtime.local import LocalTransport
+from latentry.synthesis.job import Job, job_from_file
 from latentry.synthesis.records import read_job
-from latentry.synthesis.run import run_job
+from latentry.synthesis.run import open_record, run_job
 from latentry.synthesis.shard_making import Origin
-from latentry.synthesis.sinks.sample import pixel_sha256
+from latentry.synthesis.sinks.sample import Sample, pixel_sha256
+from latentry.synthesis.sinks.shards import read_shard
 from latentry.synthesis.storage.local_folder import LocalFolder
 from latentry.synthesis.verify import verify_job
 
@@ -128,7 +136,7 @@ MAPPED = """
 model = "mapped"
 [samples]
 seeds = "100-139"
-[controls]
+[inputs]
 class_label = { choice = "1-3" }
 truncation_psi = { uniform = [0.25, 0.75] }
 [output]
@@ -136,7 +144,7 @@ shard_size = 15
 """
 
 
-def test_drawn_controls_are_those_of_the_file_and_of_the_client(
+def test_drawn_inputs_are_those_of_the_file_and_of_the_client(
     synthesize: Synthesize, client: Client
 ) -> None:
     assert synthesize(write(MAPPED), "--out", "out")[0] == 0
@@ -286,3 +294,154 @@ def test_what_changed_since_the_job_was_whole_is_not_made_official(
     assert lost == f"{out}/shard-000002.tar cannot be read: No such file or directory"
     assert record.read_text() == before
     assert verify_job(str(out), None).problems == []
+
+
+# --- inputs of several kinds, and outputs beside the picture ------------------------------------
+
+STEERED = """
+model = "steered"
+[samples]
+per_class = { cat = 8, "dog,emu" = 5 }
+[inputs]
+colour = { choice = ["red", "sea, dark"] }
+num_steps = { uniform = [2, 4] }
+strength = { choice = [0, 0.7, 1.3] }
+[output]
+shard_size = 7
+"""
+INPUTS = ("class_label", "colour", "strength", "num_steps")
+
+
+@pytest.fixture(scope="module")
+def varied_client(varied: Path) -> Iterator[Client]:
+    with Client(transport=LocalTransport(varied, threads=1)) as client:
+        yield client
+
+
+def job_of(folder: Path, text: str) -> Job:
+    path = folder / "job.toml"
+    path.write_text(text)
+    return job_from_file(path)
+
+
+def samples_of(varied: Path, out: Path, job: Job) -> list[Sample]:
+    """Return all samples of a job's folder, as the project's own reader finds them."""
+    record = open_record(job, Origin(varied))
+    return [
+        sample
+        for number in range(record.shards)
+        for sample in read_shard(
+            io.BytesIO((out / record.shard_file(number)).read_bytes()),
+            record.job.output,
+            record.spec,
+            record.plan.size(number),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        'format = "webdataset"',
+        'image = "webp"',
+        'image = "raw"',
+        'format = "parquet"',
+        'format = "npz"',
+    ],
+)
+def test_a_sample_of_many_inputs_is_what_a_client_draws_for_them(
+    varied: Path, varied_client: Client, tmp_path: Path, output: str
+) -> None:
+    job, out = job_of(tmp_path, STEERED + output), tmp_path / "out"
+    totals = run_job(job, Origin(varied), str(out))
+    assert dict(totals.by_class) == {"0": 8, "1": 5, "2": 5}
+    samples = samples_of(varied, out, job)
+    inputs: dict[str, Any] = {
+        name: np.array([sample.inputs[name] for sample in samples]) for name in INPUTS
+    }
+    assert Counter(inputs["class_label"].tolist()) == {0: 8, 1: 5, 2: 5}
+    assert set(inputs["colour"].tolist()) == {0, 2}
+    assert set(inputs["num_steps"].tolist()) == {2, 3, 4}
+    assert {round(float(value), 6) for value in inputs["strength"]} == {0, 0.7, 1.3}
+    seeds = [sample.seed for sample in samples]
+    images = varied_client.generate("steered", seeds=seeds, **inputs).images
+    assert images.shape == (18, 16, 12, 4)
+    assert [sample.sha256 for sample in samples] == [pixel_sha256(image) for image in images]
+    verdict = verify_job(str(out), Origin(varied), samples=18)
+    assert (verdict.problems, verdict.drawn_again) == ([], 18)
+
+
+def test_a_sidecar_says_every_input_by_its_name(
+    varied: Path, tmp_path: Path, varied_client: Client
+) -> None:
+    run_job(job_of(tmp_path, STEERED), Origin(varied), str(tmp_path / "out"))
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        names = tar.getnames()[:2]
+        facts = json.load(tar.extractfile(names[0]) or io.BytesIO())
+    assert names == ["0000000000.json", "0000000000.png"]
+    assert list(facts) == ["index", "seed", *INPUTS, "model_digest", "sha256"]
+    assert facts["strength"] in (0, 0.7, 1.3)
+    assert facts["model_digest"] == varied_client.info("steered").model_digest
+
+
+def test_an_input_that_is_not_the_plans_is_found(varied: Path, tmp_path: Path) -> None:
+    """The shards of a job with other steps, in the folder of the first: every hash fits its own."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_job(job_of(tmp_path, STEERED), Origin(varied), str(first))
+    other = STEERED.replace("[2, 4]", "[5, 7]")
+    run_job(job_of(tmp_path, other), Origin(varied), str(second))
+    for path in second.glob("shard-*"):
+        path.rename(first / path.name)
+    problems = "\n".join(verify_job(str(first), None).problems)
+    assert re.search(r"sample 0 has num_steps [567], not [234]", problems)
+
+
+def test_a_function_is_told_every_input(
+    varied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "no_red_ones.py").write_text(
+        "def judge(images, seeds, inputs):\n"
+        "    assert sorted(inputs) == ['class_label', 'colour', 'num_steps', 'strength']\n"
+        "    return ['red' if colour == 0 else None for colour in inputs['colour']]\n"
+    )
+    filters = 'reserve = 3\n[[filters]]\nkind = "python"\nfunction = "no_red_ones:judge"\n'
+    text = STEERED.replace("[inputs]", filters.partition("\n")[0] + "\n[inputs]")
+    job = job_of(tmp_path, text + filters.partition("\n")[2])
+    totals = run_job(job, Origin(varied), str(tmp_path / "out"))
+    assert dict(totals.by_class) == {"0": 8, "1": 5, "2": 5}
+    assert list(totals.rejected) == ["red"]
+    samples = samples_of(varied, tmp_path / "out", job)
+    assert {sample.inputs["colour"] for sample in samples} == {2}
+
+
+def test_the_command_makes_verifies_and_tells(
+    varied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.toml").write_text(STEERED)
+    local = ["--draw-with", "local", "--repository", str(varied), "--workers", "1"]
+    out = str(tmp_path / "out")
+    plan = ["synthesize", str(tmp_path / "job.toml"), "--dry-run", "--json", *local]
+    assert main(plan) == 0
+    assert json.loads(capsys.readouterr().out)["planned_samples"] == 18
+    assert main(["synthesize", str(tmp_path / "job.toml"), "--out", out, *local]) == 0
+    assert "classes  0: 8, 1: 5, 2: 5" in capsys.readouterr().out
+    assert main(["synthesize", "status", out]) == 0
+    assert main(["synthesize", "verify", out, *local]) == 0
+    assert "18 drawn again and equal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("restyled", "restyled needs photo (pictures of 256 x 256 x 3, uint8); a job gives a mod"),
+        ("embedded", "embedded gives features (vector); a job is made of pictures"),
+    ],
+)
+def test_a_generator_without_seeds_or_pictures_makes_no_job_today(
+    varied: Path, tmp_path: Path, model: str, words: str
+) -> None:
+    job = job_of(tmp_path, f'model = "{model}"\n[samples]\nseeds = "0-9"\n')
+    with pytest.raises(BadRequest, match=re.escape(words)):
+        run_job(job, Origin(varied), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -35,7 +35,7 @@ JOB = Job.model_validate(
     {
         "model": "mapped",
         "samples": {"seeds": "0-59"},
-        "controls": {"class_label": 2, "truncation_psi": {"choice": [0, 1]}},
+        "inputs": {"class_label": 2, "truncation_psi": {"choice": [0, 1]}},
         "output": {"shard_size": 9},
     }
 )
@@ -74,7 +74,7 @@ def test_equal_images_of_all_shards_are_listed_and_no_fault(
     monkeypatch.setattr(verification, "_HASHES_AT_ONCE", at_once)
     storage = LocalFolder(made)
     record = read_job(storage)
-    psi = JOB.controls_of(record.spec, np.arange(60), None)["truncation_psi"]
+    psi = JOB.inputs_of(record.spec, np.arange(60), None)["truncation_psi"]
     averages = np.flatnonzero(psi == 0).tolist()
     assert 10 < len(averages) < 50
     assert find_duplicates(storage, record) == [averages]
@@ -167,7 +167,7 @@ def forge(out: Path) -> Forge:
         made = read_shard_record(storage, record, 3)
         output, image = record.job.output, record.spec.image
         with storage.open(made.file, size=made.size) as file:
-            samples = list(read_shard(file, output, image, len(made.seeds)))
+            samples = list(read_shard(file, output, record.spec, len(made.seeds)))
         pixels = image_from_data(samples[2].data, output.image, image).copy()
         pixels[0, 0] ^= 1
         samples[2] = dataclasses.replace(
@@ -178,14 +178,14 @@ def forge(out: Path) -> Forge:
         typed = [
             dataclasses.replace(
                 sample,
-                controls={
-                    "class_label": np.int64(sample.controls["class_label"]),
-                    "truncation_psi": np.float32(sample.controls["truncation_psi"]),
+                inputs={
+                    "class_label": np.int64(sample.inputs["class_label"]),
+                    "truncation_psi": np.float32(sample.inputs["truncation_psi"]),
                 },
             )
             for sample in samples
         ]
-        data = shard_bytes(typed, output, image, record.model_digest)
+        data = shard_bytes(typed, output, record.spec, record.model_digest)
         hashes = tuple(sample.sha256 for sample in typed)
         changes = {
             "size": len(data),
@@ -304,7 +304,7 @@ def test_a_sample_is_found_in_its_shard(made: Path) -> None:
     for number in range(record.shards):
         data = io.BytesIO(storage.read(record.shard_file(number)))
         size = record.plan.size(number)
-        found = read_shard(data, record.job.output, record.spec.image, size)
+        found = read_shard(data, record.job.output, record.spec, size)
         samples: list[Sample] = list(found)
         assert [record.plan.shard_of(sample.index) for sample in samples] == [number] * len(samples)
     sizes = [record.plan.size(number) for number in range(record.shards)]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
+from specs import classes, image, make_spec, psi, stages_of_stylegan, w, z
 from torch import Tensor, nn
 
 from latentry.contract.errors import CheckpointError
-from latentry.contract.spec import ClassLabelInput, GeneratorSpec, ImageOutput, ZInput
 from latentry.training.architectures import build
 from latentry.training.checkpoint import (
     Checkpoint,
@@ -35,10 +35,7 @@ CONFIG: dict[str, JsonValue] = {
 
 
 def make_checkpoint() -> Checkpoint:
-    spec = GeneratorSpec(
-        inputs=(ZInput(shape=(4,)), ClassLabelInput(classes=("a", "b", "c"))),
-        image=ImageOutput(height=8, width=8, channels=1),
-    )
+    spec = make_spec([z(4), classes("a", "b", "c")], [image(8, 8, 1)])
     return Checkpoint(name="tiny", architecture="conditional_dcgan", config=CONFIG, spec=spec)
 
 
@@ -118,9 +115,12 @@ def test_a_missing_file_is_named_and_what_is_there_listed(folder: Path, name: st
     [
         (lambda content: content.update(colour="red"), "colour: there is no such key"),
         (lambda content: content.pop("spec"), "spec: Field required"),
-        (lambda content: content.update(format=2), "format: Input should be 1"),
+        (lambda content: content.update(format=1), "format: Input should be 2"),
         (lambda content: content.update(name="../up"), r"model name '\.\./up' is not allowed"),
-        (lambda content: content["spec"].update(inputs=[]), "needs an input with role z"),
+        (
+            lambda content: content["spec"].update(inputs=[]),
+            "spec.inputs: there are 0; 1 to 64 are taken",
+        ),
     ],
 )
 def test_a_wrong_generator_json_is_explained(
@@ -289,14 +289,49 @@ def test_load_weights_serves_any_module(tmp_path: Path) -> None:
         load_weights(other, tmp_path / "yours.safetensors")
 
 
-def test_a_spec_that_the_generator_does_not_keep_is_refused(folder: Path) -> None:
-    change_json(folder, lambda content: content["spec"]["image"].update(width=16))
-    with pytest.raises(CheckpointError, match=r"shape \[1, 8, 8\]; its spec says \[1, 8, 16\]"):
+def change_spec(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    change_json(folder, lambda content: change(content["spec"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda spec: spec["outputs"][0].update(width=16),
+            r"shape \[1, 8, 8\]; its spec says \[1, 8, 16\]",
+        ),
+        (lambda spec: spec["inputs"].pop(), "does not take what its spec declares"),
+        (
+            lambda spec: spec["inputs"][1].update(classes=["a", "b", "c", "d"]),
+            "does not take what its spec declares: index out of range",
+        ),
+        (
+            lambda spec: spec.update(outputs=[{"name": "features", "kind": "vector", "size": 8}]),
+            r"shape \[1, 8, 8\]; its spec says \[8\]",
+        ),
+        (
+            lambda spec: spec["outputs"].append({"name": "mask", "kind": "tensor", "shape": [3]}),
+            r"shape \[1, 8, 8\]; its spec says \[1, 8, 8\] and \[3\]",
+        ),
+    ],
+    ids=["size", "input", "classes", "kind", "outputs"],
+)
+def test_a_spec_that_the_generator_does_not_keep_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    change_spec(folder, change)
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(folder)
-    change_json(folder, lambda content: content["spec"]["image"].update(width=8))
-    change_json(folder, lambda content: content["spec"]["inputs"].pop())
-    with pytest.raises(CheckpointError, match="does not take what its spec declares"):
-        load_checkpoint(folder)
+
+
+def test_the_generator_is_called_as_its_stage_says(folder: Path) -> None:
+    def swap(spec: dict[str, Any]) -> None:
+        spec["inputs"].reverse()
+        takes = ["z", "class_label"]
+        spec["stages"] = [{"network": "generator", "takes": takes, "gives": ["image"]}]
+
+    change_spec(folder, swap)
+    assert load_checkpoint(folder)[0].spec.pipeline[0].takes == ("z", "class_label")
 
 
 def test_the_digest_follows_content_and_not_form(folder: Path, tmp_path: Path) -> None:
@@ -317,7 +352,12 @@ def test_read_checkpoint_does_not_open_the_weights(folder: Path) -> None:
 
 
 def test_a_spec_with_w_is_taken_at_its_word_until_it_is_exported(folder: Path) -> None:
-    more = [{"role": "w", "shape": [2, 8], "w_avg": [0.0] * 8}, {"role": "truncation_psi"}]
-    change_json(folder, lambda content: content["spec"]["inputs"].extend(more))
+    stages = stages_of_stylegan([0.0] * 8)
+
+    def change(content: dict[str, Any]) -> None:
+        content["spec"]["inputs"] += [w(2, 8), psi()]
+        content["spec"]["stages"] = stages
+
+    change_json(folder, change)
     checkpoint, _ = load_checkpoint(folder)
-    assert checkpoint.spec.w is not None
+    assert checkpoint.spec.networks == ("mapping", "synthesis")

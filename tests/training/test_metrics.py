@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentry.contract.images import Uint8
+from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer
 from latentry.training.data import Digits, Textures
 from latentry.training.metrics import (
@@ -52,7 +53,7 @@ def test_samples_follow_the_seed_contract() -> None:
     images, labels = generate_images(Echo(), Z_DIM, 203, num_classes=3)
     assert images.shape == (203, 2, 2, 1)
     assert labels.tolist() == [seed % 3 for seed in range(203)]
-    z = LatentDrawer(Z_DIM).draw([202])[0, 0]
+    z = LatentDrawer(LatentInput(name="z", shape=(Z_DIM,))).draw([202])[0, 0]
     expected = int((np.float32(z / 10) + np.float32(labels[202] / 100)) * 127.5 + 128)
     assert images[202, 0, 0, 0] == expected
 

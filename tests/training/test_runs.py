@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from specs import classes, image, make_spec, z
 
 from latentry.contract.errors import BadRequest
-from latentry.contract.spec import Role
 from latentry.training import runs
 from latentry.training.checkpoint import load_checkpoint
 from latentry.training.metrics import METRICS
@@ -31,8 +31,7 @@ def test_a_run_ends_in_a_checkpoint_that_says_where_it_comes_from(
     finish_run(trainer, tmp_path / "tiny")
     checkpoint, generator = load_checkpoint(tmp_path / "tiny/checkpoint")
     assert checkpoint.name == "tiny"
-    assert checkpoint.spec.classes == tuple("0123456789")
-    assert checkpoint.spec.z_dim == 8
+    assert checkpoint.spec == make_spec([z(8), classes(*"0123456789")], [image(32, 32, 1)])
     assert checkpoint.provenance.recipe == tiny_recipe.model_dump(mode="json")
     assert checkpoint.provenance.metrics == {"label_agreement": 0.1}
     assert checkpoint.provenance.data[0].licence.startswith("CC BY 4.0")
@@ -108,7 +107,7 @@ def test_data_without_classes_make_a_generator_that_asks_for_none(tmp_path: Path
     )
     trainer = open_run(tiny, tmp_path)
     assert continue_run(trainer, tmp_path, lambda: None)
-    assert [item.role for item in spec_from_recipe(tiny, trainer).inputs] == [Role.Z]
+    assert [item.name for item in spec_from_recipe(tiny, trainer).inputs] == ["z"]
 
 
 def test_a_second_ctrl_c_stops_at_once(tiny_recipe: Recipe, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -123,31 +125,38 @@ def test_tls_makes_credentials(tmp_path: Path) -> None:
     open_channel(grpc, address_from_arguments("h:1", tls=True)).close()
 
 
-def test_a_proxy_of_the_environment_is_asked_for_other_machines_only(
-    arithmetic_server: ArithmeticServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """Have the environment name a proxy; give what it is told."""
     heard: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as proxy, ThreadPoolExecutor(1) as pool:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def listen() -> None:
             with suppress(OSError):
                 while True:
-                    with proxy.accept()[0] as connection:
+                    with listener.accept()[0] as connection:
                         heard.append(connection.recv(4096))
 
-        listening = pool.submit(listen)
+        listening = threading.Thread(target=listen)
+        listening.start()
         for name in ("no_proxy", "no_grpc_proxy"):
             monkeypatch.delenv(name, raising=False)
         for name in ("grpc_proxy", "https_proxy", "http_proxy"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        with Client(arithmetic_server.url) as client:
-            assert client.models() == ["digits", "mapped", "plain"]
-        assert not heard
-        with Client("render-3.invalid:8001") as client, pytest.raises(ServerGone):
-            client.models()
-        proxy.shutdown(socket.SHUT_RDWR)
-        listening.result()
-    assert heard[0].startswith(b"CONNECT render-3.invalid:8001 ")
+            monkeypatch.setenv(name, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        yield heard
+        listener.shutdown(socket.SHUT_RDWR)
+        listening.join()
+
+
+def test_a_proxy_of_the_environment_is_asked_for_other_machines_only(
+    arithmetic_server: ArithmeticServer, proxy: list[bytes]
+) -> None:
+    with Client(arithmetic_server.url, retry_for_s=0) as client:
+        assert client.models() == ["digits", "mapped", "plain"]
+    assert not proxy
+    with Client("render-3.invalid:8001", retry_for_s=0) as client, pytest.raises(ServerGone):
+        client.models()
+    assert proxy[0].startswith(b"CONNECT render-3.invalid:8001 ")
 
 
 def test_a_new_channel_is_not_connected() -> None:

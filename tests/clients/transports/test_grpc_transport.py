@@ -98,7 +98,7 @@ def test_models_info_and_health(arithmetic_server: ArithmeticServer, driver: Dri
         arithmetic_server.url,
     )
     assert names == ["digits", "mapped", "plain"]
-    assert info.spec.classes == ("zero", "one", "two")
+    assert info.spec.class_input.classes == ("zero", "one", "two")
     assert health.reason == "serving digits, mapped, plain"
 
 
@@ -236,8 +236,8 @@ def test_leaving_a_stream_cancels_it_in_asyncio(arithmetic_server: ArithmeticSer
     assert asyncio.run(run()) == (True, 1)
 
 
-def stop_soon(server: ArithmeticServer, delay_s: float = 0.2) -> None:
-    threading.Timer(delay_s, server.stop).start()
+def stop_soon(arithmetic_server: ArithmeticServer, delay_s: float = 0.2) -> None:
+    threading.Timer(delay_s, arithmetic_server.stop).start()
 
 
 def test_a_server_that_dies_is_one_error_soon(

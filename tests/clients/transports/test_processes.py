@@ -2,12 +2,14 @@
 
 import asyncio
 import copy
+import gc
 import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,6 +159,21 @@ def test_what_others_say_of_grpc_and_forks_is_left_as_it_is(
         monkeypatch.setenv("GRPC_ENABLE_FORK_SUPPORT", before)
     library()
     assert os.environ.get("GRPC_ENABLE_FORK_SUPPORT") == before
+
+
+def test_what_a_child_inherits_is_never_freed_there(arithmetic_server: ArithmeticServer) -> None:
+    client = Client(arithmetic_server.url)
+    client.models()
+    transport = client._transport
+    assert isinstance(transport, GrpcTransport)
+    inherited = weakref.ref(transport._connection)
+
+    def is_kept() -> bool:
+        client.models()
+        gc.collect()
+        return inherited() is not None
+
+    assert in_fork(is_kept) is True
 
 
 def test_a_child_of_a_child(arithmetic_server: ArithmeticServer) -> None:

@@ -52,10 +52,10 @@ def test_the_health_of_a_server_that_hangs(
     ("text", "ready", "reason"),
     [
         ("[UNAVAILABLE] the server is shutting down", False, "is shutting down or starting"),
-        ("Request for unknown model: 'generate_stream' is not found", True, "serving digits"),
+        ("Request for unknown model: 'digits.stream' is not found", True, "serving digits"),
         ("[request id: 1] Exceeds maximum queue size", True, "serving digits"),
         ("", True, "serving digits"),  # an answer, to a request for nothing
-        ("Stub process 'generate_stream_0_0' is not healthy.", False, "is not healthy"),
+        ("Stub process 'digits.stream_0_0' is not healthy.", False, "is not healthy"),
     ],
 )
 def test_health_is_what_the_stream_model_says(

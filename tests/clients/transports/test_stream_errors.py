@@ -44,8 +44,8 @@ def integers(*values: int) -> bytes:
     return struct.pack(f"<{len(values)}q", *values)
 
 
-MODEL: Tensor = ("model", "BYTES", [1], text(b"wide"))
 SEED: Tensor = ("seed", "INT64", [1], integers(1))
+PNG: Tensor = ("format", "BYTES", [1], text(b"png"))
 
 
 def request_of(model: str, *tensors: Tensor, **fields: Any) -> Any:
@@ -58,11 +58,7 @@ def request_of(model: str, *tensors: Tensor, **fields: Any) -> Any:
 
 
 def stream_of(*tensors: Tensor, **fields: Any) -> Any:
-    return request_of("generate_stream", *tensors, **fields)
-
-
-def model(name: bytes) -> Tensor:
-    return ("model", "BYTES", [1], text(name))
+    return request_of("wide.stream", *tensors, **fields)
 
 
 def without_contents(request: Any) -> Any:
@@ -86,31 +82,32 @@ def in_shared_memory(request: Any) -> Any:
 
 
 BAD_REQUESTS = {
-    "our own refusal": stream_of(MODEL, ("seed", "INT64", [1], integers(-1))),
-    "another of ours": stream_of(model(b"digits"), SEED),
-    "no model named": stream_of(SEED),
-    "version of letters": stream_of(MODEL, SEED, model_version="new"),
-    "dtype": stream_of(MODEL, ("seed", "FP32", [1], b"1234")),
-    "dtype of the same size": stream_of(MODEL, ("seed", "UINT64", [1], integers(1))),
-    "unknown dtype": stream_of(MODEL, ("seed", "COMPLEX", [1], integers(1))),
-    "rank": stream_of(MODEL, ("seed", "INT64", [1, 1], integers(1))),
-    "negative shape": stream_of(MODEL, ("seed", "INT64", [-1], integers(1))),
+    "our own refusal": stream_of(("seed", "INT64", [1], integers(-1))),
+    "another of ours": request_of("digits.stream", SEED),
+    "a model named": stream_of(SEED, ("model", "BYTES", [1], text(b"wide"))),
+    "version of letters": stream_of(SEED, model_version="new"),
+    "dtype": stream_of(("seed", "FP32", [1], b"1234")),
+    "dtype of the same size": stream_of(("seed", "UINT64", [1], integers(1))),
+    "unknown dtype": stream_of(("seed", "COMPLEX", [1], integers(1))),
+    "rank": stream_of(("seed", "INT64", [1, 1], integers(1))),
+    "negative shape": stream_of(("seed", "INT64", [-1], integers(1))),
     "no inputs": stream_of(),
-    "unknown input": stream_of(MODEL, SEED, ("soul", "INT64", [1], integers(1))),
-    "an input twice": stream_of(MODEL, SEED, SEED),
-    "too few bytes": stream_of(MODEL, ("seed", "INT64", [4], integers(1))),
-    "too many bytes": stream_of(MODEL, ("seed", "INT64", [1], integers(1, 2))),
-    "more texts": stream_of(("model", "BYTES", [1], text(b"a") + text(b"b")), SEED),
-    "shape of texts": stream_of(("model", "BYTES", [2], text(b"a")), SEED),
-    "a text cut short": stream_of(("model", "BYTES", [1], struct.pack("<I", 10) + b"abc"), SEED),
-    "a length cut short": stream_of(("model", "BYTES", [1], b"ab"), SEED),
-    "no contents": without_contents(stream_of(MODEL, SEED)),
-    "contents twice": with_contents_twice(stream_of(MODEL, SEED)),
+    "unknown input": stream_of(SEED, ("soul", "INT64", [1], integers(1))),
+    "an input twice": stream_of(SEED, SEED),
+    "too few bytes": stream_of(("seed", "INT64", [4], integers(1))),
+    "too many bytes": stream_of(("seed", "INT64", [1], integers(1, 2))),
+    "more texts": stream_of(SEED, ("format", "BYTES", [1], text(b"png") + text(b"raw"))),
+    "shape of texts": stream_of(SEED, ("format", "BYTES", [2], text(b"png"))),
+    "a text cut short": stream_of(SEED, ("format", "BYTES", [1], struct.pack("<I", 10) + b"abc")),
+    "a length cut short": stream_of(SEED, ("format", "BYTES", [1], b"ab")),
+    "no latent": stream_of(PNG),
+    "no contents": without_contents(stream_of(SEED)),
+    "contents twice": with_contents_twice(stream_of(SEED)),
     "unknown output": stream_of(
-        MODEL, SEED, outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name="x")]
+        SEED, outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name="x")]
     ),
-    "priority": with_parameter(stream_of(MODEL, SEED), "priority", string_param="high"),
-    "reserved parameter": with_parameter(stream_of(MODEL, SEED), "triton_x", bool_param=True),
+    "priority": with_parameter(stream_of(SEED), "priority", string_param="high"),
+    "reserved parameter": with_parameter(stream_of(SEED), "triton_x", bool_param=True),
     "rank of a batch": request_of("wide", SEED),
     "too large a batch": request_of("wide", ("seed", "INT64", [99, 1], integers(*range(99)))),
     "rows that differ": request_of(
@@ -122,10 +119,10 @@ BAD_REQUESTS = {
 OTHERS = {
     "unknown model": (request_of("cats", SEED), NotFound),
     "model without a name": (request_of("", SEED), NotFound),
-    "unknown version": (stream_of(MODEL, SEED, model_version="7"), NotFound),
-    "unknown generator": (stream_of(model(b"cats"), SEED), NotFound),
+    "unknown version": (stream_of(SEED, model_version="7"), NotFound),
+    "unknown generator": (request_of("cats.stream", SEED), NotFound),
     "invalid output": (
-        stream_of(model(b"breaking"), SEED, ("count", "INT64", [1], integers(500))),
+        request_of("breaking.stream", SEED, ("count", "INT64", [1], integers(500))),
         InvalidOutput,
     ),
 }
@@ -176,7 +173,7 @@ def test_what_is_not_there_or_no_number(case: str, triton: RunningServer) -> Non
 
 def test_a_full_queue_a_dead_model_and_a_server_that_stops(repository: Path) -> None:
     many = (("count", "INT64", [1], integers(40)), ("chunk_size", "INT64", [1], integers(1)))
-    large, dead = (stream_of(model(name), SEED, *many) for name in (b"large", b"wide"))
+    large, dead = (request_of(f"{name}.stream", SEED, *many) for name in ("large", "wide"))
     options = ("--models", "large,wide", "--instances", "1", "--max-queue-size", "3")
     with run_server(repository, *options) as running:
         errors = answers_side_by_side(running.url, large)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sample_generators import Exported, ExportSmall, Small
+from specs import classes, image, make_spec
+from specs import z as latent
 from torch import Tensor, nn
 
 from latentry.contract.errors import BadRequest, ExportRefused
+from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer
-from latentry.contract.spec import GeneratorSpec
 from latentry.export.graphs.onnx_export import onnx_from_module
 from latentry.export.proofs.parity import TOLERANCE, prove
 from latentry.serving.entries.engine_class import engine_class
@@ -38,10 +40,10 @@ def test_honest_exports_are_proved(kind: str, request: pytest.FixtureRequest) ->
     assert parity.batch_sizes == (1, 3, 7)
     assert parity.seeds == 8
     assert parity.engine_class == engine_class()
-    assert parity.differences.keys() == ({"w", "sample"} if spec.w else {"sample"})
+    assert parity.differences.keys() == ({"w", "image.sample"} if spec.stages else {"image.sample"})
     assert 0 < max(parity.differences.values()) < TOLERANCE
-    assert parity.image_levels <= 1
-    assert parity.image_fraction < 0.001
+    assert parity.levels <= 1
+    assert parity.level_fraction < 0.001
     assert 0 < parity.peak <= 1
     assert parity.warnings == ()
     assert Parity.model_validate_json(parity.model_dump_json()) == parity
@@ -77,7 +79,7 @@ def test_changed_weights_are_refused_with_the_element(small: Exported) -> None:
 
     files = tampered(small.files["generator.onnx"], nudge)
     message = (
-        r"sample\[\d, 0, \d, \d\] \(seed \d\) is \S+ in ONNX Runtime and \S+ in torch "
+        r"image\.sample\[\d, 0, \d, \d\] is \S+ in ONNX Runtime and \S+ in torch "
         r"at batch 1: \S+ apart, the tolerance is 0\.0001\. Are these the weights"
     )
     with pytest.raises(ExportRefused, match=message):
@@ -88,42 +90,43 @@ def test_a_mapping_that_differs_is_named_as_w(mapped: Exported) -> None:
     module, spec, files = mapped
     other = copy.deepcopy(module)
     other.get_parameter("layers.0.weight").data[0, 0] += 0.1
-    with pytest.raises(ExportRefused, match=r"w\[\d, \d, \d\] \(seed \d\) is \S+ in ONNX Runtime"):
+    with pytest.raises(ExportRefused, match=r"w\[\d, \d, \d\] is \S+ in ONNX Runtime"):
         prove(other, spec, files, 3)
 
 
 def test_an_image_that_is_not_the_samples_is_refused(small: Exported) -> None:
     def darken(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
-            if node.op_type == "Add" and "peak" not in node.output:
+            if node.op_type == "Add" and "watch" not in node.output:
                 shifted = onnx.numpy_helper.from_array(np.array(120, np.float32), "shifted")
                 model.graph.initializer.append(shifted)
                 node.input[1] = "shifted"
 
     model = onnx.load_model_from_string(small.files["generator.onnx"])
     darken(model)
-    message = r"image\[.*\] \(seed 0\) is \d+ in ONNX Runtime and \d+ in torch.* 8 levels apart"
+    message = r"image\[.*\] is \d+ in ONNX Runtime and \d+ in torch.* 8 levels apart"
     with pytest.raises(ExportRefused, match=message):
         prove(small.module, small.spec, {"generator.onnx": model.SerializeToString()}, 2)
 
 
-def test_a_peak_that_does_not_watch_is_refused(small: Exported) -> None:
+def test_a_watch_that_does_not_watch_is_refused(small: Exported) -> None:
     model = onnx.load_model_from_string(small.files["generator.onnx"])
     for node in model.graph.node:
-        if node.op_type == "ReduceMax":
+        if node.op_type == "ReduceSum":
             node.op_type = "ReduceMin"
-    with pytest.raises(ExportRefused, match=r"peak\[0\] is .*NaN could go unseen"):
+    with pytest.raises(ExportRefused, match=r"watch\[\d\] is .*NaN could go unseen"):
         prove(small.module, small.spec, {"generator.onnx": model.SerializeToString()}, 2)
 
 
 def test_nan_names_its_seed(export_small: ExportSmall) -> None:
-    first = LatentDrawer(8).draw(range(8))[:, 0]
+    first = LatentDrawer(LatentInput(name="z", shape=(8,))).draw(range(8))[:, 0]
     low, second = np.sort(first)[:2]
     module, spec, files = export_small(
         lambda module, z: module.draw(z) * (z[:, :1, None, None] - float(low + second) / 2).sqrt()
     )
     message = (
-        rf"sample\[.*\] .* is nan in ONNX Runtime; not finite for seed {first.argmin()}\. Look"
+        r"image\.sample\[.*\] is nan in ONNX Runtime; not finite for row "
+        rf"{first.argmin()} \(those of the same seeds, where a seed draws\)\. Look"
     )
     with pytest.raises(ExportRefused, match=message):
         prove(module, spec, files, 4)
@@ -132,19 +135,19 @@ def test_nan_names_its_seed(export_small: ExportSmall) -> None:
 def test_nan_in_torch_alone_is_refused(small: Exported) -> None:
     module = copy.deepcopy(small.module)
     module.get_parameter("linear.weight").data[7, 0] = float("nan")
-    with pytest.raises(ExportRefused, match=r"sample\[0, 0, 1, 1\] \(seed 0\) is nan in torch"):
+    with pytest.raises(ExportRefused, match=r"image\.sample\[0, 0, 1, 1\] is nan in torch"):
         prove(module, small.spec, small.files, 2)
 
 
 def test_a_constant_image_is_refused(export_small: ExportSmall) -> None:
     module, spec, files = export_small(lambda module, z: module.draw(z) + 300)
-    with pytest.raises(ExportRefused, match=r"image of seed 0 is constant: every pixel is \[255\]"):
+    with pytest.raises(ExportRefused, match=r"image of row 0 is constant: every pixel is \[255\]"):
         prove(module, spec, files, 2)
 
 
 def test_z_without_effect_is_refused(export_small: ExportSmall) -> None:
     module, spec, files = export_small(lambda module, z: module.draw(z * 0 + 1))
-    with pytest.raises(ExportRefused, match=r"seeds 0 to 7 all give the same image: z has no"):
+    with pytest.raises(ExportRefused, match=r"8 different z all give the same: it has no effect"):
         prove(module, spec, files, 2)
 
 
@@ -158,12 +161,10 @@ class ByClass(nn.Module):
         return sample + 0 * z[:, :1, None, None]
 
 
-def test_classes_do_not_hide_that_z_has_no_effect(small_spec: GeneratorSpec) -> None:
-    content = small_spec.model_dump(mode="json")
-    content["inputs"].append({"role": "class_label", "classes": ["a", "b"]})
-    spec = GeneratorSpec.model_validate(content)
+def test_classes_do_not_hide_that_z_has_no_effect() -> None:
+    spec = make_spec([latent(8), classes("a", "b")], [image(4, 6, 1)])
     module = ByClass()
-    with pytest.raises(ExportRefused, match="z has no effect"):
+    with pytest.raises(ExportRefused, match="different z all give the same: it has no effect"):
         prove(module, spec, onnx_from_module(module, spec), 2)
 
 
@@ -192,7 +193,9 @@ def test_a_sample_that_depends_on_its_place_is_refused(export_small: ExportSmall
         return module.draw(z + torch.relu(place - 3))
 
     module, spec, files = export_small(forward)
-    with pytest.raises(ExportRefused, match=r"\(seed [3-7]\) is \S+ in a batch of 7 and \S+ alone"):
+    with pytest.raises(
+        ExportRefused, match=r"sample\[[3-7], .*\] is \S+ in a batch of 7 and \S+ alone"
+    ):
         prove(module, spec, files, 8)
 
 
@@ -204,7 +207,7 @@ def test_equal_rows_that_differ_are_refused(export_small: ExportSmall) -> None:
         return module.draw(z + twins * place)
 
     module, spec, files = export_small(forward)
-    message = r"sample\[\d, .*\(seed 0\) is .* in row 0 of a batch of 3 equal rows.*its place in"
+    message = r"image\.sample\[\d, .*\] is .* in row 0 of a batch of 3 equal rows.*its place in"
     with pytest.raises(ExportRefused, match=message):
         prove(module, spec, files, 3)
 
@@ -213,10 +216,10 @@ def test_a_wide_range_is_a_warning(export_small: ExportSmall) -> None:
     module, spec, files = export_small(lambda module, z: module.draw(z) * 4)
     parity = prove(module, spec, files, 2)
     assert len(parity.warnings) == 1
-    assert "8 of 8 samples go beyond 1.5 (up to 3." in parity.warnings[0]
+    assert "8 of 8 image go beyond [-1.5, 1.5] (-3." in parity.warnings[0]
 
 
 def test_a_range_from_zero_is_a_warning(export_small: ExportSmall) -> None:
     module, spec, files = export_small(lambda module, z: module.draw(z) * 0.5 + 0.5)
     parity = prove(module, spec, files, 2)
-    assert "no sample has a value below 0" in parity.warnings[0]
+    assert "no image has a value below 0" in parity.warnings[0]

@@ -16,8 +16,8 @@ def hand_made(rows: int, height: int = 4) -> dict[str, bytes]:
     """Return files whose outputs have ``rows`` rows whatever goes in."""
     values: dict[str, NDArray[Any]] = {
         "image": np.zeros((rows, height, 6, 1), np.uint8),
-        "sample": np.zeros((rows, 1, height, 6), np.float32),
-        "peak": np.zeros(rows, np.float32),
+        "image.sample": np.zeros((rows, 1, height, 6), np.float32),
+        "watch": np.zeros(rows, np.float32),
     }
     nodes = [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
@@ -34,13 +34,15 @@ def hand_made(rows: int, height: int = 4) -> dict[str, bytes]:
 
 
 def test_a_graph_that_gives_another_number_of_rows_is_refused(small: Exported) -> None:
-    message = r"image of shape \[3, 4, 6, 1\] for a batch of 1, not 1 rows: .*len\(x\)"
+    message = (
+        r"generator gives image of shape \[3, 4, 6, 1\] for a batch of 1, not 1 rows: .*len\(x\)"
+    )
     with pytest.raises(ExportRefused, match=message):
         prove(small.module, small.spec, hand_made(3), 3)
 
 
 def test_a_graph_that_gives_another_size_is_refused(small: Exported) -> None:
-    message = r"image with rows of shape \[5, 6, 1\]; the spec says \[4, 6, 1\]"
+    message = r"generator gives image with rows of shape \[5, 6, 1\]; the spec says \[4, 6, 1\]"
     with pytest.raises(ExportRefused, match=message):
         prove(small.module, small.spec, hand_made(1, height=5), 3)
 

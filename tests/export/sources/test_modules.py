@@ -9,6 +9,8 @@ from sample_generators import Exported
 from torch import nn
 
 from latentry.contract.errors import BadRequest, CheckpointError, ExportRefused, NotFound
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.stages.truncate import TruncateStage
 from latentry.export.sources.modules import check_stages, module_from_target
 
 SOURCE = """
@@ -99,13 +101,28 @@ def test_what_was_found_is_told(
         module_from_target(target, weights)
 
 
-def test_a_generator_with_w_needs_both_stages(mapped: Exported) -> None:
+def test_a_generator_of_stages_needs_all_its_networks(mapped: Exported) -> None:
     module = nn.Module()
     module.mapping = nn.Linear(2, 2)
-    message = r"input w, but Module has no synthesis \(its submodules: mapping\); give it mapping"
+    message = (
+        r"networks mapping, synthesis, but Module has no synthesis \(its submodules: mapping\); "
+        "give it submodules or methods of these names, or correct the stages"
+    )
     with pytest.raises(ExportRefused, match=message):
         check_stages(module, mapped.spec)
 
 
-def test_a_generator_without_w_needs_no_stages(plain: Exported) -> None:
+def test_a_generator_without_stages_needs_no_submodules(plain: Exported) -> None:
     check_stages(nn.Module(), plain.spec)
+
+
+def test_a_truncation_towards_nothing_is_refused(mapped: Exported) -> None:
+    stages = [
+        stage.model_copy(update={"w_avg": None}) if isinstance(stage, TruncateStage) else stage
+        for stage in mapped.spec.stages
+    ]
+    spec = GeneratorSpec(
+        inputs=mapped.spec.inputs, outputs=mapped.spec.outputs, stages=tuple(stages)
+    )
+    with pytest.raises(ExportRefused, match="the stage truncate has no w_avg"):
+        check_stages(mapped.module, spec)

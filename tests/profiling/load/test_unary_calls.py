@@ -1,4 +1,5 @@
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -75,9 +76,25 @@ def test_the_servers_refusals_are_latentrys_errors(calls: UnaryCalls) -> None:
     assert images(calls.ask(request("digits", [1]))).shape == (1, 32, 32, 1)
 
 
-def test_a_request_larger_than_a_frame_is_refused(calls: UnaryCalls) -> None:
-    with pytest.raises(ValueError, match="16384 are the most"):
-        calls.start(bytes(20_000), lambda *_: None)
+def test_an_answer_before_the_whole_request_takes_back_the_rest() -> None:
+    """As of a server that refuses by the headers alone: it reads on, and gets no more of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        calls = UnaryCalls(f"127.0.0.1:{listener.getsockname()[1]}")
+        connection, _ = listener.accept()
+        refusal = _trailers(b"@\x0bgrpc-status\x013@\x0cgrpc-message\x02no")
+        threading.Timer(0.1, connection.sendall, (refusal,)).start()
+        with pytest.raises(BadRequest, match="no"):
+            calls.ask(bytes(10**6), timeout_s=60)
+        # A stream of another request has the window that is left: none, so that it waits.
+        calls.start(b"x" * 10, lambda *_: None)
+        reset = struct.pack(">IBBI", 4, 3, 0, 1)[1:] + struct.pack(">I", 8)
+        received = b""
+        while reset not in received:
+            received += connection.recv(2**18)
+        sent = received.partition(reset)[0]
+        assert len(sent) < 2**16 + 1000
+        connection.close()
+        calls.close()
 
 
 def test_nobody_listens() -> None:

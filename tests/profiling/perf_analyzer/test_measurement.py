@@ -169,7 +169,9 @@ def test_an_export_never_fills_the_disk(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ServerFault, match="1.0 GiB left; set TMPDIR"):
         seconds_that_fit(large, 8, 100)
     point = measure_point(large, "concurrency", 8, 3, 6, most_rate=100)
-    assert point.failure.startswith("not measured: perf_analyzer writes every output as text")
+    assert point.failure.startswith(
+        "not measured: perf_analyzer writes all inputs and outputs as text"
+    )
     assert "here about 1.2 GiB/s" in point.failure
     batches = measure_point(large, "batch", 32, 3, 6, most_rate=100 / 32)
     assert "here about 1.2 GiB/s" in batches.failure

@@ -18,7 +18,7 @@ import pytest
 
 from latentry.cli.main import main
 from latentry.contract.errors import EntryError, LatentryError
-from latentry.serving.entries.goldens import GOLDEN_FILE, golden_bytes
+from latentry.serving.entries.goldens import GOLDEN_FILE
 from latentry.serving.entries.manifest import MANIFEST_FILE, read_manifest
 from latentry.serving.entries.repository import list_entries, newest_entries
 from latentry.serving.entries.verification import verify_entry
@@ -81,11 +81,24 @@ def refusal(own: Path) -> str:
 # --- goldens ------------------------------------------------------------------------------------
 
 
-def npz(**members: bytes) -> bytes:
+def npz(**members: bytes | None) -> bytes:
+    """Return goldens in which members are of another kind; None leaves one out."""
+    everything = {
+        "inputs.seed": npy_of(np.arange(8)[:, None]),
+        "inputs.class_label": npy_of(np.arange(8)[:, None]),
+        "outputs.image": npy_of(np.zeros((8, 32, 32, 1), np.uint8)),
+    }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(f"{name}.npy", data)
+        for name, data in {**everything, **members}.items():
+            if data is not None:
+                archive.writestr(f"{name}.npy", data)
+    return buffer.getvalue()
+
+
+def npy_of(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
     return buffer.getvalue()
 
 
@@ -94,73 +107,129 @@ def npy(header: str, data: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
 
 
-def images(*shape: int, dtype: str = "|u1") -> str:
+def header(*shape: int, dtype: str = "|u1") -> str:
     return repr({"descr": dtype, "fortran_order": False, "shape": shape})
 
 
+def images(data: Any) -> bytes:
+    return npz(**{"outputs.image": data if isinstance(data, bytes) else npy_of(data)})
+
+
+def inputs(**arrays: Any) -> bytes:
+    return npz(**{f"inputs.{name}": npy_of(array) for name, array in arrays.items()})
+
+
 GOLDENS = {
-    "empty": golden_bytes(np.zeros((0, 32, 32, 1), np.uint8)),
-    "too few": golden_bytes(np.zeros((7, 32, 32, 1), np.uint8)),
-    "another shape": golden_bytes(np.zeros((8, 32, 32, 3), np.uint8)),
-    "another dtype": golden_bytes(np.zeros((8, 32, 32, 1), np.float32)),
-    "objects": npz(images=npy(images(8, 32, 32, 1, dtype="|O"), b"cos\nsystem\n(S'true'\ntR.")),
+    "empty": images(np.zeros((0, 32, 32, 1), np.uint8)),
+    "too few": images(np.zeros((7, 32, 32, 1), np.uint8)),
+    "another shape": images(np.zeros((8, 32, 32, 3), np.uint8)),
+    "another dtype": images(np.zeros((8, 32, 32, 1), np.float32)),
+    "objects": images(npy(header(8, 32, 32, 1, dtype="|O"), b"cos\nsystem\n(S'true'\ntR.")),
     "no zip": b"no zip at all",
     "no bytes": b"",
-    "another member": npz(pictures=b""),
-    "no npy": npz(images=b"PK"),
-    "less than it says": npz(images=npy(images(8, 32, 32, 1), b"12")),
-    "more than it says": npz(images=npy(images(8, 32, 32, 1), bytes(8 * 32 * 32 + 1))),
-    "an absurd shape": npz(images=npy(images(2**40, 2**40, 2**40, 2**40))),
-    "a negative shape": npz(images=npy(images(-1, 32, 32, 1))),
-    "brackets": npz(images=npy("(" * 5000)),
-    "minus signs": npz(images=npy("-" * 9000 + "1")),
-    "no header": npz(images=b"\x93NUMPY\x01\x00\xff\xff"),
+    "no output": npz(**{"outputs.image": None, "outputs.pictures": b""}),
+    "no input": npz(**{"inputs.class_label": None}),
+    "too few inputs": inputs(class_label=np.zeros((7, 1), np.int64)),
+    "inputs of another shape": inputs(class_label=np.zeros((8, 2), np.int64)),
+    "inputs of another dtype": inputs(seed=np.zeros((8, 1), np.float64)),
+    "objects for inputs": npz(
+        **{"inputs.seed": npy(header(8, 1, dtype="|O"), b"cos\nsystem\n(S'true'\ntR.")}
+    ),
+    "no npy": images(b"PK"),
+    "less than it says": images(npy(header(8, 32, 32, 1), b"12")),
+    "more than it says": images(npy(header(8, 32, 32, 1), bytes(8 * 32 * 32 + 1))),
+    "an absurd shape": images(npy(header(2**40, 2**40, 2**40, 2**40))),
+    "a negative shape": images(npy(header(-1, 32, 32, 1))),
+    "brackets": images(npy("(" * 5000)),
+    "minus signs": images(npy("-" * 9000 + "1")),
+    "no header": images(b"\x93NUMPY\x01\x00\xff\xff"),
 }
+
+
+def test_goldens_as_they_should_be_are_taken(own: Path) -> None:
+    put(own, GOLDEN_FILE, npz())
+    verify_entry(newest_entries(own)[0])
 
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_goldens_of_another_kind_are_refused_before_anything_starts(own: Path, name: str) -> None:
     put(own, GOLDEN_FILE, GOLDENS[name])
-    assert "goldens.npz holds no golden images (" in refusal(own)
+    assert "goldens.npz holds no goldens (" in refusal(own)
     assert main(["models", "--repository", str(own)]) == 1
 
 
-@pytest.mark.parametrize("header", [images(8, 32, 32, 1), images(4 * 2**30)])
-def test_goldens_that_open_to_gigabytes_are_not_opened(own: Path, header: str) -> None:
-    buffer = io.BytesIO()
+@pytest.mark.parametrize("text", [header(8, 32, 32, 1), header(4 * 2**30)])
+@pytest.mark.parametrize("member", ["outputs.image", "inputs.seed"])
+def test_goldens_that_open_to_gigabytes_are_not_opened(own: Path, member: str, text: str) -> None:
+    buffer = io.BytesIO(npz(**{member: None}))
     with (
-        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("images.npy", "w", force_zip64=True) as member,
+        zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open(f"{member}.npy", "w", force_zip64=True) as opened,
     ):
-        member.write(npy(header))
+        opened.write(npy(text))
         block = bytes(2**24)
         for _ in range(16):
-            member.write(block)
+            opened.write(block)
     put(own, GOLDEN_FILE, buffer.getvalue())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "goldens.npz holds no golden images (" in refusal(own)
+    assert "goldens.npz holds no goldens (" in refusal(own)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
-def test_goldens_of_other_seeds_are_refused(own: Path) -> None:
-    reseal(own, lambda facts: facts["record"]["goldens"].update(seeds=list(range(1, 9))))
-    assert "is recorded with other seeds or controls" in refusal(own)
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("seed", [*range(7), -1], "seed in row 7 is -1; a seed is an integer from 0 to"),
+        ("class_label", [*range(7), 10], "class_label in row 7 is 10; it takes an integer from 0"),
+    ],
+)
+def test_goldens_of_inputs_that_the_generator_refuses_are_refused(
+    own: Path, name: str, values: list[int], said: str
+) -> None:
+    put(own, GOLDEN_FILE, inputs(**{name: np.array(values)[:, None]}))
+    text = refusal(own)
+    assert "goldens.npz asks for what the spec refuses: " in text
+    assert said in text
+    assert "export again" in text
+
+
+LARGE = {"name": "a", "kind": "tensor", "shape": [1024, 1024, 64]}
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_a_spec_of_terabytes_makes_nobody_take_them(own: Path, side: str) -> None:
+    def change(facts: dict[str, Any]) -> None:
+        spec, names = facts["model"]["spec"], [f"a{n}" for n in range(60)]
+        if side == "outputs":
+            spec["outputs"] += [{**LARGE, "name": name} for name in names]
+        else:
+            shape = {"kind": "latent", "shape": [4096, 4096], "distribution": "none"}
+            spec["inputs"] += [{**shape, "name": name} for name in names]
+        facts["record"]["goldens"]["count"] = 64
+
+    reseal(own, change)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "goldens.npz should hold " in refusal(own)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
 # --- manifests ----------------------------------------------------------------------------------
 
 FILE = {"sha256": "0" * 64, "size": 1}
 MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "no goldens": lambda m: m["record"]["goldens"].update(seeds=[], sha256=[], controls={}),
-    "fewer goldens": lambda m: m["record"]["goldens"].update(sha256=[]),
+    "no goldens": lambda m: m["record"]["goldens"].update(count=0),
+    "many goldens": lambda m: m["record"]["goldens"].update(count=65),
+    "nobody's goldens": lambda m: m["record"]["goldens"].pop("engine_class"),
     "no parity": lambda m: m["record"].update(parity={}),
     "parity of another kind": lambda m: m["record"].update(parity=[1]),
     "no differences": lambda m: m["record"]["parity"].update(differences={}),
     "differences of another kind": lambda m: m["record"]["parity"].update(differences=[1]),
     "NaN for a difference": lambda m: m["record"]["parity"].update(
-        differences={"sample": float("nan")}
+        differences={"image.sample": float("nan")}
     ),
-    "text for a difference": lambda m: m["record"]["parity"].update(differences={"sample": "x"}),
+    "text for a difference": lambda m: m["record"]["parity"].update(
+        differences={"image.sample": "x"}
+    ),
     "no tolerance": lambda m: m["record"]["parity"].pop("tolerance"),
     "no batch sizes": lambda m: m["record"]["parity"].update(batch_sizes=[]),
     "batch sizes of texts": lambda m: m["record"]["parity"].update(batch_sizes=["many"]),

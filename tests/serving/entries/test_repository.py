@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from specs import image, make_spec, z
 
 from latentry.contract.errors import BadRequest, EntryError, NotFound, OutOfSpace
 from latentry.contract.files import write_new
 from latentry.contract.spec import GeneratorSpec
 from latentry.serving.entries import publishing
-from latentry.serving.entries.goldens import golden_bytes, golden_inputs, golden_record
+from latentry.serving.entries.examples import example_request
+from latentry.serving.entries.goldens import Goldens, golden_bytes
 from latentry.serving.entries.manifest import (
     MANIFEST_FILE,
+    GoldenRecord,
     Manifest,
     ModelPart,
     Parity,
@@ -43,20 +46,15 @@ from latentry.serving.entries.repository import (
 from latentry.serving.entries.tuning import tune_entry, with_serving
 from latentry.serving.entries.verification import verify_entry
 
-SPEC = GeneratorSpec.model_validate(
-    {
-        "inputs": [{"role": "z", "shape": [4]}],
-        "image": {"height": 2, "width": 2, "channels": 1},
-    }
-)
+SPEC = make_spec([z(4)], [image(2, 2, 1)])
 PARITY = Parity(
     engine_class="none",
     seeds=8,
     batch_sizes=(1, 3, 7, 32),
     tolerance=1e-4,
-    differences={"sample": 1e-6},
-    image_levels=0,
-    image_fraction=0.0,
+    differences={"image.sample": 1e-6},
+    levels=0,
+    level_fraction=0.0,
     peak=1.0,
     warnings=(),
 )
@@ -65,8 +63,11 @@ PARITY = Parity(
 def make(
     content: bytes = b"weights", spec: GeneratorSpec = SPEC
 ) -> tuple[Manifest, dict[str, Any]]:
-    images = np.zeros((8, *spec.image.row_shape), np.uint8)
-    files = {"goldens.npz": golden_bytes(images), "model.py": b"pass", "perf_input.json": b"{}"}
+    outputs = {
+        item.name: np.zeros((8, *item.raw.row_shape), item.raw.dtype) for item in spec.outputs
+    }
+    goldens = golden_bytes(Goldens(example_request(spec, 8), outputs))
+    files = {"goldens.npz": goldens, "model.py": b"pass", "perf_input.json": b"{}"}
     manifest = Manifest(
         model=ModelPart(spec=spec, artefacts={"generator.onnx": file_record(content)}),
         record=RecordPart(
@@ -75,7 +76,7 @@ def make(
             opset=18,
             precision="fp32",
             parity=PARITY,
-            goldens=golden_record(golden_inputs(spec), images, "none"),
+            goldens=GoldenRecord(count=8, engine_class="none"),
             files={name: file_record(data) for name, data in files.items()},
             tools={},
             host="none",
@@ -133,29 +134,38 @@ def test_tuning_the_serving_part_changes_no_digest() -> None:
     assert manifest.digest == hashlib.sha256(canonical).hexdigest()
 
 
-def test_a_digest_does_not_depend_on_the_order_of_things() -> None:
-    inputs = [
-        {"role": "z", "shape": [4]},
-        {"role": "w", "shape": [2, 3], "w_avg": [0.0, 0.1, 0.2]},
-        {"role": "truncation_psi"},
-    ]
-    spec = GeneratorSpec.model_validate({**SPEC.model_dump(), "inputs": inputs})
-    networks = {f"{name}.onnx": file_record(name.encode()) for name in ("mapping", "synthesis")}
-    manifest, _ = make()
-    digests = {
-        manifest.model_copy(update={"model": ModelPart(spec=spec, artefacts=artefacts)}).digest
-        for artefacts in (networks, dict(reversed(networks.items())))
-    }
-    assert len(digests) == 1
+MASK = {"name": "alpha", "kind": "mask", "height": 2, "width": 2}
+OTHERS = {
+    "a latent of another shape": make_spec([z(5)], [image(2, 2, 1)]),
+    "another input": make_spec([z(4), {**MASK, "name": "given"}], [image(2, 2, 1)]),
+    "another output": make_spec([z(4)], [image(2, 2, 1), MASK]),
+    "a picture of another size": make_spec([z(4)], [image(2, 3, 1)]),
+    "another name": make_spec([z(4)], [{**image(2, 2, 1), "name": "picture"}]),
+    "another type": make_spec([{"name": "z", "kind": "vector", "size": 4}], [image(2, 2, 1)]),
+    "no seed": make_spec([z(4, distribution="none")], [image(2, 2, 1)]),
+}
 
 
-def test_other_tensors_need_another_name(repository: Path, entry: Entry) -> None:
-    other = GeneratorSpec.model_validate(
-        {**SPEC.model_dump(), "inputs": [{"role": "z", "shape": [5]}]}
-    )
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_tensors_need_another_name(repository: Path, entry: Entry, name: str) -> None:
     with pytest.raises(EntryError, match="all versions of a name have the same tensors; model has"):
-        publish(repository, "model", *make(b"other", other))
+        publish(repository, "model", *make(b"other", OTHERS[name]))
     assert [folder.name for folder in (repository / "model").iterdir() if folder.is_dir()] == ["1"]
+
+
+SAME = {
+    "another range": make_spec([z(4)], [image(2, 2, 1, range=[0.0, 1.0])]),
+    "another distribution": make_spec([z(4, distribution="uniform")], [image(2, 2, 1)]),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_same_tensors_of_another_spec_are_a_new_version(
+    repository: Path, entry: Entry, name: str
+) -> None:
+    newer, is_new = publish(repository, "model", *make(spec=SAME[name]))
+    assert (newer.version, is_new) == (2, True)
+    assert newer.manifest.digest != entry.manifest.digest
 
 
 def test_a_failed_write_leaves_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +291,7 @@ def test_a_damaged_version_is_mended_by_publishing_again(repository: Path, entry
 def test_strays_are_seen_and_not_taken_for_entries(repository: Path, entry: Entry) -> None:
     stray = repository / "notes"
     stray.mkdir()
-    (repository / "generate_stream").mkdir()
+    (repository / "README.md").write_text("ours")
     assert list_strays(repository) == [stray]
     assert newest_entries(repository) == [entry]
 
@@ -298,9 +308,9 @@ def test_an_empty_repository_says_what_to_do(tmp_path: Path) -> None:
         newest_entries(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["generate_stream", "../model", "Model", ""])
+@pytest.mark.parametrize("name", ["model.stream", "../model", "Model", ""])
 def test_names_that_are_not_allowed(repository: Path, name: str) -> None:
-    with pytest.raises(BadRequest, match=r"own name|is not allowed"):
+    with pytest.raises(BadRequest, match="is not allowed; use 1 to 64 of a-z, 0-9, _ and -"):
         publish(repository, name, *make())
     assert not repository.exists() or not list(repository.iterdir())
 
@@ -384,10 +394,10 @@ def test_config_pbtxt_may_be_written_again(repository: Path, entry: Entry) -> No
 
 def test_a_manifest_of_another_format_is_refused(entry: Entry) -> None:
     path = entry.folder / MANIFEST_FILE
-    head = path.read_bytes().rpartition(b',\n  "sha256"')[0].replace(b'"format": 1', b'"format": 2')
+    head = path.read_bytes().rpartition(b',\n  "sha256"')[0].replace(b'"format": 2', b'"format": 1')
     seal = b',\n  "sha256": "' + hashlib.sha256(head).hexdigest().encode() + b'"\n}\n'
     path.write_bytes(head + seal)
-    with pytest.raises(EntryError, match="is not understood: format: Input should be 1"):
+    with pytest.raises(EntryError, match="is not understood: format: Input should be 2"):
         read_manifest(entry.folder)
 
 

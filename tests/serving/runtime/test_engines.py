@@ -10,13 +10,14 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer
 from latentry.contract.wire import Arrays
 from latentry.serving.entries.engine_class import engine_class
 from latentry.serving.entries.repository import newest_entries
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 
-OUTPUTS = ["image", "sample", "peak"]
+OUTPUTS = ["image", "image.sample", "watch"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def network(repository: Path) -> Path:
 @pytest.mark.parametrize("threads", [0, 1, 2, 3, 5])
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 16])
 def test_threads_change_no_bit(network: Path, threads: int, rows: int) -> None:
-    z = LatentDrawer(64).draw(range(rows))
+    z = LatentDrawer(LatentInput(name="z", shape=(64,))).draw(range(rows))
     whole = OnnxRuntimeEngine(network, threads=1).run({"z": z}, OUTPUTS)
     cut = OnnxRuntimeEngine(network.read_bytes(), threads=threads).run({"z": z}, OUTPUTS)
     assert list(cut) == OUTPUTS
@@ -47,7 +48,7 @@ def test_rows_are_shared_out_among_the_threads(
             return super().run(names, feed)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    z = LatentDrawer(64).draw(range(7))
+    z = LatentDrawer(LatentInput(name="z", shape=(64,))).draw(range(7))
     assert len(OnnxRuntimeEngine(network, threads=3).run({"z": z}, ["image"])["image"]) == 7
 
 

@@ -103,13 +103,12 @@ def test_files_of_a_stream_have_no_axis_of_rows(versions: tuple[Path, dict[int, 
     folder, _ = versions
     transport = LocalTransport(folder, ("breaking",), threads=1)
     request = {
-        "model": np.array([b"breaking"], np.object_),
         "seed": np.arange(3),
         "format": np.array([b"png"], np.object_),
     }
-    (reply,) = transport.stream(iter([request]))
-    assert reply.outputs["encoded"].shape == (3,)
-    assert reply.outputs["encoded"][0].startswith(b"\x89PNG")
+    (reply,) = transport.stream("breaking", iter([request]))
+    assert reply.outputs["image.encoded"].shape == (3,)
+    assert reply.outputs["image.encoded"][0].startswith(b"\x89PNG")
     transport.close()
 
 

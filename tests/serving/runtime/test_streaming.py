@@ -4,25 +4,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from specs import classes, image, make_spec, psi, stages_of_stylegan, w, z
 
 from latentry.contract.errors import BadRequest
+from latentry.contract.kinds.formats import Format
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.wire import MAX_STREAMED_SAMPLES, Format, most_streamed_samples
+from latentry.contract.wire import MAX_STREAMED_SAMPLES, most_streamed_samples
 from latentry.serving.runtime.streaming import stream_from_request, text_from_tensor
 
-SPEC = GeneratorSpec.model_validate(
-    {
-        "inputs": [{"role": "z", "shape": [4]}, {"role": "class_label", "classes": ["a", "b"]}],
-        "image": {"height": 4, "width": 4, "channels": 1},
-    }
-)
+SPEC = make_spec([z(4), classes("a", "b")], [image(4, 4, 1)])
 LABEL = np.array([[1]])
 
 
 def ask(**tensors: object) -> dict[str, Any]:
-    return {"model": np.array([b"m"], object), "class_label": LABEL} | {
-        name: np.asarray(value) for name, value in tensors.items()
-    }
+    return {"class_label": LABEL} | {name: np.asarray(value) for name, value in tensors.items()}
 
 
 @given(
@@ -60,7 +56,7 @@ def test_each_sample_may_have_its_own_controls() -> None:
 @pytest.mark.parametrize(
     ("request_", "match"),
     [
-        (ask(), "exactly one of seed, z must be given; none was"),
+        (ask(), "seed is required, as it draws z; or give z itself"),
         (ask(seed=np.zeros(0, np.int64)), r"seed has shape \[0\]"),
         (ask(seed=[[1]]), r"seed has shape \[1, 1\]; a stream takes \[n\]"),
         (ask(seed=[-1]), "seed in row 0 is -1"),
@@ -73,7 +69,10 @@ def test_each_sample_may_have_its_own_controls() -> None:
         (ask(seed=[0], chunk_size=[0]), r"chunk_size is \[0\]; give one integer, 1 to 4096"),
         (ask(seed=[0], class_label=[[2]]), "class_label in row 0 is 2"),
         (ask(seed=[0, 1, 2], class_label=[[0], [1]]), "first dimension is 1 or 3, one a sample"),
-        (ask(seed=[0], truncation_psi=[[1.0]]), "takes no truncation_psi"),
+        (
+            ask(seed=[0], truncation_psi=[[1.0]]),
+            "takes no truncation_psi; it takes seed, z, class_label",
+        ),
         (ask(seed=[0], format=np.array([b"gif"], object)), "format 'gif' is unknown"),
         (ask(seed=[0], format=np.array([b"\xff"], object)), "is no UTF-8 text"),
         (
@@ -86,6 +85,8 @@ def test_each_sample_may_have_its_own_controls() -> None:
         (ask(z=np.zeros((4097, 4), np.float32)), "asks for 4097 samples"),
         (ask(seed=[0], class_label=np.zeros((1, 10**6), np.int64)), "class_label has rows of sh"),
         (ask(seed=[0], class_label=np.array(1)), "class_label has no rows"),
+        (ask(seed=[0], z=np.zeros((1, 4), np.float32)), "seed and z were given; nothing is left"),
+        (ask(seed=[0], model=np.array([b"m"], object)), "takes no model; it takes seed, z, class"),
         (ask(seed=[0], w=np.zeros((1, 3), np.float32)), "takes no w; it takes seed, z, class"),
     ],
 )
@@ -95,30 +96,112 @@ def test_refusals(request_: dict[str, Any], match: str) -> None:
 
 
 def test_a_request_is_bounded_in_samples_and_bytes() -> None:
-    large = GeneratorSpec.model_validate(
-        {
-            "inputs": [
-                {"role": "z", "shape": [4]},
-                {"role": "w", "shape": [18, 512], "w_avg": [0.0] * 512},
-                {"role": "truncation_psi"},
-            ],
-            "image": {"height": 256, "width": 256, "channels": 3},
-        }
-    )
-    assert most_streamed_samples(SPEC, "seed", Format.RAW, 32) == MAX_STREAMED_SAMPLES
-    for latent, image_format, most_batch, most in (
-        *(("seed", Format.PNG, 32, 42), ("seed", Format.FLOAT, 4, 8)),
-        ("seed", Format.FLOAT, 32, 32),  # one largest batch, whatever it takes
-        ("z", Format.RAW, 1, 42),
+    def stylegan(size: int) -> GeneratorSpec:
+        return make_spec(
+            [z(4), w(18, 512), psi()],
+            [image(size, size)],
+            stages_of_stylegan([0.0] * 512, mapping_takes=["z"]),
+        )
+
+    large, small = stylegan(256), stylegan(8)
+    assert most_streamed_samples(SPEC, ["class_label"], Format.RAW, 32) == MAX_STREAMED_SAMPLES
+    for given_, image_format, most_batch, most in (
+        *(([], Format.PNG, 32, 42), ([], Format.FLOAT, 4, 8)),
+        ([], Format.FLOAT, 32, 32),  # one largest batch, whatever it takes
+        (["z"], Format.RAW, 1, 42),
     ):
-        assert most_streamed_samples(large, latent, image_format, most_batch) == most
-    small = large.model_copy(
-        update={"image": large.image.model_copy(update={"height": 8, "width": 8})}
+        assert most_streamed_samples(large, given_, image_format, most_batch) == most
+    assert most_streamed_samples(small, [], Format.RAW, 1) == MAX_STREAMED_SAMPLES
+    # 36 KiB each on the way in
+    assert most_streamed_samples(small, ["w", "truncation_psi"], Format.RAW, 1) == 227
+
+
+PHOTO = {"name": "photo", "kind": "picture", "height": 8, "width": 6, "channels": 3}
+ALPHA = {"name": "alpha", "kind": "mask", "height": 8, "width": 6}
+EDITOR = make_spec([PHOTO, ALPHA], [image(8, 6), {**ALPHA, "name": "seen"}])
+PAINTER = make_spec([z(4), PHOTO], [image(8, 6)])
+
+
+def pictures(count: int, *shape: int) -> NDArray[np.uint8]:
+    return np.random.RandomState(0).randint(0, 256, (count, *shape)).astype(np.uint8)
+
+
+def asked(**tensors: object) -> dict[str, Any]:
+    return {name: np.asarray(value) for name, value in tensors.items()}
+
+
+def test_without_seeds_the_rows_count() -> None:
+    photos, mask = pictures(20, 8, 6, 3), pictures(1, 8, 6)
+    request = asked(photo=photos, alpha=mask)
+    stream = stream_from_request(EDITOR, request, max_batch_size=8)
+    assert stream.count == 20
+    chunks = list(stream.chunks(8))
+    assert [index for index, _ in chunks] == [0, 8, 16]
+    np.testing.assert_array_equal(np.concatenate([t["photo"] for _, t in chunks]), photos)
+    for _, tensors in chunks:
+        assert tensors.keys() == {"photo", "alpha"}
+        assert tensors["alpha"].shape == tensors["photo"].shape[:3]
+        assert (tensors["alpha"] == mask).all()
+
+
+def test_a_picture_for_all_seeds_goes_with_every_chunk() -> None:
+    photo = pictures(1, 8, 6, 3)
+    stream = stream_from_request(
+        PAINTER, asked(seed=[3], count=[40], photo=photo), max_batch_size=16
     )
-    assert most_streamed_samples(small, "seed", Format.RAW, 1) == MAX_STREAMED_SAMPLES
-    assert most_streamed_samples(small, "w", Format.RAW, 1) == 227  # 36 KiB each on the way in
+    chunks = list(stream.chunks(16))
+    assert [len(tensors["photo"]) for _, tensors in chunks] == [8, 16, 16]
+    assert all((tensors["photo"] == photo).all() for _, tensors in chunks)
+
+
+@pytest.mark.parametrize(
+    ("spec", "request_", "match"),
+    [
+        (EDITOR, asked(seed=[1], photo=pictures(1, 8, 6, 3)), "takes no seed; it takes photo, al"),
+        (EDITOR, asked(photo=pictures(2, 8, 6, 3)), "alpha is required by this model; it takes m"),
+        (
+            EDITOR,
+            asked(photo=pictures(3, 8, 6, 3), alpha=pictures(2, 8, 6)),
+            "its first dimension is 1 or 3, one a sample",
+        ),
+        (
+            EDITOR,
+            asked(photo=pictures(2, 8, 6, 3), alpha=pictures(2, 8, 6), count=[2]),
+            "count goes with seed",
+        ),
+        (EDITOR, asked(photo=pictures(2, 9, 6, 3)), r"photo has rows of shape \[9, 6, 3\]"),
+        (EDITOR, asked(photo=np.zeros((1, 8, 6, 3))), "photo has dtype float64; it takes picture"),
+        (EDITOR, {}, "carries no tensors; send at least one of photo, alpha, format"),
+        (PAINTER, asked(photo=pictures(2, 8, 6, 3)), "seed is required, as it draws z"),
+    ],
+)
+def test_refusals_of_pictures(spec: GeneratorSpec, request_: dict[str, Any], match: str) -> None:
+    with pytest.raises(BadRequest, match=match):
+        stream_from_request(spec, request_, max_batch_size=32)
+
+
+def test_pictures_that_go_in_bound_a_request_too() -> None:
+    large = {"name": "photo", "kind": "picture", "height": 256, "width": 256, "channels": 3}
+    spec = make_spec([large], [{"name": "features", "kind": "vector", "size": 4}])
+    assert most_streamed_samples(spec, ["photo"], Format.RAW, 4) == 42
+    with pytest.raises(BadRequest, match="asks for 43 samples; one request takes 1 to 42"):
+        stream_from_request(spec, asked(photo=np.zeros((43, 256, 256, 3), np.uint8)),
+                            max_batch_size=4)  # fmt: skip
+    stream = stream_from_request(
+        spec, asked(photo=np.zeros((42, 256, 256, 3), np.uint8)), max_batch_size=4
+    )
+    assert stream.count == 42
+
+
+def test_what_is_repeated_for_every_sample_counts_as_often() -> None:
+    """One row of a megabyte and 4,096 seeds are 4 GiB of requests."""
+    vector = {"name": "condition", "kind": "vector", "size": 65536}
+    spec = make_spec([z(4), vector], [image(4, 4, 1)])
+    request = asked(seed=[0], count=[4096], condition=np.zeros((1, 65536), np.float32))
+    with pytest.raises(BadRequest, match="asks for 4096 samples; one request takes 1 to 32"):
+        stream_from_request(spec, request, max_batch_size=32)
 
 
 def test_two_texts_are_not_one() -> None:
-    with pytest.raises(BadRequest, match="model takes one text, 2 were given"):
-        text_from_tensor("model", np.array([b"a", b"b"], object))
+    with pytest.raises(BadRequest, match="format takes one text, 2 were given"):
+        text_from_tensor("format", np.array([b"a", b"b"], object))

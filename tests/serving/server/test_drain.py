@@ -138,10 +138,9 @@ def test_an_idle_raw_stream_keeps_it_no_longer_than_it_may(small: Path) -> None:
     ):
         answers: list[Any] = []
         raw.start_stream(lambda result, error: answers.append(error or result))
-        inputs = [InferInput("model", [1], "BYTES"), InferInput("seed", [4], "INT64")]
-        inputs[0].set_data_from_numpy(np.array([b"wide"], object))
-        inputs[1].set_data_from_numpy(np.arange(4))
-        raw.async_stream_infer("generate_stream", inputs)
+        seed = InferInput("seed", [4], "INT64")
+        seed.set_data_from_numpy(np.arange(4))
+        raw.async_stream_infer("wide.stream", [seed])
         wait_until(lambda: answers)
         server.process.terminate()
         assert server.process.wait(timeout=30) == 0

@@ -17,7 +17,7 @@ import pytest
 from running_server import LATENTRY, RunningServer, is_running, run_server, wait_until
 
 from latentry.clients import Client, LatentryError, ServerGone
-from latentry.serving.entries.goldens import GOLDEN_FILE, golden_bytes, read_goldens
+from latentry.serving.entries.goldens import GOLDEN_FILE, Goldens, golden_bytes, read_goldens
 from latentry.serving.entries.manifest import (
     MANIFEST_FILE,
     file_record,
@@ -133,14 +133,19 @@ def test_a_model_that_is_not_there(small: Path, homes: Path) -> None:
     assert "there: wide" in message
 
 
-def reseal(entry: Entry, images: np.ndarray[Any, Any], engine_class: str) -> None:
+def test_a_stream_of_a_model_that_is_not_there(small: Path, homes: Path) -> None:
+    message = refuse_to_serve("--repository", str(small), "--streams", "wide,cats,dogs")
+    assert "--streams names cats, dogs; served are wide" in message
+
+
+def reseal(entry: Entry, goldens: Goldens, engine_class: str) -> None:
     """Give ``entry`` other goldens, with a manifest that is right about them."""
-    data = golden_bytes(images)
+    data = golden_bytes(goldens)
     manifest = read_manifest(entry.folder)
     record = manifest.record
-    goldens = record.goldens.model_copy(update={"engine_class": engine_class})
+    made = record.goldens.model_copy(update={"engine_class": engine_class})
     files = {**record.files, GOLDEN_FILE: file_record(data)}
-    record = record.model_copy(update={"files": files, "goldens": goldens})
+    record = record.model_copy(update={"files": files, "goldens": made})
     (entry.folder / GOLDEN_FILE).write_bytes(data)
     sealed = manifest_bytes(manifest.model_copy(update={"record": record}))
     (entry.folder / MANIFEST_FILE).write_bytes(sealed)
@@ -151,11 +156,11 @@ def test_a_server_that_does_not_draw_its_goldens_never_becomes_ready(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (entry,) = newest_entries(small)
-    images = read_goldens(entry.folder, entry.manifest)
-    images[3, 0, 0, 0] ^= 1
-    reseal(entry, images, entry.manifest.record.goldens.engine_class)
+    goldens = read_goldens(entry.folder, entry.manifest)
+    goldens.outputs["image"][3, 0, 0, 0] ^= 1
+    reseal(entry, goldens, entry.manifest.record.goldens.engine_class)
     message = refuse_to_serve("--repository", str(small))
-    assert "wide does not draw its goldens: golden 3 differs most, by up to 1 levels" in message
+    assert "wide does not draw its goldens: image of golden 3 differs most, by up to 1; " in message
     assert (tmp_path / "latentry-canary-wide.png").exists()
 
 
@@ -163,9 +168,9 @@ def test_one_level_of_another_engine_class_is_served_with_a_warning(
     small: Path, homes: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (entry,) = newest_entries(small)
-    images = read_goldens(entry.folder, entry.manifest)
-    images[3, 0, 0, 0] ^= 1
-    reseal(entry, images, "onnxruntime-0-fp32-none")
+    goldens = read_goldens(entry.folder, entry.manifest)
+    goldens.outputs["image"][3, 0, 0, 0] ^= 1
+    reseal(entry, goldens, "onnxruntime-0-fp32-none")
     with run_server(small) as server, Client(server.url) as client:
         assert client.health()
     assert "other engine class than its goldens" in re.sub(r"\s+", " ", capfd.readouterr().err)

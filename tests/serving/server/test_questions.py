@@ -126,17 +126,19 @@ def test_every_golden_is_asked_for_alone_and_compared(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (entry,) = newest_entries(repository, ("wide",))
-    drawing = Drawing(read_goldens(entry.folder, entry.manifest))
+    drawing = Drawing(read_goldens(entry.folder, entry.manifest).outputs["image"])
     with serving(drawing) as url, closing(Canary(url, [entry])) as canary:
         assert canary.check_all(lambda *_: True) == []
         assert drawing.seeds == [[index] for index in range(8)]
         pending = canary.ask("wide", 7)
-        image = pending.answer(60.0)
-        assert image is not None
-        assert canary.compare("wide", image, 7).exact
-        assert not canary.compare("wide", image, 6).passed
+        answer = pending.answer(60.0)
+        assert answer is not None
+        assert canary.compare("wide", answer, 7).exact
+        assert not canary.compare("wide", answer, 6).passed
         drawing.images[3, 0, 0, 0] ^= 1
-        with pytest.raises(ServeError, match="wide does not draw its goldens: golden 3 differs"):
+        with pytest.raises(
+            ServeError, match="wide does not draw its goldens: image of golden 3 differs"
+        ):
             canary.check_all(lambda *_: True)
     assert (tmp_path / "latentry-canary-wide.png").exists()
 

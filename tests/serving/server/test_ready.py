@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,6 @@ import psutil
 import pytest
 
 from latentry.contract.errors import ServeError
-from latentry.contract.wire import STREAM_MODEL
 from latentry.serving.entries.goldens import GoldenVerdict
 from latentry.serving.entries.repository import Entry, newest_entries
 from latentry.serving.entries.tuning import with_serving
@@ -77,7 +76,7 @@ def say_ready(
 @pytest.fixture
 def entry(repository: Path) -> Entry:
     (entry,) = newest_entries(repository, ("wide",))
-    return with_serving(entry, {"instances": 2})  # and the process of streams
+    return with_serving(entry, {"instances": 2})  # and the process of its streams
 
 
 def wait_for(
@@ -86,6 +85,7 @@ def wait_for(
     signs: Path,
     monkeypatch: pytest.MonkeyPatch,
     tick: Callable[[int], None],
+    streams: Collection[str] = ("wide",),
 ) -> None:
     """Wait until it is ready; ``tick`` is called with the number of each tick."""
     (signs / HEARTBEATS).mkdir(parents=True)
@@ -100,12 +100,13 @@ def wait_for(
     monkeypatch.setattr(life, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     ServerLife(
         *(process, Endpoint("127.0.0.1", 1, 2), ServerFolder(signs.parent, "none", signs), [entry]),
-        *(SimpleNamespace(stops=0), Limits(), MemoryLimit(None)),
+        *(SimpleNamespace(stops=0), Limits(), MemoryLimit(None), streams),
     ).wait_until_ready()
 
 
+@pytest.mark.parametrize("streams", [("wide",), ()])
 def test_a_start_waits_for_every_process(
-    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: tuple[str, ...]
 ) -> None:
     signs, said = tmp_path / "signs", []
 
@@ -114,9 +115,10 @@ def test_a_start_waits_for_every_process(
             said.append(number)
             say_ready(signs, number)
 
-    with server_with(3) as process:
-        wait_for(process, entry, signs, monkeypatch, tick)
-    assert said == [TICKS, 2 * TICKS, 3 * TICKS]
+    processes = 2 + len(streams)
+    with server_with(processes) as process:
+        wait_for(process, entry, signs, monkeypatch, tick, streams)
+    assert said == [TICKS * number for number in range(1, processes + 1)]
 
 
 def test_a_process_that_died_as_it_got_ready_is_missed(
@@ -150,7 +152,7 @@ class Asked(RightCanary):
         return np.zeros((1, 1, 1, 1), np.uint8)
 
     def compare(self, *_: object) -> GoldenVerdict:
-        return GoldenVerdict(self.passes, self.passes, 0, 0, 0.0)
+        return GoldenVerdict(self.passes, self.passes, "image", 0, 0, 0.0)
 
 
 class Watched:
@@ -179,8 +181,7 @@ class Watched:
         place = ServerFolder(folder, "none", self.signs)
         self.life = ServerLife(
             *(process, Endpoint("127.0.0.1", 1, 2), place, [entry], self),
-            Limits(drain_s=12.0),
-            MemoryLimit(2_000),
+            *(Limits(drain_s=12.0), MemoryLimit(2_000), ("m",)),
         )
         self.life.wait_until_ready()
 
@@ -231,7 +232,12 @@ def test_a_server_that_has_grown_is_full(watched: Watched) -> None:
     ("answer", "passes", "kind", "words"),
     [
         (NoGolden("the canary got an error: unhealthy"), True, Died, "got an error: unhealthy"),
-        (None, False, ServeError, "wide no longer draws its golden 1: golden 0 differs most"),
+        (
+            None,
+            False,
+            ServeError,
+            "wide no longer draws its golden 1: image of golden 0 differs most",
+        ),
     ],
 )
 def test_a_golden_that_is_not_drawn_right_is_noticed(
@@ -249,7 +255,7 @@ def test_a_golden_that_is_not_drawn_right_is_noticed(
         watched.life.watch()
 
 
-def drained_s(watched: Watched, model: str = STREAM_MODEL, *, full: bool = False) -> float:
+def drained_s(watched: Watched, model: str = "m.stream", *, full: bool = False) -> float:
     """Return how long a request to ``model`` was waited for that does not end."""
     watched.beating[9] = model
     watched.stop_s = 6.0

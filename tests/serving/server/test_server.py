@@ -18,7 +18,10 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from latentry.clients import AsyncClient, BadRequest, Client, InvalidOutput, NotFound
 from latentry.contract.images import uint8_from_sample
+from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.stages.truncate import TruncateStage
 from latentry.profiling.perf_analyzer.program import find_perf_analyzer
 from latentry.serving.entries.repository import newest_entries
 from latentry.serving.runtime.local import LocalTransport
@@ -124,12 +127,16 @@ def test_32_images_of_256_by_256_in_one_answer(raw: InferenceServerClient, local
 
 
 def test_seeds_latents_and_truncation_fit_together(client: Client) -> None:
-    z = LatentDrawer(12).draw(range(4))
+    spec = client.info("mapped").spec
+    z = LatentDrawer(latent(spec)).draw(range(4))
     by_seed = client.generate("mapped", seeds=range(4), class_label=2).images
     by_z = client.generate("mapped", z=z, class_label=2).images
     np.testing.assert_array_equal(by_seed, by_z)
-    w_avg = np.array(client.info("mapped").spec.w.w_avg, np.float32)  # type: ignore[union-attr]
-    average = client.generate("mapped", w=np.broadcast_to(w_avg, (1, 3, 20))).images[0]
+    (w_avg,) = [stage.w_avg for stage in spec.pipeline if isinstance(stage, TruncateStage)]
+    assert w_avg is not None
+    average = client.generate(
+        "mapped", w=np.broadcast_to(np.array(w_avg, np.float32), (1, 3, 20))
+    ).images[0]
     collapsed = client.generate("mapped", seeds=range(4), class_label=2, truncation_psi=0.0).images
     for image in collapsed:
         np.testing.assert_array_equal(image, average)
@@ -155,13 +162,19 @@ def test_formats(client: Client) -> None:
         np.testing.assert_array_equal(files.images, grey.images)
 
 
-def find_breaking_seed() -> int:
-    drawer = LatentDrawer(4)
+def latent(spec: GeneratorSpec) -> LatentInput:
+    item = spec.input_of("z", LatentInput)
+    assert item is not None
+    return item
+
+
+def find_breaking_seed(client: Client) -> int:
+    drawer = LatentDrawer(latent(client.info("breaking").spec))
     return next(seed for seed in range(100, 10_000) if drawer.draw([seed])[0, 0] < -3.0)
 
 
 def test_nan_fails_its_own_request_only(client: Client, triton: RunningServer) -> None:
-    bad = find_breaking_seed()
+    bad = find_breaking_seed(client)
     before = triton.metric("latentry_invalid_outputs_total", "breaking")
     with pytest.raises(InvalidOutput, match="NaN or infinity") as caught:
         client.generate("breaking", seeds=[1, bad, 2])
@@ -192,7 +205,11 @@ def test_metrics_count_samples_and_seconds(client: Client, triton: RunningServer
         ("digits", {"seed": column(1)}, "class_label is required by this model; it takes an int"),
         ("digits", {"seed": column(1, 2), "class_label": column(3, 10)}, "row 1 is 10; it takes"),
         ("textures", {"seed": column(1), "class_label": column(0)}, "class_label"),
-        ("textures", {"seed": column(1), "z": np.zeros((1, 64), np.float32)}, "seed and z was"),
+        (
+            "textures",
+            {"seed": column(1), "z": np.zeros((1, 64), np.float32)},
+            "seed and z were given; nothing is left for seed to draw",
+        ),
         ("textures", {"z": np.full((1, 64), np.nan, np.float32)}, "z in row 0 is nan"),
         ("textures", {"z": np.zeros((1, 63), np.float32)}, "unexpected shape for input 'z'"),
         ("textures", {"seed": column(1), "truncation_psi": [[np.float32(1)]]}, "truncation_psi"),
@@ -222,31 +239,41 @@ def test_bad_requests_on_the_wire(
 
 
 @pytest.mark.parametrize(
-    ("tensors", "match"),
+    ("model", "tensors", "match"),
     [
-        ({"model": np.array([b"nobody"], object), "seed": np.array([1])}, "'nobody' is not being"),
-        ({"model": np.array([b"../up"], object), "seed": np.array([1])}, "is not being served"),
-        ({"model": np.array([b"wide"], object)}, "carries no tensors; send at least seed"),
+        ("nobody.stream", {"seed": np.array([1])}, "unknown model: 'nobody.stream' is not found"),
+        ("../up.stream", {"seed": np.array([1])}, "unknown model: '../up.stream' is not found"),
+        ("wide.stream", {}, "carries no tensors; send at least seed"),
         (
-            {"model": np.array([b"wide"], object), "seed": np.array([0]), "count": np.array([0])},
+            "wide.stream",
+            {"model": np.array([b"wide"], object), "seed": np.array([0])},
+            "unexpected inference input 'model' for model 'wide.stream'",
+        ),
+        (
+            "wide.stream",
+            {"seed": np.array([0]), "count": np.array([0])},
             "asks for 0 samples",
         ),
         (
-            {
-                "model": np.array([b"wide"], object),
-                "seed": np.array([0]),
-                "count": np.array([9999]),
-            },
+            "wide.stream",
+            {"seed": np.array([0]), "count": np.array([9999])},
             "one request takes 1 to 728 of this model",
+        ),
+        (
+            "mapped.stream",
+            {"seed": np.array([0]), "class_label": column(4)},
+            "class_label in row 0 is 4; it takes an integer from 0 to 3: 0=cat",
         ),
     ],
 )
-def test_bad_streams_on_the_wire(triton: RunningServer, tensors: Any, match: str) -> None:
+def test_bad_streams_on_the_wire(
+    triton: RunningServer, model: str, tensors: Any, match: str
+) -> None:
     answers: list[Any] = []
     with InferenceServerClient(triton.url) as raw:
         raw.start_stream(lambda result, error: answers.append(error or result))
         inputs = [tensor(name, array) for name, array in tensors.items()]
-        raw.async_stream_infer("generate_stream", inputs)
+        raw.async_stream_infer(model, inputs)
         raw.stop_stream()
     assert match in str(answers[0])
 
@@ -300,7 +327,7 @@ def test_the_process_of_streams_loads_neither_an_engine_nor_an_encoder(
         return {part for path in files for part in path.parts} & {"onnxruntime", "PIL"}
 
     assert "onnxruntime" in loaded("wide")
-    assert loaded("generate_stream") == set()
+    assert loaded("wide.stream") == set()
 
 
 def test_mixed_controls_share_batches(repository: Path) -> None:

@@ -60,12 +60,12 @@ def test_a_pipe_there_is_not_waited_for(folder: ServerFolder) -> None:
 
 
 def test_a_name_that_was_seen_cannot_be_taken(folder: ServerFolder) -> None:
-    folder.fill([])
+    folder.fill([], ())
     first = folder.signs
     folder.kill_leftovers()
     assert not first.exists()
     first.touch()
-    folder.fill([])
+    folder.fill([], ())
     assert folder.signs != first
     assert folder.signs.stat().st_mode & 0o777 == 0o700
     assert folder.mark_draining()
@@ -76,7 +76,7 @@ def test_a_name_that_was_seen_cannot_be_taken(folder: ServerFolder) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_what_is_somebody_elses_is_left_and_does_no_harm(folder: ServerFolder) -> None:
-    folder.fill([])
+    folder.fill([], ())
     theirs, ours = (SHM / f"{folder.shm_prefix}{name}" for name in ("theirs", "ours"))
     theirs.mkdir()
     os.chown(theirs, 65_534, 65_534)

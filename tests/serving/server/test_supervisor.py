@@ -36,6 +36,7 @@ class World:
         self.supervisor = Supervisor(
             *(Installation(Path("none"), None), Endpoint("127.0.0.1", 1, 2), self.folder, []),
             *(self, Limits()),
+            streams=(),
             most_memory=None,
             log_level="warning",
             log_file=log,

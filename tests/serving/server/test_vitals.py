@@ -129,15 +129,28 @@ def test_a_process_that_was_replaced_starts_anew() -> None:
 
 def test_who_is_at_work_and_who_is_drained() -> None:
     vitals = Vitals(WatchClock())
-    stream = replace(BEAT, model="generate_stream", process="s", under_way=1)
+    stream = replace(BEAT, model="m.stream", process="s", under_way=1)
     vitals.look([RUNNING, stream])
     assert vitals.is_running("m")
-    assert not vitals.is_running("generate_stream")
+    assert not vitals.is_running("m.stream")
     assert (vitals.processes, vitals.ready) == (2, 2)
-    assert not vitals.is_drained("generate_stream")
+    assert not vitals.are_drained({"m.stream"})
     vitals.look([replace(stream, number=2, draining=True)])
-    assert not vitals.is_drained("generate_stream")
+    assert not vitals.are_drained({"m.stream"})
     vitals.look([replace(stream, number=3, under_way=0)])
-    assert not vitals.is_drained("generate_stream")  # it may take new ones yet
+    assert not vitals.are_drained({"m.stream"})  # it may take new ones yet
     vitals.look([replace(stream, number=4, under_way=0, draining=True)])
-    assert vitals.is_drained("generate_stream")
+    assert vitals.are_drained({"m.stream"})
+
+
+def test_all_of_several_streams_have_to_be_drained() -> None:
+    vitals = Vitals(WatchClock())
+    drained = replace(BEAT, model="m.stream", process="s", draining=True)
+    other = replace(drained, model="n.stream", process="t", under_way=1)
+    vitals.look([RUNNING, drained, other])
+    both = {"m.stream", "n.stream"}
+    assert vitals.are_drained({"m.stream"})
+    assert not vitals.are_drained(both)
+    vitals.look([drained, replace(other, number=2, under_way=0)])
+    assert vitals.are_drained(both)
+    assert vitals.are_drained(set())  # nothing is streamed

@@ -138,8 +138,9 @@ def test_half_a_beat_is_left_out(folder: Path, text: str) -> None:
     assert read_beats(folder) == []
 
 
-def test_beats_keep_their_size(folder: Path) -> None:
-    long = "a" * 64
+@pytest.mark.parametrize("suffix", ["", ".stream"])
+def test_beats_keep_their_size(folder: Path, suffix: str) -> None:
+    long = "a" * 64 + suffix
     heart = Heart(long, f"{long}_0_63", every_s=60)
     data = (folder / HEARTBEATS / f"{long}_0_63.json").read_bytes()
     assert len(data) == 512

@@ -3,7 +3,6 @@
 import asyncio
 import importlib
 import json
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from google.protobuf.json_format import MessageToJson  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2
 
 from latentry.contract.images import png_from_uint8
 from latentry.serving.entries.repository import newest_entries
-from latentry.serving.entries.tuning import tune_entry
+from latentry.serving.entries.triton_config import stream_config_pbtxt
+from latentry.serving.entries.tuning import with_serving
 from latentry.serving.triton.heartbeats import DRAIN_MARK, HEARTBEATS, SIGNS_FOLDER
 
 
@@ -73,7 +76,7 @@ class Batched:
         rows = len(inputs[0].as_numpy())
         image = np.zeros((rows, 4, 4, 3), np.uint8)
         files = np.array([[png_from_uint8(one)] for one in image], np.object_)
-        made = {"image": image, "encoded": files}
+        made = {"image": image, "image.encoded": files}
         return InferenceResponse([Tensor(name, made[name]) for name in outputs])
 
 
@@ -139,10 +142,8 @@ Answer = Callable[..., Sender]
 def answer(
     batched: Batched, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Answer:
-    """Return what has a stream model answer a request to ``wide``, with a queue of this limit."""
-    models = tmp_path / "models"
-    shutil.copytree(repository / "wide", models / "wide")
-    (digest,) = (entry.manifest.digest for entry in newest_entries(models))
+    """Return what has the stream model of ``wide`` answer, with a queue of this limit."""
+    (entry,) = newest_entries(repository, ("wide",))
     signs = tmp_path / "signs"
     (signs / HEARTBEATS).mkdir(parents=True)
     monkeypatch.setenv(SIGNS_FOLDER, str(signs))
@@ -150,15 +151,23 @@ def answer(
     monkeypatch.setattr(module, "exit_with_parent", lambda: None)
 
     def call(*, queue: int = 0, taken: int = 10**6, draining: bool = False, **more: Any) -> Sender:
-        tune_entry(models, "wide", {"max_queue_size": queue}, model_digest=digest)
         if draining:
             (signs / DRAIN_MARK).touch()
+        served = with_serving(entry, {"max_queue_size": queue})
+        config = text_format.Parse(
+            stream_config_pbtxt("wide", served.manifest), model_config_pb2.ModelConfig()
+        )
         model = module.StreamModel()
-        names = {"model_name": "generate_stream", "model_instance_name": f"generate_stream_{queue}"}
-        model.initialize({**names, "model_repository": str(models / "generate_stream")})
+        model.initialize(
+            {
+                "model_name": config.name,
+                "model_instance_name": f"{config.name}_{queue}",
+                "model_config": MessageToJson(config, preserving_proto_field_name=True),
+            }
+        )
         sender = Sender(taken)
         parameters = {name: more.pop(name) for name in ("continues",) if name in more}
-        tensors = {"model": [b"wide"], "seed": [0], "count": [20], "chunk_size": [2], **more}
+        tensors = {"seed": [0], "count": [20], "chunk_size": [2], **more}
         asyncio.run(model.execute([Request(sender, tensors, **parameters)]))
         return sender
 
@@ -171,6 +180,8 @@ def test_a_short_queue_holds_one_chunk_of_a_stream(
 ) -> None:
     sender = answer(queue=queue)
     assert (len(sender.sent), sender.ends, batched.most) == (10, 1, most)
+    image, _ = sender.sent[0].output_tensors()
+    assert (image.name(), image.as_numpy().shape) == ("image", (2, 4, 4, 3))
     places = [response.output_tensors()[-1].as_numpy().tolist() for response in sender.sent]
     assert places == [[2 * index] for index in range(10)]
 
@@ -187,7 +198,7 @@ def test_what_a_caller_who_left_does_not_want_is_awaited_all_the_same(
 def test_files_are_sent_without_an_axis_of_rows(answer: Answer) -> None:
     sender = answer(format=[b"png"])
     tensor, _ = sender.sent[0].output_tensors()
-    assert (tensor.name(), tensor.as_numpy().shape) == ("encoded", (2,))
+    assert (tensor.name(), tensor.as_numpy().shape) == ("image.encoded", (2,))
 
 
 def test_what_is_new_is_refused_while_streams_go_on(answer: Answer, batched: Batched) -> None:

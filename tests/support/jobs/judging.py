@@ -35,7 +35,8 @@ def candidates_of(
     return Candidates(
         images=images,
         seeds=np.arange(len(images), dtype=np.int64),
-        controls={} if labels is None else {"class_label": np.array(labels, np.int64)},
+        inputs={} if labels is None else {"class_label": np.array(labels, np.int64)},
+        labels=None if labels is None else np.array(labels, np.int64),
         sha256=[pixel_sha256(image) for image in images],
         seen=set(),
     )
@@ -43,9 +44,13 @@ def candidates_of(
 
 def part_of(batch: Candidates, part: slice) -> Candidates:
     """Return some of the samples, which share what was seen before."""
-    controls = {role: values[part] for role, values in batch.controls.items()}
     return Candidates(
-        batch.images[part], batch.seeds[part], controls, batch.sha256[part], batch.seen
+        images=batch.images[part],
+        seeds=batch.seeds[part],
+        inputs={name: values[part] for name, values in batch.inputs.items()},
+        labels=None if batch.labels is None else batch.labels[part],
+        sha256=batch.sha256[part],
+        seen=batch.seen,
     )
 
 
@@ -58,40 +63,40 @@ def enlarged(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 HOOKS = """
 import numpy as np
 
-def dark(images, seeds, controls):
+def dark(images, seeds, inputs):
     assert images.dtype == np.uint8 and seeds.dtype == np.int64
     return [None if image.mean() > 30 else f"too dark: {seed}"
             for image, seed in zip(images, seeds)]
 
-def by_class(images, seeds, controls):
-    return np.array([None if label else "a zero" for label in controls["class_label"]], object)
+def by_class(images, seeds, inputs):
+    return np.array([None if label else "a zero" for label in inputs["class_label"]], object)
 
-def one_answer(images, seeds, controls):
+def one_answer(images, seeds, inputs):
     return [None]
 
-def booleans(images, seeds, controls):
+def booleans(images, seeds, inputs):
     return [True] * len(images)
 
-def nothing(images, seeds, controls):
+def nothing(images, seeds, inputs):
     pass
 
-def raising(images, seeds, controls):
+def raising(images, seeds, inputs):
     return 1 / 0
 
-def leaving(images, seeds, controls):
+def leaving(images, seeds, inputs):
     raise SystemExit(3)
 
-def wordy(images, seeds, controls):
+def wordy(images, seeds, inputs):
     print("in the way")
     return ["x" * 5000, "half of \\ud800", None]
 
-def scribbling(images, seeds, controls):
+def scribbling(images, seeds, inputs):
     images[:] = 0
-    controls["class_label"] = None
+    inputs["class_label"] = None
     return [None] * len(images)
 
 class Judge:
-    def __call__(self, images, seeds, controls):
+    def __call__(self, images, seeds, inputs):
         return [None] * len(images)
 
 judge = Judge()

@@ -11,17 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from specs import classes, image, make_spec, psi, z
 
-from latentry.contract.spec import ImageOutput
+from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.job import OutputPart
 from latentry.synthesis.sinks.image_data import data_from_image
 from latentry.synthesis.sinks.sample import Sample, pixel_sha256
 from latentry.synthesis.sinks.shards import read_shard, shard_bytes
 
 DIGEST = "d" * 64
-GREY = ImageOutput(height=6, width=5, channels=1)
-SMALL = ImageOutput(height=4, width=4, channels=1)
-RGB = ImageOutput(height=4, width=7, channels=3)
+
+
+def spec_of(height: int, width: int, channels: int) -> GeneratorSpec:
+    """Return what a model takes and gives whose images are of this size."""
+    inputs = [z(8), classes("cat", "dog", "emu"), psi()]
+    return make_spec(inputs, [image(height, width, channels)])
+
+
+GREY = spec_of(6, 5, 1)
+SMALL = spec_of(4, 4, 1)
+RGB = spec_of(4, 7, 3)
+RGBA = spec_of(5, 3, 4)
 OUTPUTS = [
     OutputPart(format="webdataset", image="png"),
     OutputPart(format="webdataset", image="webp"),
@@ -34,46 +44,46 @@ OUTPUTS = [
 FEATURES = OutputPart.model_construct(format="parquet", image="none")
 
 any_output = pytest.mark.parametrize("output", OUTPUTS, ids=lambda o: f"{o.format}-{o.image}")
-any_image = pytest.mark.parametrize("image", [GREY, RGB], ids=["grey", "rgb"])
+any_image = pytest.mark.parametrize("spec", [GREY, RGB, RGBA], ids=["grey", "rgb", "rgba"])
 
 
-def pixels_of(image: ImageOutput, count: int, seed: int = 0) -> NDArray[np.uint8]:
+def pixels_of(spec: GeneratorSpec, count: int, seed: int = 0) -> NDArray[np.uint8]:
     """Return random images, uint8 [count, H, W, C]."""
-    shape = (count, *image.row_shape)
+    shape = (count, *spec.image.row_shape)
     return np.random.RandomState(seed).randint(0, 256, shape).astype(np.uint8)
 
 
-def samples_of(output: OutputPart, image: ImageOutput, count: int = 7) -> list[Sample]:
-    """Return samples with every control, from index 1000 on."""
+def samples_of(output: OutputPart, spec: GeneratorSpec, count: int = 7) -> list[Sample]:
+    """Return samples with every input of one number, from index 1000 on."""
     return [
         Sample(
             index=1000 + place,
             seed=2**32 - 1 - place,
-            controls={"class_label": np.int64(place % 3), "truncation_psi": np.float32(0.7)},
+            inputs={"class_label": np.int64(place % 3), "truncation_psi": np.float32(0.7)},
             sha256=pixel_sha256(pixels),
             data=data_from_image(pixels, output.image),
             features=np.arange(4, dtype=np.float32) + place
             if output.image == "none"
             else np.empty(0, np.float32),
         )
-        for place, pixels in enumerate(pixels_of(image, count))
+        for place, pixels in enumerate(pixels_of(spec, count))
     ]
 
 
-def written(output: OutputPart, image: ImageOutput, count: int = 7) -> bytes:
+def written(output: OutputPart, spec: GeneratorSpec, count: int = 7) -> bytes:
     """Return a shard of them."""
-    return shard_bytes(samples_of(output, image, count), output, image, DIGEST)
+    return shard_bytes(samples_of(output, spec, count), output, spec, DIGEST)
 
 
-def read(data: bytes, output: OutputPart, image: ImageOutput, count: int = 7) -> list[Sample]:
+def read(data: bytes, output: OutputPart, spec: GeneratorSpec, count: int = 7) -> list[Sample]:
     """Return the samples in a shard."""
-    return list(read_shard(io.BytesIO(data), output, image, count))
+    return list(read_shard(io.BytesIO(data), output, spec, count))
 
 
 def plain(sample: Sample) -> dict[str, Any]:
     """Return what a shard says of a sample, whatever the types."""
-    controls = {name: round(float(value), 6) for name, value in sample.controls.items()}
-    return {"index": sample.index, "seed": sample.seed, "sha256": sample.sha256, **controls}
+    inputs = {name: round(float(value), 6) for name, value in sample.inputs.items()}
+    return {"index": sample.index, "seed": sample.seed, "sha256": sample.sha256, **inputs}
 
 
 # What a WebDataset says of a small sample.

@@ -3,43 +3,33 @@
 from typing import Any
 
 from numpy.typing import NDArray
+from specs import classes, image, make_spec, psi, stages_of_stylegan, w, z
 
 from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.job import Job
 
-IMAGE = {"height": 8, "width": 8, "channels": 1}
+IMAGE = image(8, 8, 1)
 
 
-Z = {"role": "z", "shape": [8]}
+Z = z(8)
 
 
-PLAIN = GeneratorSpec.model_validate({"inputs": [Z], "image": IMAGE})
+PLAIN = make_spec([Z], [IMAGE])
 
 
-DIGITS = GeneratorSpec.model_validate(
-    {
-        "inputs": [Z, {"role": "class_label", "classes": [str(i) for i in range(10)]}],
-        "image": IMAGE,
-    }
+DIGITS = make_spec([Z, classes(*map(str, range(10)))], [IMAGE])
+
+
+MAPPED = make_spec(
+    [Z, classes("cat", "dog", "emu", "fox"), w(2, 3), psi(default=0.5)],
+    [IMAGE],
+    stages_of_stylegan(w_avg=[0, 0, 0]),
 )
 
 
-MAPPED = GeneratorSpec.model_validate(
-    {
-        "inputs": [
-            Z,
-            {"role": "class_label", "classes": ["cat", "dog", "emu", "fox"]},
-            {"role": "w", "shape": [2, 3], "w_avg": [0, 0, 0]},
-            {"role": "truncation_psi", "default": 0.5},
-        ],
-        "image": IMAGE,
-    }
-)
-
-
-def controls_of(
+def inputs_of(
     job: Job, seeds: NDArray[Any], labels: NDArray[Any] | None = None, spec: GeneratorSpec = MAPPED
 ) -> dict[str, NDArray[Any]]:
-    """Return every control of a job that a model takes."""
+    """Return every input of one number that a model takes, as a job gives it."""
     job.check(spec)
-    return job.controls_of(spec, seeds, labels)
+    return job.inputs_of(spec, seeds, labels)

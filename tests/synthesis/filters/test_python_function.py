@@ -29,7 +29,7 @@ def test_reasons_fit_into_a_record_and_what_is_printed_is_out_of_the_way(
 def test_what_a_function_does_to_its_arguments_stays_there(hooks: str) -> None:
     candidates = candidates_of(IMAGES.copy(), [0, 1, 2])
     assert load("python", function=f"{hooks}:scribbling").judge(candidates) == [None] * 3
-    assert candidates.controls["class_label"].tolist() == [0, 1, 2]
+    assert candidates.inputs["class_label"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

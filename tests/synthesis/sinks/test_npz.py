@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from jobs.samples import BLACK, DIGEST, SMALL, any_image, pixels_of, read, refuse, written
 
-from latentry.contract.spec import ImageOutput
+from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.job import OutputPart
 from latentry.synthesis.sinks.shards import read_shard
 
 
 @any_image
-def test_numpy_reads_npz_without_pickle(tmp_path: Path, image: ImageOutput) -> None:
-    (tmp_path / "shard.npz").write_bytes(written(OutputPart(format="npz"), image))
+def test_numpy_reads_npz_without_pickle(tmp_path: Path, spec: GeneratorSpec) -> None:
+    (tmp_path / "shard.npz").write_bytes(written(OutputPart(format="npz"), spec))
     with np.load(tmp_path / "shard.npz", allow_pickle=False) as arrays:
         assert arrays.files == [
             "images", "index", "seed", "class_label", "truncation_psi", "model_digest",
         ]  # fmt: skip
-        np.testing.assert_array_equal(arrays["images"], pixels_of(image, 7))
+        np.testing.assert_array_equal(arrays["images"], pixels_of(spec, 7))
         assert arrays["seed"].dtype == arrays["class_label"].dtype == np.int64
         assert arrays["truncation_psi"].dtype == np.float32
         assert arrays["model_digest"].item() == DIGEST

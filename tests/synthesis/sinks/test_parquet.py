@@ -63,7 +63,7 @@ def test_parquet_reads_with_columns_of_their_types(tmp_path: Path, image_format:
         assert vectors[9] == [2.0, 3.0, 4.0, 5.0]
         return
     for data, pixels in zip(whole["image"].to_pylist(), pixels_of(RGB, 7), strict=False):
-        np.testing.assert_array_equal(image_from_data(data, image_format, RGB), pixels)
+        np.testing.assert_array_equal(image_from_data(data, image_format, RGB.image), pixels)
 
 
 def test_features_go_beside_images() -> None:
@@ -109,8 +109,8 @@ TABLES = {
     "a picture of another size": table_of(image=[png_of(8, 8)]),
     "lists for pictures": table_of(image=[[1, 2]]),
     "lists for seeds": table_of(seed=[[1, 2]]),
-    "tables for controls": table_of(class_label=[{"a": 1}]),
-    "texts for controls": table_of(class_label=["x"]),
+    "tables for inputs": table_of(class_label=[{"a": 1}]),
+    "texts for inputs": table_of(class_label=["x"]),
     "no seed": table_of(seed=[None], class_label=[None]),
     "a long hash": table_of(1000, sha256=["0" * 2_000_000] * 1000),
     "a short hash": table_of(sha256=["0" * 63]),

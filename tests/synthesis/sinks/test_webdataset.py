@@ -120,10 +120,10 @@ TARS = {
     "a path": tar_of(("../../0.json", FACTS), ("/etc/0.png", b"")),
     "deep facts": tar_of(("0.json", b"[" * 60_000), ("0.png", b"")),
     "facts of another kind": tar_of(("0.json", b"[1]"), ("0.png", png_of(4, 4))),
-    "a control of another kind": tar_of(
+    "an input of another kind": tar_of(
         ("0.json", FACTS[:-1] + b', "class_label": [1, 2]}'), ("0.png", png_of(4, 4))
     ),
-    "a control that no model takes": tar_of(
+    "an input that no model takes": tar_of(
         ("0.json", FACTS[:-1] + b', "class_label": 1e300}'), ("0.png", png_of(4, 4))
     ),
     "facts alone": tar_of(("0.json", FACTS)),

@@ -42,6 +42,22 @@ def without_generators(value: Any, *, most: int) -> Any:
     return list(islice(value, most))
 
 
+def replacing_texts(value: Any, number_of: Callable[[str], int], *, most: int) -> Any:
+    """Return ``value`` with every text in it, or in a list of texts, replaced by its number."""
+    if _is_array(value):
+        if getattr(getattr(value, "dtype", None), "kind", "") not in ("U", "O"):
+            return value
+        value = value.tolist()
+    if isinstance(value, str):
+        return number_of(value)
+    if not isinstance(value, Iterable) or isinstance(value, _NO_LISTS) or _is_raw_memory(value):
+        return value
+    elements = list(islice(value, most)) if not isinstance(value, list | range) else value
+    if not any(isinstance(element, str) for element in elements[:most]):
+        return elements
+    return [number_of(e) if isinstance(e, str) else e for e in elements[:most]]
+
+
 def integers(name: str, value: Any, allowed: str, *, most: int) -> NDArray[np.int64]:
     """Return ``value`` as an int64 array: of no dimensions for one number.
 
@@ -71,6 +87,21 @@ def numbers(name: str, value: Any, allowed: str, *, most: int) -> NDArray[np.flo
         array = _array(name, value, allowed, "iuf", most)
     with np.errstate(over="ignore"):  # becomes infinity, which the check refuses
         return np.ascontiguousarray(array, np.float32).reshape(array.shape)
+
+
+def pixels(name: str, value: Any, allowed: str, *, most: int) -> NDArray[np.uint8]:
+    """Return ``value`` as a contiguous uint8 array; as :func:`integers`.
+
+    Raises:
+        BadRequest: It holds something else than integers from 0 to 255.
+    """
+    with converting(name, allowed):
+        array = _array(name, value, allowed, "iu", most)
+    if array.dtype != np.uint8 and array.size and not 0 <= array.min() <= array.max() <= 255:
+        raise BadRequest(
+            f"{name} holds numbers from {array.min()} to {array.max()}; it takes {allowed}"
+        )
+    return np.ascontiguousarray(array, np.uint8).reshape(array.shape)
 
 
 def integer(name: str, value: Any, allowed: str) -> int:
@@ -112,7 +143,7 @@ def _array(name: str, value: Any, allowed: str, kinds: str, most: int) -> NDArra
         if array.dtype == np.object_:
             return _array(name, array.tolist(), allowed, kinds, most)
     elif isinstance(value, Iterable):
-        array = _from_elements(name, list(islice(value, most)), allowed, kinds, most)
+        array = _from_elements(name, list(islice(value, most)), allowed, kinds)
     else:
         array = _from_number(name, value, allowed, kinds)
     if array.dtype.kind in kinds or not array.size:
@@ -151,15 +182,13 @@ def _numpy(value: Any) -> NDArray[Any]:
     return np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
 
 
-def _from_elements(
-    name: str, elements: list[Any], allowed: str, kinds: str, most: int
-) -> NDArray[Any]:
+def _from_elements(name: str, elements: list[Any], allowed: str, kinds: str) -> NDArray[Any]:
     """Return an array of numbers, or of rows of the same shape."""
     types = set(map(type, elements))
     if types <= {int} or (types <= {int, float} and "f" in kinds):
         return _from_numbers(name, elements, allowed, np.int64 if types <= {int} else np.float64)
-    row = min(most, _MOST_IN_ROW)
-    arrays = [_array(name, element, allowed, kinds, row) for element in elements]
+    # One row may be longer than there are rows.
+    arrays = [_array(name, element, allowed, kinds, _MOST_IN_ROW) for element in elements]
     shapes = {array.shape for array in arrays}
     if len(shapes) != 1:
         what = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])

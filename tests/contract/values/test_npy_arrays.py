@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentry.contract.npy import read_npy
+from latentry.contract.values.npy import read_npy
 
 ARRAY = np.arange(24, dtype=np.float32).reshape(4, 6)
 

@@ -1,0 +1,1 @@
+"""From what people hold and write down to NumPy."""
