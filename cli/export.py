@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from latentry.cli.common.usage import WrongUsage
 from latentry.contract.files import printable
 
 if TYPE_CHECKING:
+    from latentry.export.publish import Source
     from latentry.serving.entries.repository import Entry
 
 
@@ -41,6 +42,20 @@ def export(
             "outputs allow.",
         ),
     ] = None,
+    noise: Annotated[
+        Literal["freeze", "seed"] | None,
+        typer.Option(
+            help="What becomes of noise that the forward draws. freeze: it is drawn once and kept; "
+            "seed: it follows from the seed, as further latents."
+        ),
+    ] = None,
+    rows: Annotated[
+        Literal["single"] | None,
+        typer.Option(
+            help="single: compute each row alone also where rows of a batch differ by more "
+            "than rounding."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a generator to ONNX, prove it against PyTorch and publish it.
@@ -55,7 +70,14 @@ def export(
     console = Console(stderr=True, soft_wrap=True)
     # What the generator's own code prints must not get into the JSON.
     with contextlib.redirect_stdout(sys.stderr):
-        entry, is_new = _publish(source, repository, weights, spec, name, max_batch, console)
+        entry, is_new = _publish(
+            (source, weights, spec, name),
+            console,
+            repository,
+            max_batch_size=max_batch,
+            noise=noise,
+            single_rows=rows == "single",
+        )
     for warning in entry.manifest.record.parity.warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"))
     if as_json:
@@ -77,38 +99,35 @@ def export(
 
 
 def _publish(
-    source: str,
-    repository: Path,
-    weights: Path | None,
-    spec: Path | None,
-    name: str | None,
-    max_batch: int | None,
+    asked: tuple[str, Path | None, Path | None, str | None],
     console: Console,
+    repository: Path,
+    **how: Any,
 ) -> "tuple[Entry, bool]":
-    from latentry.export.publish import (
-        export_generator,
-        source_from_checkpoint,
-        source_from_target,
-    )
+    from latentry.export.publish import export_generator
 
     with console.status("loading") as status:
-        if ":" in source and not Path(source).exists():
-            if weights is None or spec is None:
-                raise WrongUsage(f"{source} needs --weights W.safetensors and --spec SPEC.json")
-            generator = source_from_target(source, weights, spec, name)
-        elif weights is None and spec is None:
-            generator = source_from_checkpoint(Path(source), name)
-        else:
-            raise WrongUsage(
-                f"--weights and --spec go with a function, package.module:build; {source} has no "
-                "colon, so it would be a checkpoint folder"
-            )
-        return export_generator(
-            generator,
-            repository,
-            max_batch_size=max_batch,
-            on_step=lambda step: status.update(f"{generator.name}: {step}"),
-        )
+        generator = _source(*asked)
+
+        def tell(step: str) -> None:
+            status.update(f"{generator.name}: {step}")
+
+        return export_generator(generator, repository, on_step=tell, **how)
+
+
+def _source(source: str, weights: Path | None, spec: Path | None, name: str | None) -> "Source":
+    from latentry.export.publish import source_from_checkpoint, source_from_target
+
+    if ":" in source and not Path(source).exists():
+        if weights is None or spec is None:
+            raise WrongUsage(f"{source} needs --weights W.safetensors and --spec SPEC.json")
+        return source_from_target(source, weights, spec, name)
+    if weights is None and spec is None:
+        return source_from_checkpoint(Path(source), name)
+    raise WrongUsage(
+        f"--weights and --spec go with a function, package.module:build; {source} has no "
+        "colon, so it would be a checkpoint folder"
+    )
 
 
 def _facts(entry: "Entry", is_new: bool) -> dict[str, Any]:

@@ -20,8 +20,11 @@ from latentry.contract.system import time_now
 from latentry.contract.wire import Arrays, input_row_bytes
 from latentry.export.graphs.graph_checks import check_graphs
 from latentry.export.graphs.onnx_export import OPSET, onnx_from_module
-from latentry.export.proofs.parity import prove
+from latentry.export.preparation import NoiseMode, prepare
+from latentry.export.proofs.proof_bench import load_engines
+from latentry.export.proofs.rows import prove_rows
 from latentry.export.sources.modules import check_stages, module_from_target
+from latentry.export.sources.w_avg import with_w_avg
 from latentry.serving.entries.examples import PERF_INPUT_FILE, example_request, perf_input
 from latentry.serving.entries.goldens import GOLDEN_FILE, Goldens, golden_bytes, golden_count
 from latentry.serving.entries.manifest import (
@@ -35,7 +38,7 @@ from latentry.serving.entries.manifest import (
 )
 from latentry.serving.entries.publishing import publish
 from latentry.serving.entries.repository import MODEL_FILE, MODEL_PY, Entry
-from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.runtime.engines import RowMode
 from latentry.serving.runtime.generator import Generator
 from latentry.training.checkpoint import checkpoint_digest, load_checkpoint
 
@@ -118,6 +121,8 @@ def export_generator(
     repository: Path,
     *,
     max_batch_size: int | None = None,
+    noise: NoiseMode | None = None,
+    single_rows: bool = False,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> tuple[Entry, bool]:
     """Export, prove and publish ``source``; return the entry and whether it is new.
@@ -127,30 +132,35 @@ def export_generator(
         repository: The model repository; made where it does not exist.
         max_batch_size: Largest batch that will be served, and up to which it is proved; None for
             32, or what 32 MiB of inputs and outputs allow.
+        noise: What becomes of noise that the forward draws; None refuses it.
+        single_rows: Compute rows alone also where they differ by more than rounding.
         on_step: Called with a line for people before each step.
 
     Raises:
         ExportRefused: A proof failed; nothing was written.
         LatentryError: The name is not allowed, or its other versions have other tensors.
     """
-    check_stages(source.module, source.spec)
+    spec = with_w_avg(source.module, source.spec)
+    check_stages(source.module, spec)
     on_step("exporting to ONNX")
-    artefacts = onnx_from_module(source.module, source.spec)
-    check_graphs(source.spec, artefacts)
-    max_batch_size = max_batch_size or usual_batch_size(source.spec)
+    prepared = prepare(source.module, spec, noise=noise)
+    spec = prepared.spec
+    artefacts = onnx_from_module(prepared.module, spec)
+    check_graphs(spec, artefacts)
+    max_batch_size = max_batch_size or usual_batch_size(spec)
     on_step(f"proving it against PyTorch at batches from 1 to {max_batch_size}")
-    parity = prove(source.module, source.spec, artefacts, max_batch_size)
+    proof = prove_rows(prepared.module, spec, artefacts, max_batch_size, single=single_rows)
     on_step("drawing the goldens")
-    generator = _generator(source.spec, artefacts)
-    goldens = _draw(generator, example_request(source.spec, golden_count(source.spec)))
+    generator = _generator(spec, artefacts, proof.mode)
+    goldens = _draw(generator, example_request(spec, golden_count(spec)))
     files = {
         GOLDEN_FILE: golden_bytes(goldens),
-        PERF_INPUT_FILE: perf_input(source.spec),
+        PERF_INPUT_FILE: perf_input(spec),
         MODEL_FILE: MODEL_PY,
     }
     manifest = Manifest(
         model=ModelPart(
-            spec=source.spec,
+            spec=spec,
             artefacts={name: file_record(data) for name, data in artefacts.items()},
         ),
         record=RecordPart(
@@ -158,7 +168,10 @@ def export_generator(
             architecture=source.architecture,
             opset=OPSET,
             precision="fp32",
-            parity=parity,
+            rows=proof.mode,
+            parity=proof.parity.model_copy(
+                update={"warnings": (*prepared.warnings, *proof.parity.warnings, *proof.warnings)}
+            ),
             goldens=GoldenRecord(count=len(goldens), engine_class=generator.engine_class),
             files={name: file_record(data) for name, data in files.items()},
             tools={name: version(name) for name in _TOOLS},
@@ -178,9 +191,9 @@ def usual_batch_size(spec: GeneratorSpec) -> int:
     return max(1, min(ServingPart().max_batch_size, _MOST_BATCH_BYTES // row))
 
 
-def _generator(spec: GeneratorSpec, artefacts: Mapping[str, bytes]) -> Generator:
-    engines = {name: OnnxRuntimeEngine(artefacts[f"{name}.onnx"]) for name in spec.networks}
-    return Generator(spec, dict(engines), max_batch_size=MOST_GOLDENS)
+def _generator(spec: GeneratorSpec, artefacts: Mapping[str, bytes], rows: RowMode) -> Generator:
+    engines = load_engines(spec, artefacts, rows=rows)
+    return Generator(spec, engines, max_batch_size=MOST_GOLDENS)
 
 
 def _draw(generator: Generator, inputs: Arrays) -> Goldens:

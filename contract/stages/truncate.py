@@ -20,7 +20,7 @@ class TruncateStage(OperationStage):
     StyleGAN2-ADA).
 
     Attributes:
-        w_avg: The average of w, [w_dim]; an export refuses a stage without it.
+        w_avg: The average of w, [w_dim]; left out, an export takes the module's own, or refuses.
     """
 
     operation: Literal["truncate"] = "truncate"

@@ -1,8 +1,9 @@
 """PyTorch to ONNX: one file a network, with the batch free and pictures finished in the graph."""
 
+import ast
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -15,12 +16,17 @@ from latentry.contract.errors import ExportRefused
 from latentry.contract.kinds.kind import FREE, OutputKind, does_fit
 from latentry.contract.kinds.picture import SideRange
 from latentry.contract.spec import WATCH, GeneratorSpec
-from latentry.contract.stages.stage import NetworkStage
+from latentry.contract.stages.stage import NetworkStage, OperationStage
+from latentry.export.graphs.modulation import separate_modulation
 from latentry.export.graphs.quiet import Noise, captured_noise
+from latentry.export.graphs.row_graph import row_graph, spread_over_rows
 from latentry.export.sources.modules import check_stages
 
 OPSET = 18
 """The operator set of every exported graph, the one torch's exporter writes without converting."""
+
+MODULE_NOTE = "module"
+"""Under this key a node of an exported graph says which module computes it, by its path."""
 
 FROZEN_BATCH_CAUSES = (
     "the batch was frozen when the graph was traced; usual causes: len(x) in the forward (take "
@@ -66,7 +72,7 @@ def onnx_from_module(module: nn.Module, spec: GeneratorSpec) -> dict[str, bytes]
     check_stages(module, spec)
     _check_size(module)
     plain = _flatten_parametrizations(eval_copy(module))
-    board = _example_rows(spec)
+    board = example_rows(spec, _EXAMPLE_ROWS)
     artefacts = {}
     for stage in spec.pipeline:
         rows = tuple(board[name] for name in stage.takes)
@@ -75,8 +81,7 @@ def onnx_from_module(module: nn.Module, spec: GeneratorSpec) -> dict[str, bytes]
             board |= zip(stage.gives, _try_stage(graph, rows), strict=True)
             artefacts[f"{stage.network}.onnx"] = _export_stage(graph, rows)
         else:
-            made = stage.run(*(tensor.numpy() for tensor in rows))
-            board |= zip(stage.gives, map(torch.from_numpy, made), strict=True)
+            board |= run_operation(stage, rows)
     return artefacts
 
 
@@ -127,9 +132,7 @@ class StageGraph(nn.Module):
 
     def network_outputs(self, *rows: Tensor) -> tuple[Tensor, ...]:
         """Return what the network itself gives for rows of what it takes."""
-        network: Callable[..., Any] = self.module
-        if self.stage.network != "generator":
-            network = getattr(self.module, self.stage.network)
+        network = network_of(self.module, self.stage.network)
         given = []
         for name, tensor in zip(self.stage.takes, rows, strict=True):
             kind = self.spec.find(name)
@@ -144,9 +147,22 @@ class StageGraph(nn.Module):
         return f"{self.stage.network} of {type(self.module).__name__}"
 
 
-def _example_rows(spec: GeneratorSpec) -> dict[str, Tensor]:
-    """Return a few rows of every input."""
-    return {item.name: torch.from_numpy(item.examples(_EXAMPLE_ROWS)) for item in spec.inputs}
+def network_of(module: nn.Module, name: str) -> Callable[..., Any]:
+    """Return what runs the network ``name``: the module itself, its submodule or its method."""
+    network: Callable[..., Any] = module if name == "generator" else getattr(module, name)
+    return network
+
+
+def example_rows(spec: GeneratorSpec, count: int) -> dict[str, Tensor]:
+    """Return ``count`` rows of every input, as they cross the wire."""
+    return {item.name: torch.from_numpy(item.examples(count)) for item in spec.inputs}
+
+
+def run_operation(stage: OperationStage, rows: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return what an operation gives for rows of what it takes, by name."""
+    widened = (row.float() if row.is_floating_point() else row for row in rows)
+    made = stage.run(*(row.numpy() for row in widened))
+    return dict(zip(stage.gives, map(torch.from_numpy, made), strict=True))
 
 
 def _flatten_parametrizations(module: nn.Module) -> nn.Module:
@@ -225,25 +241,66 @@ def _axes(kind: OutputKind | None) -> str:
 
 
 def _export_stage(graph: StageGraph, rows: tuple[Tensor, ...]) -> bytes:
-    stage, spec = graph.stage, graph.spec
     with captured_noise() as noise:
         try:
-            program = torch.onnx.export(
-                graph,
-                rows,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(spec.graph_inputs(stage).values()),
-                output_names=list(spec.graph_outputs(stage)),
-                dynamic_shapes=(_dynamic_shapes(graph, rows),),
-                external_data=False,
-                verbose=False,
-            )
+            # One star argument takes all rows, so its shapes are a level deeper.
+            model = _traced(graph, graph, rows, (_dynamic_shapes(graph, rows),))
         except Exception as error:  # the exporter passes on whatever a forward or a pass raises
-            raise ExportRefused(_explain_failure(stage.network, error, noise)) from error
+            by_row = _traced_by_row(graph, rows)
+            if by_row is None:
+                raise ExportRefused(_explain_failure(graph.stage.network, error, noise)) from error
+            model = by_row
+        else:
+            if not _batch_is_free(model):
+                model = _traced_by_row(graph, rows) or model
+    return _checked_bytes(model, graph.stage.network)
+
+
+def _traced(
+    network: nn.Module, graph: StageGraph, rows: tuple[Tensor, ...], shapes: tuple[Any, ...]
+) -> onnx.ModelProto:
+    """Return the ONNX graph of ``network``, which takes and gives what ``graph`` does."""
+    program = torch.onnx.export(
+        network,
+        rows,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=list(graph.spec.graph_inputs(graph.stage).values()),
+        output_names=list(graph.spec.graph_outputs(graph.stage)),
+        dynamic_shapes=shapes,
+        external_data=False,
+        verbose=False,
+    )
     if program is None:
-        raise ExportRefused(f"{stage.network}: torch.onnx.export gave no program")
-    return _checked_bytes(program.model_proto, stage.network)
+        raise ExportRefused(f"{graph.stage.network}: torch.onnx.export gave no program")
+    return program.model_proto
+
+
+def _traced_by_row(graph: StageGraph, rows: tuple[Tensor, ...]) -> onnx.ModelProto | None:
+    """Return the graph of a forward whose batch gets frozen, made of one row; None if in vain.
+
+    Raises:
+        ExportRefused: A convolution's weights depend on the row in a way that no graph can have.
+    """
+    if graph.spec.free_inputs:
+        return None  # a row's sizes would be frozen instead
+    try:
+        by_row = row_graph(graph, tuple(tensor[:1] for tensor in rows))
+        separate_modulation(by_row)
+        spread_over_rows(by_row)
+        model = _traced(by_row, graph, rows, _dynamic_shapes(graph, rows))
+    except ExportRefused:
+        raise
+    except Exception:  # what the forward does as it stands is told instead
+        return None
+    return model if _batch_is_free(model) else None
+
+
+def _batch_is_free(model: onnx.ModelProto) -> bool:
+    """Whether no input and no output of the graph has a fixed number of rows."""
+    values = chain(model.graph.input, model.graph.output)
+    firsts = (dim for value in values for dim in value.type.tensor_type.shape.dim[:1])
+    return not any(dim.dim_value for dim in firsts)
 
 
 def _dynamic_shapes(graph: StageGraph, rows: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
@@ -315,13 +372,29 @@ def _checked_bytes(model: onnx.ModelProto, stage: str) -> bytes:
 
 
 def _strip_notes(graph: onnx.GraphProto) -> None:
-    """Remove the exporter's notes, which hold source files and stack traces, from ``graph``."""
+    """Remove the exporter's notes, which hold source files and stack traces, from ``graph``.
+
+    What stays is the path of the module that a node was made for.
+    """
     graph.doc_string = ""
     del graph.metadata_props[:]
-    for item in chain(graph.input, graph.output, graph.value_info, graph.initializer, graph.node):
+    for item in chain(graph.input, graph.output, graph.value_info, graph.initializer):
         item.doc_string = ""
         del item.metadata_props[:]
     for node in graph.node:
+        path = _module_path(node)
+        node.doc_string = ""
+        del node.metadata_props[:]
+        if path:
+            node.metadata_props.add(key=MODULE_NOTE, value=path)
         for attribute in node.attribute:
             for inner in chain([attribute.g] if attribute.HasField("g") else [], attribute.graphs):
                 _strip_notes(inner)
+
+
+def _module_path(node: onnx.NodeProto) -> str:
+    """Return the path of the module in which the exporter found ``node``, such as ``up.0``."""
+    notes = {note.key: note.value for note in node.metadata_props}
+    # Such as ['', 'module', 'module.up', 'module.up.0', 'conv2d'].
+    scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
+    return str(scopes[-2]).removeprefix("module").removeprefix(".") if len(scopes) > 1 else ""

@@ -1,7 +1,7 @@
 """The proof that ONNX Runtime draws what torch draws, and that a seed fixes its image."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from latentry.export.graphs.onnx_export import eval_copy
 from latentry.export.proofs.proof_bench import ProofBench, count_rows, draw_rows, load_engines
 from latentry.export.sources.modules import check_stages
 from latentry.serving.entries.manifest import Parity
+from latentry.serving.runtime.engines import RowMode
 
 TOLERANCE = 1e-4
 """Largest difference between the engines, for an output whose values reach up to 1."""
@@ -25,22 +26,36 @@ _MIDDLE_BATCHES = (3, 7)
 _LEAST_SEEDS = 8
 _ROWS_OF_SIZE = 2
 _WIDE = 1.5
-_MIXING = (
+MIXING = (
     "rows reach each other: look for a mean or standard deviation over the batch (minibatch stddev "
     "belongs to the discriminator), BatchNorm with the batch's statistics, attention over the "
     "batch axis, .item()"
 )
-# Measured with ONNX Runtime 1.31 on AVX-512, bit by bit, operator by operator.
 _ROUNDING = (
-    "that little is rounding: ONNX Runtime computes some operators in another order by batch size. "
-    "Known ones: a mean or sum over axis 1 of [N, C, H, W], as in PixelNorm (take a 1x1 "
-    "convolution with the constant weights 1/C); sin, cos, atan, log, softplus and mish of values "
-    "that depend on z (take leaky_relu, tanh or sigmoid); einsum with weights (take linear)"
+    "that little is rounding: ONNX Runtime computes some operators in another order by batch size, "
+    "such as means over channels (PixelNorm, GroupNorm), sin, log and softplus"
 )
 
 
+class RowsDiffer(ExportRefused):
+    """A sample is another one beside other rows.
+
+    Attributes:
+        what: Which element, by how much; without causes.
+    """
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}; {why}")
+        self.what = what
+
+
 def prove(
-    module: nn.Module, spec: GeneratorSpec, artefacts: Mapping[str, bytes], max_batch_size: int
+    module: nn.Module,
+    spec: GeneratorSpec,
+    artefacts: Mapping[str, bytes],
+    max_batch_size: int,
+    *,
+    row_mode: RowMode = "batch",
 ) -> Parity:
     """Prove that ``artefacts`` draw what ``module`` draws, whatever the batch.
 
@@ -56,22 +71,25 @@ def prove(
         spec: What it takes and gives.
         artefacts: File name to ONNX bytes, as ``onnx_from_module`` returns them.
         max_batch_size: The largest batch to be served, from 1.
+        row_mode: How the engine is to compute rows. For "single" there is little to prove between
+            batches of ONNX Runtime; torch still gets whole batches, which must be near.
 
     Returns:
         The figures for the manifest, with warnings about what is allowed and looks wrong.
 
     Raises:
         BadRequest: ``max_batch_size`` is below 1.
-        ExportRefused: A proof failed. The message says which output and element, both values, how
-            far apart they are, and what to try.
+        RowsDiffer: A sample is another one beside other rows.
+        ExportRefused: Another proof failed. The message says which output and element, both
+            values, how far apart they are, and what to try.
     """
     if max_batch_size < 1:
         raise BadRequest(f"max_batch_size is {max_batch_size}; it must be at least 1")
     check_stages(module, spec)
-    bench = ProofBench(spec, eval_copy(module), load_engines(spec, artefacts))
+    bench = ProofBench(spec, eval_copy(module), load_engines(spec, artefacts, rows=row_mode))
     rows = draw_rows(spec, max(max_batch_size, _LEAST_SEEDS))
     # One at a time first: what is wrong there is told without talk of batches.
-    sizes = sorted({1, max_batch_size, *(b for b in _MIDDLE_BATCHES if b < max_batch_size)})
+    sizes = batch_sizes(max_batch_size)
     alone = bench.run_onnx(rows, 1)
     _check_finite("ONNX Runtime", alone)
     worst = [_compare(bench, rows, alone, 1)]
@@ -80,8 +98,9 @@ def prove(
         _check_identity(alone, together, f"in a batch of {size}")
         worst.append(_compare(bench, rows, together, size))
         _check_equal_rows(bench, rows, size)
-    one_thread = ProofBench(spec, bench.module, load_engines(spec, artefacts, threads=1))
-    _check_identity(alone, one_thread.run_onnx(rows, max_batch_size), "with one engine thread")
+    one_thread = replace(bench, engines=load_engines(spec, artefacts, threads=1, rows=row_mode))
+    drawn = one_thread.run_onnx(rows, max_batch_size)
+    _check_identity(alone, drawn, "with one engine thread")
     _check_constant(spec, alone)
     if spec.free_inputs:
         _check_sizes(bench)
@@ -101,6 +120,11 @@ def prove(
         ),
         warnings=(*idle, *_find_oddities(spec, alone)),
     )
+
+
+def batch_sizes(most: int) -> list[int]:
+    """Return the batch sizes at which an export is proved."""
+    return sorted({1, most, *(size for size in _MIDDLE_BATCHES if size < most)})
 
 
 def _check_sizes(bench: ProofBench) -> None:
@@ -165,7 +189,7 @@ def _check_near(
             f"{name} has shape {list(found.shape)} in ONNX Runtime and {list(expected.shape)} "
             f"in torch at batch {size}; does this module belong to these files?"
         )
-    scale = _scale(expected)
+    scale = scale_of(expected)
     apart = np.abs(found - expected)
     index = _largest(apart)
     if apart[index] > TOLERANCE * scale:
@@ -182,7 +206,7 @@ def _check_near(
 def _check_watch(served: Arrays, expected: Arrays) -> None:
     """Check the sum by which a server sees NaN and infinity; it is as far off as all it sums."""
     floats = [v for name, v in expected.items() if v.dtype == np.float32 and name != WATCH]
-    allowed = TOLERANCE * sum(values[0].size * _scale(values) for values in floats)
+    allowed = TOLERANCE * sum(values[0].size * scale_of(values) for values in floats)
     apart = np.abs(served[WATCH] - expected[WATCH])
     if apart.max() > allowed:
         index = _largest(apart)
@@ -212,11 +236,11 @@ def _check_identity(alone: Arrays, other: Arrays, where: str) -> None:
     for name in _floats_first(alone):
         if (difference := _find_difference(other[name], alone[name])) is not None:
             index, apart = difference
-            raise ExportRefused(
+            raise RowsDiffer(
                 f"{name}{_place(index)} is {other[name][index]} {where} and "
                 f"{alone[name][index]} alone: {apart:.3g} apart, and no difference is allowed, "
-                "because a seed must give the same image in every batch; "
-                f"{_explain_mixing(alone[name], apart)}"
+                "because a seed must give the same image in every batch",
+                _explain_mixing(alone[name], apart),
             )
 
 
@@ -228,10 +252,11 @@ def _check_equal_rows(bench: ProofBench, rows: Arrays, size: int) -> None:
         first = np.broadcast_to(values[:1], values.shape)
         if (difference := _find_difference(values, first)) is not None:
             index, apart = difference
-            raise ExportRefused(
+            raise RowsDiffer(
                 f"{name}{_place(index)} is {values[index]} and {first[index]} in row 0 of "
                 f"a batch of {size} equal rows: {apart:.3g} apart; a sample must not depend on "
-                f"its place in the batch; {_explain_mixing(values, apart)}"
+                "its place in the batch",
+                _explain_mixing(values, apart),
             )
 
 
@@ -251,10 +276,11 @@ def _find_difference(
 
 
 def _explain_mixing(values: NDArray[Any], apart: float) -> str:
-    return _ROUNDING if apart <= TOLERANCE * _scale(values) else _MIXING
+    return _ROUNDING if apart <= TOLERANCE * scale_of(values) else MIXING
 
 
-def _scale(values: NDArray[Any]) -> float:
+def scale_of(values: NDArray[Any]) -> float:
+    """Return the largest absolute value, or 1 where that is less."""
     return max(1.0, float(np.abs(values).max()))
 
 

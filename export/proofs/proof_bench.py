@@ -17,7 +17,7 @@ from latentry.contract.spec import GeneratorSpec
 from latentry.contract.stages.stage import NetworkStage
 from latentry.contract.wire import Arrays
 from latentry.export.graphs.onnx_export import FROZEN_BATCH_CAUSES, StageGraph
-from latentry.serving.runtime.engines import Engine
+from latentry.serving.runtime.engines import Engine, RowMode
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.stage_runner import tensor_for_stage
 
@@ -76,11 +76,15 @@ class ProofBench:
             parts.append(outputs)
         return _join(parts)
 
-    def _run_graph(self, stage: NetworkStage, board: Arrays) -> Arrays:
-        feed = {
+    def feed(self, stage: NetworkStage, board: Arrays) -> Arrays:
+        """Return the inputs of a network's graph, by their names there, out of all tensors."""
+        return {
             graph: tensor_for_stage(board, name)
             for name, graph in self.spec.graph_inputs(stage).items()
         }
+
+    def _run_graph(self, stage: NetworkStage, board: Arrays) -> Arrays:
+        feed = self.feed(stage, board)
         count = count_rows(feed)
         expected = self.spec.graph_outputs(stage)
         try:
@@ -120,7 +124,11 @@ class ProofBench:
 
 
 def load_engines(
-    spec: GeneratorSpec, artefacts: Mapping[str, bytes], *, threads: int = 0
+    spec: GeneratorSpec,
+    artefacts: Mapping[str, bytes],
+    *,
+    threads: int = 0,
+    rows: RowMode = "batch",
 ) -> dict[str, Engine]:
     """Return the engines of ``artefacts`` (file name to ONNX bytes) by network.
 
@@ -132,7 +140,8 @@ def load_engines(
     engines: dict[str, Engine] = {}
     for network in spec.networks:
         try:
-            engines[network] = OnnxRuntimeEngine(artefacts[f"{network}.onnx"], threads=threads)
+            data = artefacts[f"{network}.onnx"]
+            engines[network] = OnnxRuntimeEngine(data, threads=threads, rows=rows)
         except Exception as error:  # ONNX Runtime's errors share no base of their own
             raise ExportRefused(f"ONNX Runtime cannot load {network}.onnx: {error}") from error
     return engines

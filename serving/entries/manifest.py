@@ -88,12 +88,18 @@ class GoldenRecord(Strict):
 
 
 class RecordPart(Strict):
-    """How the entry was made."""
+    """How the entry was made.
+
+    Attributes:
+        rows: Whether a batch may be computed as one, or every row alone, because some operator
+            rounds a row otherwise beside other rows.
+    """
 
     checkpoint_digest: str
     architecture: str
     opset: int
     precision: Literal["fp32"]
+    rows: Literal["batch", "single"] = "batch"
     parity: Parity
     goldens: GoldenRecord
     files: dict[str, FileRecord]

@@ -31,14 +31,14 @@ from latentry.contract.spec import GeneratorSpec, Route
 from latentry.contract.wire import Arrays, Rows, rows_from_request
 from latentry.serving.entries.examples import example_request
 from latentry.serving.entries.manifest import Manifest, read_manifest
-from latentry.serving.runtime.engines import Engine
+from latentry.serving.runtime.engines import Engine, RowMode
 from latentry.serving.runtime.stage_runner import StageRunner
 
 Answer = dict[str, NDArray[Any]] | LatentryError
 _LOGGER = logging.getLogger(__name__)
 _SEEDS_SHOWN = 100
 
-EngineLoader = Callable[[bytes], Engine]
+EngineLoader = Callable[[bytes, RowMode], Engine]
 
 
 @dataclass
@@ -195,7 +195,7 @@ def load_generator(
             raise EntryError(
                 f"{folder / name} was changed: its SHA-256 is {found}, the manifest says {expected}"
             )
-        engines[network] = load_engine(data)
+        engines[network] = load_engine(data, manifest.record.rows)
     return Generator(manifest.model.spec, engines, max_batch_size=manifest.serving.max_batch_size)
 
 

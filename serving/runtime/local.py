@@ -21,6 +21,7 @@ from latentry.contract.wire import Arrays
 from latentry.serving.entries.engine_class import engine_class
 from latentry.serving.entries.repository import Entry, list_entries, newest_entries
 from latentry.serving.entries.verification import verify_entry
+from latentry.serving.runtime.engines import Engine, RowMode
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.generator import Generator, load_generator
 from latentry.serving.runtime.streaming import stream_from_request
@@ -60,7 +61,7 @@ class LocalTransport:
         }
         for entry in self._entries.values():
             verify_entry(entry)
-        self._load_engine = partial(OnnxRuntimeEngine, threads=threads)
+        self._threads = threads
         self._generators: dict[str, Generator] = {}
         self._closed = False
         self._process = os.getpid()
@@ -134,6 +135,9 @@ class LocalTransport:
             entry = self._entry(model)
             self._generators[model] = load_generator(entry.folder, self._load_engine)
         return self._generators[model]
+
+    def _load_engine(self, network: bytes, rows: RowMode) -> Engine:
+        return OnnxRuntimeEngine(network, threads=self._threads, rows=rows)
 
     def _draw(self, model: str, inputs: Arrays) -> Reply:
         version = str(self._entry(model).version)

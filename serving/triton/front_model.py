@@ -40,7 +40,7 @@ class FrontModel:
         threads = int(config["parameters"][THREADS]["string_value"])
         folder = Path(args["model_repository"]) / args["model_version"]
         self._generator = load_generator(
-            folder, lambda model: OnnxRuntimeEngine(model, threads=threads)
+            folder, lambda model, rows: OnnxRuntimeEngine(model, threads=threads, rows=rows)
         )
         with self._heart.execute(0):
             self._generator.warm_up()

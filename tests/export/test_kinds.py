@@ -66,7 +66,7 @@ def test_an_entry_draws_what_the_module_does(exported: tuple[Member, Entry]) -> 
     member, entry = exported
     verify_entry(entry)
     spec = member.spec
-    generator = load_generator(entry.folder, OnnxRuntimeEngine)
+    generator = load_generator(entry.folder, lambda data, rows: OnnxRuntimeEngine(data, rows=rows))
     request = example_request(spec, MOST)
     together = answer(generator, request)
     expected = member.by_hand(drawn(spec, request))

@@ -1,11 +1,14 @@
 """Engines run a network: arrays by name in, arrays by name out."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
 from latentry.contract.wire import Arrays
+
+RowMode = Literal["batch", "single"]
+"""How rows are computed: as many at a time as come, or each in a run of its own."""
 
 
 class Engine(Protocol):

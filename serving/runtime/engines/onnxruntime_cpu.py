@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from latentry.contract.wire import Arrays
 from latentry.serving.entries.engine_class import class_of_version, engine_class
+from latentry.serving.runtime.engines import RowMode
 
 _FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
 
@@ -30,11 +31,16 @@ class OnnxRuntimeEngine:
     of a sample with their number and with the batch from three threads on (measured with 1.31),
     so a seed would not keep its image; and they are slower, since they wait for each other at
     every operator (docs/performance.md).
+
+    Some operators (means over channels, sin, log, softplus, ...) round the same row otherwise
+    beside other rows. With ``rows`` "single" each row is a run of its own, so that its sample
+    cannot depend on the batch.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int = 0) -> None:
+    def __init__(self, model: Path | bytes, *, threads: int = 0, rows: RowMode = "batch") -> None:
         """Load ``model`` (a file or its bytes); ``threads`` 0 means one for each core."""
         self.engine_class = class_of_version(onnxruntime.__version__)
+        self._rows = rows
         self._threads = threads or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(max(1, self._threads - 1))
         options = onnxruntime.SessionOptions()
@@ -69,13 +75,38 @@ class OnnxRuntimeEngine:
         names, feed = list(outputs), dict(inputs)
         rows = len(next(iter(feed.values())))
         parts = min(self._threads, rows)
-        if parts <= 1:
+        if rows <= 1 or (parts == 1 and self._rows == "batch"):
             return dict(zip(names, self._session.run(names, feed), strict=True))
+        share = self._run_rows if self._rows == "single" else self._run_parts
+        drawn = share(names, feed, rows, parts)
+        return {name: np.concatenate(pieces) for name, *pieces in zip(names, *drawn, strict=True)}
+
+    def _run_parts(
+        self, names: list[str], feed: dict[str, NDArray[Any]], rows: int, parts: int
+    ) -> list[Any]:
+        """Give every thread as many rows; return the outputs of each."""
         cuts = [rows * index // parts for index in range(parts + 1)]
         first, *others = (
             {name: array[start:stop] for name, array in feed.items()}
             for start, stop in pairwise(cuts)
         )
         waiting = [self._pool.submit(self._session.run, names, part) for part in others]
-        drawn = [self._session.run(names, first), *(future.result() for future in waiting)]
-        return {name: np.concatenate(pieces) for name, *pieces in zip(names, *drawn, strict=True)}
+        return [self._session.run(names, first), *(future.result() for future in waiting)]
+
+    def _run_rows(
+        self, names: list[str], feed: dict[str, NDArray[Any]], rows: int, parts: int
+    ) -> list[Any]:
+        """Give a row to each thread that has none, until none is left; return their outputs."""
+        drawn: list[Any] = [None] * rows
+        turns = iter(range(rows))
+
+        def work() -> None:
+            for row in turns:
+                one = {name: array[row : row + 1] for name, array in feed.items()}
+                drawn[row] = self._session.run(names, one)
+
+        waiting = [self._pool.submit(work) for _ in range(parts - 1)]
+        work()
+        for future in waiting:
+            future.result()
+        return drawn

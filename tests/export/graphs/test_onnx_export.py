@@ -273,6 +273,21 @@ def test_a_branch_on_values_is_refused_with_what_to_do(export_small: ExportSmall
         export_small(branch)
 
 
+def test_a_size_of_the_batch_that_is_no_symbol_does_not_freeze_it(
+    export_small: ExportSmall,
+) -> None:
+    def forward(module: Small, z: Tensor) -> Tensor:
+        shift = torch.ones(int(z.shape[0]), 1, 1, 1) * z[: len(z), :1, None, None]
+        sample: Tensor = module.linear(z).reshape(len(z), 1, 4, 6).tanh() + shift
+        return sample
+
+    module, _, files = export_small(forward)
+    z = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    engine = OnnxRuntimeEngine(files["generator.onnx"])
+    drawn = engine.run({"z": z.numpy()}, ["image.sample"])["image.sample"]
+    np.testing.assert_allclose(drawn, module(z).detach().numpy(), rtol=0, atol=1e-5)
+
+
 def test_a_module_that_cannot_be_copied_is_refused(small_spec: GeneratorSpec) -> None:
     module = nn.Linear(8, 24)
     module.derived = module.weight * 2

@@ -343,7 +343,7 @@ def test_what_is_no_regular_file_is_refused_and_nothing_waits(
     assert f"{own}/digits/1/{name} cannot be read" in refusal(own)
     if name == "generator.onnx":
         with pytest.raises(EntryError, match="cannot be read"):
-            load_generator(entry.folder, lambda _: pytest.fail("loaded"), manifest=entry.manifest)
+            load_generator(entry.folder, lambda *_: pytest.fail("loaded"), manifest=entry.manifest)
 
 
 @pytest.mark.parametrize("name", ["generator.onnx", GOLDEN_FILE, "perf_input.json"])
@@ -353,7 +353,7 @@ def test_a_file_of_another_size_is_not_read(own: Path, name: str) -> None:
     assert f"{own}/digits/1/{name} was changed: it has 1,099,511,627,776 bytes" in refusal(own)
     if name == "generator.onnx":
         with pytest.raises(EntryError, match="larger than"):
-            load_generator(entry.folder, lambda _: pytest.fail("loaded"), manifest=entry.manifest)
+            load_generator(entry.folder, lambda *_: pytest.fail("loaded"), manifest=entry.manifest)
 
 
 @pytest.mark.parametrize(

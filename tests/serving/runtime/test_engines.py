@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -35,6 +36,52 @@ def test_threads_change_no_bit(network: Path, threads: int, rows: int) -> None:
     assert list(cut) == OUTPUTS
     for name in OUTPUTS:
         np.testing.assert_array_equal(cut[name], whole[name])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_single_rows_are_runs_of_their_own(network: Path, threads: int, rows: int) -> None:
+    z = LatentDrawer(LatentInput(name="z", shape=(64,))).draw(range(rows))
+    engine = OnnxRuntimeEngine(network, threads=threads, rows="single")
+    drawn = engine.run({"z": z}, OUTPUTS)
+    assert list(drawn) == OUTPUTS
+    for row in range(rows):
+        alone = engine.run({"z": z[row : row + 1]}, OUTPUTS)
+        for name in OUTPUTS:
+            np.testing.assert_array_equal(drawn[name][row], alone[name][0])
+
+
+def rounding_by_place() -> bytes:
+    """Return a network that rounds a row by its place in the batch, as some operators do."""
+    graph = onnx.parser.parse_graph(
+        """
+        by_place (float[batch, 1] z) => (float[batch, 1] sample)
+        <int64 axis = {0}>
+        {
+            ones = Sub (z, z)
+            one = Exp (ones)
+            place = CumSum (one, axis)
+            sample = Mul (z, place)
+        }
+        """
+    )
+    opset = onnx.helper.make_opsetid("", 18)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def test_what_depends_on_the_batch_does_not_in_single_rows() -> None:
+    z = np.arange(1, 8, dtype=np.float32)[:, None]
+    together = OnnxRuntimeEngine(rounding_by_place(), threads=1)
+    assert (together.run({"z": z}, ["sample"])["sample"] != z).any()
+    alone = OnnxRuntimeEngine(rounding_by_place(), threads=2, rows="single")
+    np.testing.assert_array_equal(alone.run({"z": z}, ["sample"])["sample"], z)
+
+
+def test_an_error_in_a_single_row_is_the_engines_own() -> None:
+    engine = OnnxRuntimeEngine(rounding_by_place(), threads=2, rows="single")
+    with pytest.raises(Exception, match="Got invalid dimensions"):
+        engine.run({"z": np.zeros((5, 2), np.float32)}, ["sample"])
 
 
 def test_rows_are_shared_out_among_the_threads(

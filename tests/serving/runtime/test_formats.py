@@ -17,7 +17,8 @@ WORDS = "jpeg knows no transparency, which image has; use png or webp"
 
 
 def test_jpeg_of_rgba_is_refused_and_its_neighbours_are_not(varied: Path) -> None:
-    generator = load_generator(varied / "steered" / "1", OnnxRuntimeEngine)
+    folder = varied / "steered" / "1"
+    generator = load_generator(folder, lambda data, rows: OnnxRuntimeEngine(data, rows=rows))
     request = example_request(STEERED, 2)
     jpeg = {**request, "format": np.full((2, 1), b"jpeg", np.object_)}
     refusal, answer = generator.answer([jpeg, request])

@@ -11,6 +11,7 @@ from latentry.clients import BadRequest, Client, NotFound
 from latentry.contract.errors import EntryError
 from latentry.serving.entries.repository import list_entries
 from latentry.serving.runtime import local
+from latentry.serving.runtime.engines import RowMode
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.local import LocalTransport
 
@@ -78,9 +79,11 @@ def test_a_copy_draws_the_same_version_with_as_many_threads(
     seen: list[int] = []
 
     class Seen(OnnxRuntimeEngine):
-        def __init__(self, model: Path | bytes, *, threads: int = 0) -> None:
+        def __init__(
+            self, model: Path | bytes, *, threads: int = 0, rows: RowMode = "batch"
+        ) -> None:
             seen.append(threads)
-            super().__init__(model, threads=threads)
+            super().__init__(model, threads=threads, rows=rows)
 
     monkeypatch.setattr(local, "OnnxRuntimeEngine", Seen)
     made = LocalTransport(folder, ("model",), threads=3, model_digest=digests[1])
