@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-CLIENTS := tests/contract tests/clients tests/systems tests/synthesis tests/profiling tests/cli
+CLIENTS := tests/contract tests/clients tests/systems tests/synthesis tests/profiling tests/cli tests/training
 STAMP := .venv/.installed
 EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 

@@ -24,6 +24,8 @@ from latentry.profiling.perf_analyzer.measurement import ProfiledModel
 from latentry.profiling.perf_analyzer.program import find_perf_analyzer
 from latentry.profiling.sweep import measure_point
 
+pytestmark = pytest.mark.slow  # minutes of perf_analyzer
+
 MODELS = ("steered", "embedded", "restyled", "megabyte")
 RESTYLED = spec_of_restyled(256, 256, 3)
 

@@ -29,7 +29,7 @@ from latentry.serving.entries.manifest import MANIFEST_FILE, file_record, manife
 from latentry.serving.entries.repository import Entry, newest_entries
 from latentry.serving.runtime.local import LocalTransport
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 SIZE = {"height": 24, "width": 20}
 STRENGTH = {"name": "strength", "kind": "number", "minimum": 0.0, "maximum": 1.0, "default": 1.0}
