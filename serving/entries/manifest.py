@@ -186,4 +186,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(head + b"\n}")
     except ValidationError as error:
-        raise EntryError(f"{path} is not understood: {explain(error)}; export again") from error
+        # What else differs there follows from it, and would bury the advice.
+        others = [item for item in error.errors() if item["loc"] == ("format",)]
+        what = f"format: {others[0]['msg']}, of another version" if others else explain(error)
+        raise EntryError(f"{path} is not understood: {what}; export again") from error

@@ -397,7 +397,9 @@ def test_a_manifest_of_another_format_is_refused(entry: Entry) -> None:
     head = path.read_bytes().rpartition(b',\n  "sha256"')[0].replace(b'"format": 2', b'"format": 1')
     seal = b',\n  "sha256": "' + hashlib.sha256(head).hexdigest().encode() + b'"\n}\n'
     path.write_bytes(head + seal)
-    with pytest.raises(EntryError, match="is not understood: format: Input should be 2"):
+    with pytest.raises(
+        EntryError, match="is not understood: format: Input should be 2, of another version; export"
+    ):
         read_manifest(entry.folder)
 
 
