@@ -7,6 +7,7 @@ it has inherited lie: freeing it would call into the broken copy.
 """
 
 import ctypes
+import gc
 import importlib
 import os
 import shutil
@@ -89,6 +90,8 @@ def _after_fork() -> None:
     global _lock, _broken
     _lock = threading.Lock()  # another thread of the parent may have held it
     _broken = "grpc" in sys.modules
+    if _broken:
+        gc.freeze()  # errors of streams, and more, lie in cycles: collecting them here crashes
     for holder in list(_holders):
         holder.let_go()
 

@@ -21,6 +21,7 @@ from running_server import RunningServer, wait_until
 
 from latentry.clients import AsyncClient, BadRequest, Client
 from latentry.clients.transports.channel import Address
+from latentry.clients.transports.codec import service_pb2
 from latentry.clients.transports.grpc_library import library
 from latentry.clients.transports.grpc_transport import AsyncGrpcTransport, GrpcTransport
 from latentry.serving.runtime.local import LocalTransport
@@ -45,6 +46,7 @@ def in_fork(check: Callable[[], object]) -> Any:
 
     child = context.Process(target=run)
     child.start()
+    theirs.close()  # so that the pipe ends with the child, should it crash
     answered = ours.poll(CHILD_S)
     if not answered:
         child.kill()
@@ -174,6 +176,33 @@ def test_what_a_child_inherits_is_never_freed_there(arithmetic_server: Arithmeti
         return inherited() is not None
 
     assert in_fork(is_kept) is True
+
+
+def test_what_lies_in_cycles_at_a_fork_is_not_collected_in_the_child(
+    arithmetic_server: ArithmeticServer,
+) -> None:
+    class Cycle:
+        def __init__(self, client: Client) -> None:
+            self.itself = self
+            self.stream = client.stream("plain", seeds=range(1000))
+            next(self.stream)
+            ask = client._transport._connection.stub.ServerReady  # type: ignore[attr-defined]
+            self.answers = [ask.future(service_pb2.ServerReadyRequest()) for _ in range(20)]
+
+    gc.disable()
+    try:
+        lies_there = weakref.ref(Cycle(Client(arithmetic_server.url)))
+
+        def draw_and_collect() -> bool:
+            Client(arithmetic_server.url).models()
+            gc.collect()
+            return lies_there() is not None
+
+        assert in_fork(draw_and_collect) is True
+    finally:
+        gc.enable()
+    gc.collect()
+    assert lies_there() is None  # the parent collects it as ever
 
 
 def test_a_child_of_a_child(arithmetic_server: ArithmeticServer) -> None:
