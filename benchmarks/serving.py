@@ -29,8 +29,8 @@ from measuring import LATENTRY, Row, Z, publish_network, served
 from latentry.clients import Client
 from latentry.contract.seeds import LatentDrawer
 from latentry.profiling.perf_analyzer.program import PerfAnalyzer, require_perf_analyzer
-from latentry.serving.entries.engine_class import vector_level
 from latentry.serving.entries.repository import Entry
+from latentry.serving.runtime.engines.engine_class import vector_level
 
 MODEL = "bench"
 _VERSIONS = ("latentry", "onnxruntime", "numpy", "tritonclient", "nvidia-pytriton")
@@ -129,7 +129,7 @@ def measure(pairs: int, repository: Path, options: list[str]) -> list[Row]:
     """Measure every row, each pair on a server of its own."""
     tool = require_perf_analyzer()
     entry = publish_network(repository, MODEL, 64)
-    engine = InProcess(entry.folder / "generator.onnx")
+    engine = InProcess(entry.build_folder / "generator.onnx")
     print(f"in process best at batch {engine.best_batch}")
     rows = {
         "callers": Row("32 callers of batch 1", ">= 0.90", "x"),

@@ -24,7 +24,7 @@ from measuring import Row, Z, publish_network, served
 
 from latentry.clients.server import Server
 from latentry.contract.seeds import LatentDrawer
-from latentry.serving.entries.engine_class import vector_level
+from latentry.serving.runtime.engines.engine_class import vector_level
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.synthesis.crews.processes import ProcessCrew
 from latentry.synthesis.job import Job
@@ -103,7 +103,7 @@ def measure(pairs: int, repository: Path, *, server: bool) -> Iterator[Row]:
     for network, (width, reach) in NETWORKS.items():
         name = f"bench{width}"
         entry = publish_network(repository, name, width)
-        engine = EngineAlone(entry.folder / "generator.onnx")
+        engine = EngineAlone(entry.build_folder / "generator.onnx")
         print(f"{network}: best at batch {engine.best_batch}", flush=True)
         rate = engine.rate(engine.best_batch)
         # Whole batches of 32, as nearly all are in shards of the usual size.

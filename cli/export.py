@@ -78,23 +78,23 @@ def export(
             noise=noise,
             single_rows=rows == "single",
         )
-    for warning in entry.manifest.record.parity.warnings:
+    for warning in entry.build.parity.warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"))
     if as_json:
         print_json(_facts(entry, is_new))
     elif is_new:
-        parity = entry.manifest.record.parity
+        parity = entry.build.parity
         worst, allowed = max(parity.differences.values()), parity.tolerance
         console.print(f"[green]published[/] {entry.name} version {entry.version} in {entry.folder}")
         console.print(
             f"  largest difference from PyTorch {worst:.1e} (allowed {allowed:.0e}), "
-            f"digest {entry.manifest.digest[:12]}"
+            f"digest {entry.digest[:12]}"
         )
         console.print(f"next: latentry serve --repository {repository}")
     else:
         console.print(
             f"{entry.name} version {entry.version} is this very model "
-            f"({entry.manifest.digest[:12]}); nothing was written"
+            f"({entry.digest[:12]}); nothing was written"
         )
 
 
@@ -136,6 +136,8 @@ def _facts(entry: "Entry", is_new: bool) -> dict[str, Any]:
         "version": entry.version,
         "new": is_new,
         "folder": str(entry.folder),
-        "model_digest": entry.manifest.digest,
-        "parity": entry.manifest.record.parity.model_dump(mode="json"),
+        "model_digest": entry.digest,
+        "build": entry.build.name,
+        "build_digest": entry.build.digest,
+        "parity": entry.build.parity.model_dump(mode="json"),
     }

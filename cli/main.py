@@ -39,6 +39,9 @@ COMMANDS = {
         "Export a checkpoint to a proved entry of the model repository.",
         "export,cpu",
     ),
+    "build": Command(
+        "latentry.cli.build:build", "Add a build of a model, run by another engine.", "export,cpu"
+    ),
     "models": Command(
         "latentry.cli.models:models", "List or remove the model repository's entries.", "cpu"
     ),

@@ -14,9 +14,11 @@ from latentry.cli.common.repository_options import (
     Repository,
     print_json,
 )
+from latentry.cli.common.usage import WrongUsage
 from latentry.contract.files import parse_json, printable, read_regular
 
 if TYPE_CHECKING:
+    from latentry.contract.errors import LatentryError
     from latentry.serving.entries.repository import Entry
 
 _MOST_REPORT_BYTES = 64 * 2**20
@@ -28,31 +30,26 @@ models = typer.Typer(help="List, tune or remove the entries of a model repositor
 def list_models(
     context: typer.Context, repository: Repository = DEFAULT_REPOSITORY, as_json: AsJson = False
 ) -> None:
-    """List every model with its versions, inputs, digest, parity and size; verify every file.
+    """List every model with its versions, inputs, digest, builds and size; verify every file.
 
     Exit code 1 where something is damaged.
 
     latentry models --repository model_repository
     """
-    from latentry.contract.errors import LatentryError
     from latentry.serving.entries.repository import list_entries, list_strays
-    from latentry.serving.entries.verification import verify_entry
 
     if context.invoked_subcommand is not None:
         return
     entries, errors = list_entries(repository)
-    for entry in entries:
-        try:
-            verify_entry(entry)
-        except LatentryError as error:
-            errors[entry.folder] = error
+    builds = {entry.folder: _sound_builds(entry, errors) for entry in entries}
     if as_json:
         damaged = {str(folder): str(error) for folder, error in errors.items()}
-        print_json({"entries": [_facts(entry) for entry in entries], "damaged": damaged})
+        facts = [_facts(entry, builds[entry.folder]) for entry in entries]
+        print_json({"entries": facts, "damaged": damaged})
     else:
         console = Console(soft_wrap=True, highlight=False)
         for entry in entries:
-            console.print(_description(entry))
+            console.print(_description(entry, builds[entry.folder]))
         for damage in errors.values():
             console.print(Text.assemble(("damaged:", "red"), f" {printable(str(damage))}"))
         for stray in list_strays(repository):
@@ -64,22 +61,71 @@ def list_models(
         raise typer.Exit(EXIT_FAULT)
 
 
+def _sound_builds(entry: "Entry", errors: "dict[Path, LatentryError]") -> "list[Entry]":
+    """Return ``entry`` with each of its builds; what is damaged goes into ``errors``, too."""
+    from latentry.contract.errors import LatentryError
+    from latentry.serving.entries.builds import list_builds
+    from latentry.serving.entries.verification import verify_entry
+
+    builds, unsound = list_builds(entry)
+    errors |= unsound
+    for one in builds:
+        try:
+            verify_entry(one)
+        except LatentryError as error:
+            errors[one.build_folder] = error
+    return builds
+
+
 @models.command("remove")
 def remove_model(
     name: Annotated[str, typer.Argument(help="The model.")],
     version: Annotated[
         int | None, typer.Option("--version", help="One version; all of them if left out.")
     ] = None,
+    build: Annotated[
+        str | None, typer.Option("--build", help="One build of the newest version.")
+    ] = None,
     repository: Repository = DEFAULT_REPOSITORY,
 ) -> None:
-    """Remove a model, or one version of it.
+    """Remove a model, one version of it, or one build of its newest version.
 
     latentry models remove digits --version 1
     """
+    from latentry.serving.entries.builds import remove_build
     from latentry.serving.entries.publishing import remove_entry
+    from latentry.serving.entries.repository import newest_entries
 
-    for folder in remove_entry(repository, name, version):
+    if build is not None and version is not None:
+        raise WrongUsage("--build is of the newest version; leave --version out")
+    if build is not None:
+        (entry,) = newest_entries(repository, (name,))
+        folders = [remove_build(repository, entry, build)]
+    else:
+        folders = remove_entry(repository, name, version)
+    for folder in folders:
         Console(stderr=True, soft_wrap=True).print(Text(f"removed {folder}"))
+
+
+@models.command("default")
+def choose_default(
+    name: Annotated[str, typer.Argument(help="The model.")],
+    build: Annotated[str, typer.Argument(help="One of its builds, such as onnxruntime-fp32.")],
+    repository: Repository = DEFAULT_REPOSITORY,
+) -> None:
+    """Serve a build of a model's newest version from now on, where no other is asked for.
+
+    Running servers and jobs stay with the build that they began with.
+
+    latentry models default digits onnxruntime-fp32
+    """
+    from latentry.serving.entries.builds import set_default_build
+    from latentry.serving.entries.repository import newest_entries
+
+    (entry,) = newest_entries(repository, (name,))
+    chosen = set_default_build(repository, entry, build)
+    text = f"{name} version {entry.version}: {chosen.build.name} is the default; restart its server"
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(text))
 
 
 @models.command("tune")
@@ -92,19 +138,19 @@ def tune_model(
 ) -> None:
     """Serve a model from now on with the configuration that a profile recommends.
 
-    Only the serving part of its manifest changes: the model digest, every image and every running
-    job stay the same. A server takes the new values at its next start.
+    Only the serving part of the build that was measured changes: every digest, every image and
+    every running job stay the same. A server takes the new values at its next start.
 
     latentry models tune digits --from profile/report.json
     """
     from latentry.serving.entries.tuning import tune_entry
 
-    changes, model_digest = _recommendation(name, report)
-    entry = tune_entry(repository, name, changes, model_digest=model_digest)
+    changes, build_digest = _recommendation(name, report)
+    entry = tune_entry(repository, name, changes, build_digest=build_digest)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    values = ", ".join(f"{key} {value}" for key, value in entry.manifest.serving)
-    console.print(Text(f"{name} version {entry.version}: {values}"))
-    console.print(f"model digest {entry.manifest.digest[:12]}, as before; restart its server")
+    values = ", ".join(f"{key} {value}" for key, value in entry.build.serving)
+    console.print(Text(f"{name} version {entry.version}, {entry.build.name}: {values}"))
+    console.print(f"build digest {entry.build.digest[:12]}, as before; restart its server")
 
 
 def _recommendation(name: str, report: Path) -> tuple[dict[str, int], str]:
@@ -113,7 +159,7 @@ def _recommendation(name: str, report: Path) -> tuple[dict[str, int], str]:
 
     try:
         content = parse_json(read_regular(report, most=_MOST_REPORT_BYTES))
-        model, model_digest = content["model"], content["model_digest"]
+        model, build_digest = content["model"], content["build_digest"]
         recommended = dict((content["slo"] or {}).get("recommended") or {})
     except OSError as error:
         raise NotFound(f"{report} cannot be read: {error.strerror}") from error
@@ -126,29 +172,37 @@ def _recommendation(name: str, report: Path) -> tuple[dict[str, int], str]:
             f"{report} recommends nothing: nothing was found that is surely better than the "
             "configuration that it was measured with, or no --slo was given"
         )
-    return recommended, model_digest
+    return recommended, build_digest
 
 
-def _facts(entry: "Entry") -> dict[str, Any]:
-    manifest = entry.manifest
+def _facts(entry: "Entry", builds: "list[Entry]") -> dict[str, Any]:
     return {
         "name": entry.name,
         "version": entry.version,
-        "model_digest": manifest.digest,
-        "spec": manifest.model.spec.model_dump(mode="json"),
-        "parity": manifest.record.parity.model_dump(mode="json"),
-        "bytes": sum(record.size for record in manifest.files().values()),
-        "serving": manifest.serving.model_dump(),
-        "created": manifest.record.created,
+        "model_digest": entry.digest,
+        "spec": entry.spec.model_dump(mode="json"),
+        "default_build": entry.build.name,
+        "builds": [_build_facts(one) for one in builds],
+        "created": entry.record.created,
     }
 
 
-def _description(entry: "Entry") -> Text:
-    manifest = entry.manifest
-    spec = manifest.model.spec
-    parity = manifest.record.parity
-    size = sum(record.size for record in manifest.files().values())
-    worst = max(parity.differences.values())
+def _build_facts(entry: "Entry") -> dict[str, Any]:
+    build = entry.build
+    return {
+        "name": build.name,
+        "build_digest": build.digest,
+        "rows": build.rows,
+        "speed": build.speed,
+        "parity": build.parity.model_dump(mode="json"),
+        "bytes": sum(record.size for record in entry.files().values()),
+        "serving": build.serving.model_dump(),
+        "created": build.created,
+    }
+
+
+def _description(entry: "Entry", builds: "list[Entry]") -> Text:
+    spec = entry.spec
     lines = {
         **{
             item.name: f"{item.kind} out, {' x '.join(map(str, item.raw.row_shape))}"
@@ -159,9 +213,22 @@ def _description(entry: "Entry") -> Text:
             f"{item.name} in" if spec.find_output(item.name) else item.name: item.allowed
             for item in spec.inputs
         },
-        "digest": manifest.digest,
-        "parity": f"{worst:.1e}, allowed {parity.tolerance:.0e}",
-        "size": f"{size / 2**20:.1f} MiB, exported {manifest.record.created}",
+        "digest": entry.digest,
+        **{
+            f"build {one.build.name}": _build_line(one, is_default=one.build == entry.build)
+            for one in builds
+        },
+        "exported": entry.record.created,
     }
     facts = "".join(f"\n  {key:<15} {' '.join(value.split())}" for key, value in lines.items())
     return Text.assemble((entry.name, "bold"), f" version {entry.version}", printable(facts))
+
+
+def _build_line(entry: "Entry", *, is_default: bool) -> str:
+    build = entry.build
+    worst = max(build.parity.differences.values())
+    size = sum(record.size for record in entry.files().values())
+    return (
+        f"{'default, ' * is_default}parity {worst:.1e} (allowed {build.parity.tolerance:.0e}), "
+        f"{build.speed:.2f} x the speed, {size / 2**20:.1f} MiB"
+    )

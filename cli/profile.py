@@ -289,7 +289,7 @@ def _hold(
     configuration = served_configuration(url, info.name)
     key = {
         "model": info.name,
-        "model_digest": info.model_digest,
+        "build_digest": info.build_digest,
         "engine_class": info.engine_class,
         "host": platform.node(),
         "cores": os.cpu_count(),
@@ -322,9 +322,9 @@ def _hold(
             search = None
             if entry is not None and budget_s and not no_search:
                 search = Search(
-                    serve=partial(private_target, _COMMAND, repository, info.name),
+                    serve=partial(private_target, _COMMAND, repository, info.name, info.build),
                     objective=objective,
-                    default=entry.manifest.serving.model_dump(),
+                    default=entry.build.serving.model_dump(),
                     most_batch=most_proved_batch(entry),
                     budget_s=budget_s - (time.monotonic() - start),
                     state=state,
@@ -397,6 +397,8 @@ def _header(info: ModelInfo, url: str, *, with_perf_analyzer: bool) -> dict[str,
         "model": info.name,
         "version": info.version,
         "model_digest": info.model_digest,
+        "build": info.build,
+        "build_digest": info.build_digest,
         "engine_class": info.engine_class,
         "configuration": served_configuration(url, info.name),
         "notes": (f"{busy} worse than they need be",) if load > _BUSY_LOAD * cores else (),

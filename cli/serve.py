@@ -16,6 +16,7 @@ from latentry.cli.common.repository_options import (
     print_json,
 )
 from latentry.cli.common.usage import reading_options
+from latentry.contract.errors import BadRequest
 from latentry.contract.files import printable
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ def serve(
     models: Annotated[
         str, typer.Option(help="Names, such as digits,textures; all if left out.")
     ] = "",
+    build: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=BUILD",
+            help="Serve this build, such as digits=onnxruntime-fp32; the default one if left out.",
+        ),
+    ] = None,
     streams: Annotated[
         str, typer.Option(help="Models that are streamed, too: all, none, or names such as a,b.")
     ] = "all",
@@ -112,10 +120,12 @@ def serve(
     console = Console(stderr=True, soft_wrap=True)
     _log_to(console)
     with reading_options():
+        builds = _builds(build or [])
         memory = None if most_memory is None else parse_size(most_memory)
     options = ServeOptions(
         repository=repository,
         models=tuple(name for name in models.split(",") if name),
+        builds=builds,
         streams=_streams(streams),
         address=address,
         port=port,
@@ -143,15 +153,18 @@ def serve(
                     "url": endpoint.url,
                     "metrics_url": f"http://127.0.0.1:{endpoint.metrics_port}/metrics",
                     "models": {entry.name: str(entry.version) for entry in entries},
+                    "builds": {entry.name: entry.build.name for entry in entries},
                 },
                 one_line=True,
             )
             return
-        names = ", ".join(f"{entry.name} (version {entry.version})" for entry in entries)
+        names = ", ".join(
+            f"{entry.name} (version {entry.version}, {entry.build.name})" for entry in entries
+        )
         console.print(f"[green]ready[/] on {endpoint.url}: {names}")
         console.print(f"metrics: http://127.0.0.1:{endpoint.metrics_port}/metrics")
         first = entries[0]
-        label = " --class 0" if first.manifest.model.spec.class_input else ""
+        label = " --class 0" if first.spec.class_input else ""
         url = "" if endpoint.url == "127.0.0.1:8001" else f" --url {endpoint.url}"
         console.print(
             f"try: latentry generate {first.name} --seeds 0-15{label} --grid {first.name}.png{url}"
@@ -159,6 +172,20 @@ def serve(
         console.print("Ctrl-C stops it")
 
     run(options, say_ready)
+
+
+def _builds(texts: list[str]) -> dict[str, str]:
+    """Return the builds that are asked for, by model; raises BadRequest."""
+    builds: dict[str, str] = {}
+    for text in texts:
+        model, sign, build = text.partition("=")
+        if not (model and sign and build) or model in builds:
+            raise BadRequest(
+                f"--build {text} is not understood; say MODEL=BUILD once for a model, such as "
+                "digits=onnxruntime-fp32 (`latentry models` lists the builds)"
+            )
+        builds[model] = build
+    return builds
 
 
 def _streams(text: str) -> tuple[str, ...] | None:

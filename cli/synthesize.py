@@ -339,7 +339,7 @@ def _show_estimate(job: Job, origin: Origin, workers: int, *, as_json: bool) -> 
     if as_json:
         echo_json(facts)
         return
-    echo(f"model    {job.model} {record.model_digest[:12]}, {record.engine_class}")
+    echo(f"model    {job.model} {record.model_digest[:12]}, {record.build}, {record.engine_class}")
     echo(f"samples  {plan.samples:,}, seeds {seeds[0]} to {seeds[1]}")
     for label, count in plan.counts:
         if label is not None:
@@ -402,6 +402,8 @@ def _facts(out: str, record: JobRecord) -> dict[str, Any]:
         "out": out,
         "model": record.job.model,
         "model_digest": record.model_digest,
+        "build": record.build,
+        "build_digest": record.build_digest,
         "engine_class": record.engine_class,
         "planned_samples": record.samples,
         "planned_shards": record.shards,

@@ -135,8 +135,18 @@ class GenerateResult:
         return self.info.model_digest
 
     @property
+    def build(self) -> str:
+        """Name of the build that drew the images, as onnxruntime-fp32."""
+        return self.info.build
+
+    @property
+    def build_digest(self) -> str:
+        """SHA-256 that names that build."""
+        return self.info.build_digest
+
+    @property
     def engine_class(self) -> str:
-        """What drew the images; they are equal to the bit within one class."""
+        """What drew the images; those of a build are equal to the bit within one class."""
         return self.info.engine_class
 
     def __len__(self) -> int:
@@ -255,6 +265,8 @@ class GenerateResult:
             "model": self.model,
             "version": self.version,
             "model_digest": self.model_digest,
+            "build": self.build,
+            "build_digest": self.build_digest,
             "engine_class": self.engine_class,
         }
         return {f"latentry:{key}": text for key, text in {**seed, **inputs, **model}.items()}
@@ -354,7 +366,7 @@ def _drawn_samples(
     before = samples.info
     if all(reply.version == now.version != before.version for reply in replies):
         return CheckedSamples(now, samples.rows)
-    if (now.model_digest, now.engine_class) != (before.model_digest, before.engine_class):
+    if now.identity != before.identity:
         raise ServerFault(f"{before.name} was replaced while it was drawing; ask again")
     return samples
 

@@ -51,7 +51,7 @@ class StreamCursor:
             ServerGone: Another one is being served under its name.
         """
         began = self._samples.info
-        if (now.model_digest, now.engine_class) != (began.model_digest, began.engine_class):
+        if now.identity != began.identity:
             raise self._broken(ServerFault(f"{began.name} was replaced by another model"))
 
     def requests(self) -> Iterator[Arrays]:

@@ -24,7 +24,10 @@ class ModelInfo:
         name: Its name.
         version: Its version, as Triton spells it.
         model_digest: SHA-256 that names what draws the images.
-        engine_class: What draws them here; images are equal to the bit within one class.
+        build: Name of the build that runs it, as onnxruntime-fp32.
+        build_digest: SHA-256 that names the build.
+        engine_class: What draws them here; the images of a build are equal to the bit within one
+            class.
         spec: What it takes and gives.
         max_batch_size: Most samples that one unary request may carry.
     """
@@ -32,9 +35,16 @@ class ModelInfo:
     name: str
     version: str
     model_digest: str
+    build: str
+    build_digest: str
     engine_class: str
     spec: GeneratorSpec
     max_batch_size: int
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What else than seeds and inputs an image depends on."""
+        return self.model_digest, self.build_digest, self.engine_class
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from latentry.contract.spec import GeneratorSpec, Route
 
 # Keys in the parameters of a served model's config.pbtxt.
 MODEL_DIGEST = "latentry.model_digest"
+BUILD = "latentry.build"
+BUILD_DIGEST = "latentry.build_digest"
 SPEC = "latentry.spec"
 ENGINE_CLASS = "latentry.engine_class"
 THREADS = "latentry.threads"

@@ -27,18 +27,19 @@ from latentry.export.sources.modules import check_stages, module_from_target
 from latentry.export.sources.w_avg import with_w_avg
 from latentry.serving.entries.examples import PERF_INPUT_FILE, example_request, perf_input
 from latentry.serving.entries.goldens import GOLDEN_FILE, Goldens, golden_bytes, golden_count
-from latentry.serving.entries.manifest import (
+from latentry.serving.entries.manifests import (
     MOST_GOLDENS,
+    Build,
+    ExportRecord,
     GoldenRecord,
-    Manifest,
-    ModelPart,
-    RecordPart,
+    Model,
+    RowMode,
     ServingPart,
-    file_record,
+    stored_model,
 )
-from latentry.serving.entries.publishing import publish
+from latentry.serving.entries.publishing import Draft, publish
 from latentry.serving.entries.repository import MODEL_FILE, MODEL_PY, Entry
-from latentry.serving.runtime.engines import RowMode
+from latentry.serving.entries.sealed import FileRecord, file_record
 from latentry.serving.runtime.generator import Generator
 from latentry.training.checkpoint import checkpoint_digest, load_checkpoint
 
@@ -153,35 +154,43 @@ def export_generator(
     on_step("drawing the goldens")
     generator = _generator(spec, artefacts, proof.mode)
     goldens = _draw(generator, example_request(spec, golden_count(spec)))
-    files = {
-        GOLDEN_FILE: golden_bytes(goldens),
-        PERF_INPUT_FILE: perf_input(spec),
-        MODEL_FILE: MODEL_PY,
+    model = stored_model(Model(spec=spec, networks=_records(artefacts)))
+    files = {PERF_INPUT_FILE: perf_input(spec), MODEL_FILE: MODEL_PY}
+    build_files = {GOLDEN_FILE: golden_bytes(goldens)}
+    made = {
+        "tools": {name: version(name) for name in _TOOLS},
+        "host": f"{platform.system()}-{platform.machine()}",
+        "created": time_now(),
     }
-    manifest = Manifest(
-        model=ModelPart(
-            spec=spec,
-            artefacts={name: file_record(data) for name, data in artefacts.items()},
+    record = ExportRecord(
+        model=model.digest,
+        checkpoint_digest=source.digest,
+        architecture=source.architecture,
+        opset=OPSET,
+        files=_records(files),
+        **made,
+    )
+    build = Build(
+        model=model.digest,
+        engine="onnxruntime",
+        precision="fp32",
+        rows=proof.mode,
+        artefacts=_records(artefacts),
+        parity=proof.parity.model_copy(
+            update={"warnings": (*prepared.warnings, *proof.parity.warnings, *proof.warnings)}
         ),
-        record=RecordPart(
-            checkpoint_digest=source.digest,
-            architecture=source.architecture,
-            opset=OPSET,
-            precision="fp32",
-            rows=proof.mode,
-            parity=proof.parity.model_copy(
-                update={"warnings": (*prepared.warnings, *proof.parity.warnings, *proof.warnings)}
-            ),
-            goldens=GoldenRecord(count=len(goldens), engine_class=generator.engine_class),
-            files={name: file_record(data) for name, data in files.items()},
-            tools={name: version(name) for name in _TOOLS},
-            host=f"{platform.system()}-{platform.machine()}",
-            created=time_now(),
-        ),
+        goldens=GoldenRecord(count=len(goldens), engine_class=generator.engine_class),
+        files=_records(build_files),
         serving=ServingPart(max_batch_size=max_batch_size),
+        **made,
     )
     on_step("publishing")
-    return publish(repository, source.name, manifest, {**artefacts, **files})
+    draft = Draft(model, record, build, files, {**artefacts, **build_files})
+    return publish(repository, source.name, draft)
+
+
+def _records(files: Mapping[str, bytes]) -> dict[str, FileRecord]:
+    return {name: file_record(data) for name, data in files.items()}
 
 
 def usual_batch_size(spec: GeneratorSpec) -> int:

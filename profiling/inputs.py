@@ -23,21 +23,23 @@ def sample_bytes(spec: GeneratorSpec) -> int:
 def valid_inputs(repository: Path, model: str, url: str) -> Iterator[tuple[Path, Any]]:
     """Give the ``perf_input.json`` of what is being served, and its entry in the repository.
 
-    Where the repository does not hold the served digest, the file is made from the served spec,
-    and the entry is None.
+    Where the repository's newest version is not what is served, the file is made from the served
+    spec, and the entry is None.
     """
     from latentry.clients.client import Client
+    from latentry.serving.entries.builds import with_build_digest
     from latentry.serving.entries.examples import PERF_INPUT_FILE, perf_input
     from latentry.serving.entries.repository import newest_entries
 
     with Client(url) as client:
         info = client.info(model)
-    entries = []
+    entry = None
     # Where there is none, or it is damaged, what is served is what counts.
     with suppress(LatentryError):
-        entries = newest_entries(repository, (model,))
-    if entries and entries[0].manifest.digest == info.model_digest:
-        yield entries[0].folder / PERF_INPUT_FILE, entries[0]
+        (newest,) = newest_entries(repository, (model,))
+        entry = with_build_digest(newest, info.build_digest)
+    if entry is not None:
+        yield entry.folder / PERF_INPUT_FILE, entry
         return
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / PERF_INPUT_FILE

@@ -24,7 +24,7 @@ _OPTIONS = {
 
 @contextmanager
 def private_server(
-    command: Sequence[str], repository: Path, model: str, serving: Mapping[str, int]
+    command: Sequence[str], repository: Path, model: str, build: str, serving: Mapping[str, int]
 ) -> Iterator[str]:
     """Serve the newest version of ``model``; give the address.
 
@@ -35,12 +35,14 @@ def private_server(
         command: Starts ``latentry``, such as ``["latentry"]``.
         repository: The model repository.
         model: Name of the model.
-        serving: Fields of the manifest's ``serving`` part.
+        build: Which of its builds.
+        serving: Fields of a build's ``serving`` part.
 
     Raises:
         ServeError: It did not become ready; the message has its last words.
     """
     arguments = [*command, "serve", "--repository", str(repository), "--models", model, "--json"]
+    arguments += ["--build", f"{model}={build}"]
     arguments += ["--port", "0", "--metrics-port", "0", "--drain-s", "2"]
     for name, option in _OPTIONS.items():
         if name in serving:
@@ -74,11 +76,11 @@ def private_server(
 
 @contextmanager
 def private_target(
-    command: Sequence[str], repository: Path, model: str, serving: Mapping[str, int]
+    command: Sequence[str], repository: Path, model: str, build: str, serving: Mapping[str, int]
 ) -> Iterator[TritonTarget]:
     """Serve likewise; give what load can be put on."""
     with (
-        private_server(command, repository, model, serving) as url,
+        private_server(command, repository, model, build, serving) as url,
         TritonTarget(url, model) as target,
     ):
         yield target

@@ -88,7 +88,7 @@ class ServerUsage:
 
 
 def served_configuration(url: str, model: str) -> dict[str, int]:
-    """Return the fields of the manifest's ``serving`` part as the server at ``url`` runs them.
+    """Return the fields of a build's ``serving`` part as the server at ``url`` runs them.
 
     Raises:
         LatentryError: There is no such model, or no answer.

@@ -133,6 +133,7 @@ class Job(Strict):
 
     model: ModelName
     model_digest: str | None = None
+    build: str | None = None
     engine_class: Literal["any"] | None = None
     samples: SamplesPart
     inputs: dict[str, JobInput] = {}

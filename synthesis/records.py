@@ -20,6 +20,7 @@ from latentry.contract.files import parse_json
 from latentry.contract.seeds import MAX_SEED
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.strict import Strict, explain
+from latentry.contract.transport import ModelInfo
 from latentry.synthesis.job import Job
 from latentry.synthesis.plan import JobPlan, plan_from_job
 from latentry.synthesis.sinks.formats import FORMATS
@@ -44,9 +45,11 @@ _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class JobRecord(Strict):
     """``job.json``: the job, and everything else on which a byte of its shards depends."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     job: Job
     model_digest: str
+    build: str
+    build_digest: str
     engine_class: str
     spec: GeneratorSpec
     encoders: dict[str, str]
@@ -67,6 +70,24 @@ class JobRecord(Strict):
                 f"{plan.samples} in {plan.shards}"
             )
         return self
+
+    def check_source(self, info: ModelInfo) -> None:
+        """Check that ``info`` is what the job's samples are drawn by, up to the engine class.
+
+        Raises:
+            JobError: It is another model, or another build of it.
+        """
+        if info.model_digest != self.model_digest:
+            raise JobError(
+                f"{info.name} has the model digest {info.model_digest} now; this job draws from "
+                f"{self.model_digest}. Serve that version again, or give another --out"
+            )
+        if info.build_digest != self.build_digest:
+            raise JobError(
+                f"{info.name} is run by the build {info.build} now ({info.build_digest[:12]}); "
+                f"this job draws from {self.build} ({self.build_digest[:12]}). Serve that: "
+                f"`latentry serve --build {info.name}={self.build}`, or give another --out"
+            )
 
     @cached_property
     def plan(self) -> JobPlan:

@@ -51,13 +51,18 @@ def record_from_job(job: Job, info: ModelInfo) -> JobRecord:
 
     Raises:
         BadRequest: The job asks what the model does not take, or does not fit in the seeds.
-        JobError: The job pins another model digest.
+        JobError: The job pins another model digest or build.
         NotFound: A file of a filter is missing.
     """
     if job.model_digest not in (None, info.model_digest):
         raise JobError(
             f"the job asks for {job.model} with the model digest {job.model_digest}; here it is "
             f"{info.model_digest}"
+        )
+    if job.build not in (None, info.build):
+        raise JobError(
+            f"the job asks for the build {job.build} of {job.model}; here it is run by "
+            f"{info.build}: `latentry serve --build {job.model}={job.build}`"
         )
     job.check(info.spec)
     plan = plan_from_job(job, info.spec)
@@ -66,9 +71,11 @@ def record_from_job(job: Job, info: ModelInfo) -> JobRecord:
     if job.output.features:
         load_network(job.output.features)
     return JobRecord(
-        # Which digest is meant stands beside it, whether or not the job named one.
-        job=job.model_copy(update={"model_digest": None}),
+        # Which digest and build are meant stands beside it, whether or not the job named them.
+        job=job.model_copy(update={"model_digest": None, "build": None}),
         model_digest=info.model_digest,
+        build=info.build,
+        build_digest=info.build_digest,
         engine_class=job.engine_class or info.engine_class,
         spec=info.spec,
         # A job that takes any engine gives up equal bytes, and need not ask for equal encoders.
@@ -86,19 +93,25 @@ def _versions(job: Job) -> dict[str, str]:
     return {**versions, **network_versions()} if networks else versions
 
 
-def open_record(job: Job, origin: Origin, begun: str | None = None) -> JobRecord:
+def open_record(
+    job: Job, origin: Origin, begun: tuple[str | None, str | None] = (None, None)
+) -> JobRecord:
     """Return the record of ``job`` for the model that ``origin`` offers; errors as above.
 
-    A repository may have newer versions of the model by now; a job that was ``begun`` with a model
-    digest goes on with it.
+    A repository may have newer versions of the model by now, or another default build; a job that
+    was ``begun`` with a model digest and a build goes on with them.
     """
-    with origin.open_client(job.model, job.model_digest or begun) as client:
+    digest, build = begun
+    with origin.open_client(job.model, job.model_digest or digest, job.build or build) as client:
         return record_from_job(job, client.info(job.model))
 
 
-def begun_digest(storage: Storage) -> str | None:
-    """Return the model digest of the job in ``storage``; None where there is none yet."""
-    return read_job(storage).model_digest if JOB_FILE in storage.sizes() else None
+def begun_with(storage: Storage) -> tuple[str | None, str | None]:
+    """Return the model digest and the build of the job in ``storage``; None where there is none."""
+    if JOB_FILE not in storage.sizes():
+        return None, None
+    record = read_job(storage)
+    return record.model_digest, record.build
 
 
 def begin(storage: Storage, record: JobRecord) -> None:
@@ -170,6 +183,8 @@ def index_bytes(storage: Storage, record: JobRecord) -> bytes:
     index = {
         "model": record.job.model,
         "model_digest": record.model_digest,
+        "build": record.build,
+        "build_digest": record.build_digest,
         "job_sha256": hashlib.sha256(storage.read(JOB_FILE)).hexdigest(),
         **totals.as_json(),
         "files": shards,
@@ -317,7 +332,7 @@ def run_job(
         LatentryError: The source failed.
     """
     storage = storage_from_url(out)
-    record = open_record(job, origin, begun_digest(storage))
+    record = open_record(job, origin, begun_with(storage))
     with storage.locked(take_over=take_over):
         begin(storage, record)
         faults = drop_changed(storage, record, shards_within(record, limit))

@@ -68,14 +68,19 @@ class Origin:
         return DEFAULT_RETRY_FOR_S if self.retry_for_s is None else self.retry_for_s
 
     def open_client(
-        self, model: str, model_digest: str | None = None, *, patient: bool = False
+        self,
+        model: str,
+        model_digest: str | None = None,
+        build: str | None = None,
+        *,
+        patient: bool = False,
     ) -> Client:
         """Return a client that draws with one thread here, or asks the server.
 
         A ``patient`` one waits for a server that was there and is busy or gone now.
 
         Raises:
-            NotFound: The repository lacks the model, or the version with this digest.
+            NotFound: The repository lacks the model, the version with this digest, or its build.
             EntryError: The entry is damaged.
         """
         if self.repository is None:
@@ -85,7 +90,9 @@ class Origin:
             )
         from latentry.serving.runtime.local import LocalTransport
 
-        transport = LocalTransport(self.repository, (model,), threads=1, model_digest=model_digest)
+        transport = LocalTransport(
+            self.repository, (model,), threads=1, model_digest=model_digest, build=build
+        )
         return Client(transport=transport, timeout_s=None)
 
 
@@ -215,7 +222,9 @@ class SampleDrawer:
         self._filters = [options.load() for options in self._job.filters]
         features = self._job.output.features
         self._features = load_network(features) if features else None
-        self._client = origin.open_client(self._job.model, record.model_digest, patient=True)
+        self._client = origin.open_client(
+            self._job.model, record.model_digest, record.build, patient=True
+        )
         self._patience_s = origin.patience_s
         self._together = max(
             1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // record.spec.image.row_bytes(Format.RAW))
@@ -362,11 +371,7 @@ class SampleDrawer:
 
     def _check_source(self, info: ModelInfo) -> None:
         record = self._record
-        if info.model_digest != record.model_digest:
-            raise JobError(
-                f"{info.name} has the model digest {info.model_digest} now; this job draws from "
-                f"{record.model_digest}. Serve that version again, or give another --out"
-            )
+        record.check_source(info)
         if record.engine_class not in ("any", info.engine_class):
             raise JobError(
                 f"{info.name} is drawn by {info.engine_class} now; this job's images come from "

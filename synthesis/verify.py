@@ -307,13 +307,9 @@ def _draw_again(
     """Draw ``count`` samples again, chosen at random, and compare their pixels."""
     chosen = sorted(random.SystemRandom().sample(range(record.samples), min(count, record.samples)))
     different = 0
-    with origin.open_client(record.job.model, record.model_digest) as client:
+    with origin.open_client(record.job.model, record.model_digest, record.build) as client:
         info = client.info(record.job.model)
-        if info.model_digest != record.model_digest:
-            raise JobError(
-                f"{info.name} has the model digest {info.model_digest} here; the job's samples "
-                f"were drawn by {record.model_digest}"
-            )
+        record.check_source(info)
         for number, indices in itertools.groupby(chosen, key=record.plan.shard_of):
             made = read_shard_record(storage, record, number)
             recorded = dict(

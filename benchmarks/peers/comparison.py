@@ -29,7 +29,7 @@ from peers.networks import NETWORKS, Artefacts
 from peers.servers import PeerFailed
 from peers.tables import Measured, Round
 
-from latentry.serving.entries.engine_class import vector_level
+from latentry.serving.runtime.engines.engine_class import vector_level
 
 _OFFERED_SHARE = 0.6
 _FAILURES = (PeerFailed, WrongAnswers, OSError)

@@ -85,7 +85,7 @@ def make(network: Network, home: Path) -> Artefacts:
         shutil.copy(SERVERS / "latentry" / "spec.json", folder)
         save_file(weights(network), folder / "weights.safetensors")
         _export(network, folder)
-        exported = next(folder.glob(f"model_repository/{MODEL}/*/generator.onnx"))
+        exported = next(folder.glob(f"model_repository/{MODEL}/*/builds/*/generator.onnx"))
         # ONNX Runtime computes every output, asked for or not, and the others are Latentry's own.
         onnx.utils.extract_model(exported, folder / "generator.onnx", ["z"], ["image"])
         done.write_text(json.dumps(recipe))

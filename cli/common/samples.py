@@ -210,5 +210,7 @@ def json_from_info(info: ModelInfo) -> dict[str, str]:
         "model": info.name,
         "version": info.version,
         "model_digest": info.model_digest,
+        "build": info.build,
+        "build_digest": info.build_digest,
         "engine_class": info.engine_class,
     }

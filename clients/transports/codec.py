@@ -12,7 +12,14 @@ from latentry.clients.transports.grpc_library import library
 from latentry.contract.errors import NotFound, ServerFault
 from latentry.contract.spec import spec_from_json
 from latentry.contract.transport import ModelInfo, Reply
-from latentry.contract.wire import ENGINE_CLASS, MODEL_DIGEST, SPEC, Arrays
+from latentry.contract.wire import (
+    BUILD,
+    BUILD_DIGEST,
+    ENGINE_CLASS,
+    MODEL_DIGEST,
+    SPEC,
+    Arrays,
+)
 
 library()  # before tritonclient imports gRPC as it comes
 from tritonclient.grpc import service_pb2 as service_pb2  # noqa: E402
@@ -82,12 +89,14 @@ def info_from_config(config: Any, versions: Iterable[str]) -> ModelInfo:
         SpecError: Its spec is not understood.
     """
     parameters = {key: value.string_value for key, value in config.parameters.items()}
-    if SPEC not in parameters or MODEL_DIGEST not in parameters:
+    if not {SPEC, MODEL_DIGEST, BUILD, BUILD_DIGEST} <= parameters.keys():
         raise NotFound(f"{config.name} is not a Latentry generator; models() lists what is served")
     return ModelInfo(
         name=config.name,
         version=max(versions, key=int, default=""),
         model_digest=parameters[MODEL_DIGEST],
+        build=parameters[BUILD],
+        build_digest=parameters[BUILD_DIGEST],
         engine_class=parameters.get(ENGINE_CLASS, "unknown"),
         spec=spec_from_json(parameters[SPEC], f"the configuration of {config.name}"),
         max_batch_size=max(1, config.max_batch_size),

@@ -14,10 +14,15 @@ from latentry.contract.kinds.picture import PictureOutput
 from latentry.contract.spec import WATCH, GeneratorSpec
 from latentry.contract.wire import Arrays
 from latentry.export.graphs.onnx_export import eval_copy
-from latentry.export.proofs.proof_bench import ProofBench, count_rows, draw_rows, load_engines
+from latentry.export.proofs.proof_bench import (
+    EngineBench,
+    ProofBench,
+    count_rows,
+    draw_rows,
+    load_engines,
+)
 from latentry.export.sources.modules import check_stages
-from latentry.serving.entries.manifest import Parity
-from latentry.serving.runtime.engines import RowMode
+from latentry.serving.entries.manifests import Parity, RowMode
 
 TOLERANCE = 1e-4
 """Largest difference between the engines, for an output whose values reach up to 1."""
@@ -86,21 +91,21 @@ def prove(
     if max_batch_size < 1:
         raise BadRequest(f"max_batch_size is {max_batch_size}; it must be at least 1")
     check_stages(module, spec)
-    bench = ProofBench(spec, eval_copy(module), load_engines(spec, artefacts, rows=row_mode))
+    bench = ProofBench(spec, load_engines(spec, artefacts, rows=row_mode), eval_copy(module))
     rows = draw_rows(spec, max(max_batch_size, _LEAST_SEEDS))
     # One at a time first: what is wrong there is told without talk of batches.
     sizes = batch_sizes(max_batch_size)
     alone = bench.run_onnx(rows, 1)
-    _check_finite("ONNX Runtime", alone)
+    check_finite("ONNX Runtime", alone)
     worst = [_compare(bench, rows, alone, 1)]
     for size in sizes[1:]:
         together = bench.run_onnx(rows, size)
-        _check_identity(alone, together, f"in a batch of {size}")
+        check_identity(alone, together, f"in a batch of {size}")
         worst.append(_compare(bench, rows, together, size))
-        _check_equal_rows(bench, rows, size)
+        check_equal_rows(bench, rows, size)
     one_thread = replace(bench, engines=load_engines(spec, artefacts, threads=1, rows=row_mode))
     drawn = one_thread.run_onnx(rows, max_batch_size)
-    _check_identity(alone, drawn, "with one engine thread")
+    check_identity(alone, drawn, "with one engine thread")
     _check_constant(spec, alone)
     if spec.free_inputs:
         _check_sizes(bench)
@@ -133,10 +138,10 @@ def _check_sizes(bench: ProofBench) -> None:
     for size in ends:
         rows = draw_rows(bench.spec.at(size), _ROWS_OF_SIZE)
         alone = bench.run_onnx(rows, 1)
-        _check_finite("ONNX Runtime", alone)
+        check_finite("ONNX Runtime", alone)
         _compare(bench, rows, alone, 1)
         together = bench.run_onnx(rows, _ROWS_OF_SIZE)
-        _check_identity(alone, together, f"in a batch of {_ROWS_OF_SIZE} of the {size} size")
+        check_identity(alone, together, f"in a batch of {_ROWS_OF_SIZE} of the {size} size")
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class _Differences:
 
 def _compare(bench: ProofBench, rows: Arrays, served: Arrays, size: int) -> _Differences:
     expected = bench.run_torch(rows, served, size)
-    _check_finite("torch", expected)
+    check_finite("torch", expected)
     floats = {
         key: _check_near(key, served[key], expected[key], size)
         for key in expected
@@ -217,7 +222,8 @@ def _check_watch(served: Arrays, expected: Arrays) -> None:
         )
 
 
-def _check_finite(engine: str, outputs: Arrays) -> None:
+def check_finite(engine: str, outputs: Arrays) -> None:
+    """Refuse outputs of ``engine`` that hold NaN or infinity; raises ExportRefused."""
     for name, values in outputs.items():
         bad = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(1, bool)
         if bad.any():
@@ -232,7 +238,8 @@ def _check_finite(engine: str, outputs: Arrays) -> None:
             )
 
 
-def _check_identity(alone: Arrays, other: Arrays, where: str) -> None:
+def check_identity(alone: Arrays, other: Arrays, where: str) -> None:
+    """Refuse samples that are not, to the bit, what they are alone; raises RowsDiffer."""
     for name in _floats_first(alone):
         if (difference := _find_difference(other[name], alone[name])) is not None:
             index, apart = difference
@@ -244,7 +251,8 @@ def _check_identity(alone: Arrays, other: Arrays, where: str) -> None:
             )
 
 
-def _check_equal_rows(bench: ProofBench, rows: Arrays, size: int) -> None:
+def check_equal_rows(bench: EngineBench, rows: Arrays, size: int) -> None:
+    """Refuse engines to which the place in a batch matters; raises RowsDiffer."""
     same = {key: np.repeat(values[:1], size, axis=0) for key, values in rows.items()}
     outputs = bench.run_onnx(same, size)
     for name in _floats_first(outputs):

@@ -17,23 +17,22 @@ from latentry.contract.spec import GeneratorSpec
 from latentry.contract.stages.stage import NetworkStage
 from latentry.contract.wire import Arrays
 from latentry.export.graphs.onnx_export import FROZEN_BATCH_CAUSES, StageGraph
-from latentry.serving.runtime.engines import Engine, RowMode
+from latentry.serving.entries.manifests import RowMode
+from latentry.serving.runtime.engines import Engine
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from latentry.serving.runtime.stage_runner import tensor_for_stage
 
 
 @dataclass(frozen=True)
-class ProofBench:
-    """Both engines, fed with the same rows: arrays by input, one row a sample.
+class EngineBench:
+    """An engine, fed with rows: arrays by input, one row a sample.
 
     Attributes:
         spec: What the generator takes and gives.
-        module: It in PyTorch, on the CPU in evaluation mode.
-        engines: It in ONNX Runtime, by network.
+        engines: What runs each of its networks, by its name.
     """
 
     spec: GeneratorSpec
-    module: nn.Module
     engines: Mapping[str, Engine]
 
     def run_onnx(self, rows: Arrays, size: int) -> Arrays:
@@ -54,26 +53,6 @@ class ProofBench:
                     taken = (tensor_for_stage(board, name) for name in stage.takes)
                     made |= zip(stage.gives, stage.run(*taken), strict=True)
             parts.append(made)
-        return _join(parts)
-
-    def run_torch(self, rows: Arrays, served: Arrays, size: int) -> Arrays:
-        """Return what the module itself gives for ``rows``, as the networks' graphs would.
-
-        So that each network is compared for itself, it gets of other stages what ONNX Runtime made
-        in ``served``.
-
-        Raises:
-            ExportRefused: The module raised an error.
-        """
-        parts = []
-        for part, made in zip(_split(rows, size), _split(served, size), strict=True):
-            outputs: dict[str, NDArray[Any]] = {}
-            before: dict[str, NDArray[Any]] = {}
-            for stage in self.spec.pipeline:
-                if isinstance(stage, NetworkStage):
-                    outputs |= self._run_module(stage, {**part, **before})
-                before |= {name: tensor_for_stage(made, name) for name in stage.gives}
-            parts.append(outputs)
         return _join(parts)
 
     def feed(self, stage: NetworkStage, board: Arrays) -> Arrays:
@@ -107,6 +86,37 @@ class ProofBench:
                     f"spec says {shown_shape(kind.row_shape)}; correct the spec or the module"
                 )
         return outputs
+
+
+@dataclass(frozen=True)
+class ProofBench(EngineBench):
+    """ONNX Runtime and torch, fed with the same rows.
+
+    Attributes:
+        module: The generator in PyTorch, on the CPU in evaluation mode.
+    """
+
+    module: nn.Module
+
+    def run_torch(self, rows: Arrays, served: Arrays, size: int) -> Arrays:
+        """Return what the module itself gives for ``rows``, as the networks' graphs would.
+
+        So that each network is compared for itself, it gets of other stages what ONNX Runtime made
+        in ``served``.
+
+        Raises:
+            ExportRefused: The module raised an error.
+        """
+        parts = []
+        for part, made in zip(_split(rows, size), _split(served, size), strict=True):
+            outputs: dict[str, NDArray[Any]] = {}
+            before: dict[str, NDArray[Any]] = {}
+            for stage in self.spec.pipeline:
+                if isinstance(stage, NetworkStage):
+                    outputs |= self._run_module(stage, {**part, **before})
+                before |= {name: tensor_for_stage(made, name) for name in stage.gives}
+            parts.append(outputs)
+        return _join(parts)
 
     def _run_module(self, stage: NetworkStage, board: Arrays) -> Arrays:
         graph = StageGraph(self.module, self.spec, stage)

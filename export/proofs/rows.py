@@ -4,7 +4,6 @@ Where an operator of ONNX Runtime rounds a row otherwise beside other rows, each
 a run of its own: identity then holds by construction. Where rows reach each other, nothing helps.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -19,15 +18,13 @@ from latentry.export.graphs.onnx_export import eval_copy
 from latentry.export.proofs.first_difference import first_difference
 from latentry.export.proofs.parity import MIXING, RowsDiffer, batch_sizes, prove, scale_of
 from latentry.export.proofs.proof_bench import ProofBench, count_rows, draw_rows, load_engines
-from latentry.serving.entries.manifest import Parity
-from latentry.serving.runtime.engines import RowMode
+from latentry.export.proofs.speed import relative_speed
+from latentry.serving.entries.manifests import Parity, RowMode
 
 ROUNDING = 1e-5
 """Largest difference between batches that is taken for rounding, for values of up to 1."""
 
 _LEAST_ROWS = 16
-_MEASURED_S = 0.3
-_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -86,12 +83,17 @@ def prove_rows(
     try:
         return RowFinding(prove(module, spec, artefacts, max_batch_size), "batch")
     except RowsDiffer as error:
-        bench = ProofBench(spec, eval_copy(module), load_engines(spec, artefacts, threads=1))
+        bench = ProofBench(spec, load_engines(spec, artefacts, threads=1), eval_copy(module))
         apart, operator = _judge(error, bench, artefacts, max_batch_size)
         if apart > ROUNDING and not single:
             raise ExportRefused(_too_far(error, apart, operator)) from error
     parity = prove(module, spec, artefacts, max_batch_size, row_mode="single")
-    speed = _speed(spec, artefacts, max_batch_size)
+    speed = relative_speed(
+        spec,
+        load_engines(spec, artefacts),
+        load_engines(spec, artefacts, rows="single"),
+        max_batch_size,
+    )
     return RowFinding(parity, "single", apart, operator, speed)
 
 
@@ -173,26 +175,3 @@ def _too_far(error: RowsDiffer, most: float, operator: str | None) -> str:
         f"explains ({ROUNDING:.0e}){first}. No row reaches another one, so with --rows single it "
         "can be published: each row is then computed in a run of its own"
     )
-
-
-def _speed(spec: GeneratorSpec, artefacts: Mapping[str, bytes], size: int) -> float:
-    """Return how many images a second single rows draw, in units of batches of ``size``."""
-    rows = draw_rows(spec, size)
-    modes: tuple[RowMode, ...] = ("batch", "single")
-    benches = [
-        ProofBench(spec, nn.Module(), load_engines(spec, artefacts, rows=mode)) for mode in modes
-    ]
-    ratios = []
-    for _ in range(_ROUNDS):  # side by side, and the middle one: a machine has other things to do
-        batch_s, single_s = (_seconds(bench, rows, size) for bench in benches)
-        ratios.append(batch_s / single_s)
-    return sorted(ratios)[_ROUNDS // 2]
-
-
-def _seconds(bench: ProofBench, rows: Arrays, size: int) -> float:
-    """Return how long a batch takes."""
-    start, runs = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < _MEASURED_S or not runs:
-        bench.run_onnx(rows, size)
-        runs += 1
-    return passed / runs

@@ -35,7 +35,7 @@ def compare(profile: Profile, baseline: Profile) -> Comparison:
             pairs, p_values, discoveries(p_values), strict=True
         )
     ]
-    names = ("model", "model_digest", "engine_class", "configuration", "versions")
+    names = ("model", "model_digest", "build_digest", "engine_class", "configuration", "versions")
     facts = [(name, getattr(baseline, name), getattr(profile, name)) for name in names]
     facts += [
         (f"machine {name}", baseline.machine.get(name), profile.machine.get(name))

@@ -79,19 +79,23 @@ class Profile(Strict):
         machine: Cores, platform and load of the machine that the load came from.
         model: Name of the model.
         version: Its version.
-        model_digest: What drew the images; ``models tune`` asks for the same.
+        model_digest: What drew the images.
+        build: The build that ran it.
+        build_digest: Names that build; ``models tune`` asks for the same.
         engine_class: Where they were drawn.
         configuration: The ``serving`` part as it was served.
         points: The sweeps.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     created: str
     versions: dict[str, str]
     machine: dict[str, Any]
     model: str
     version: str
     model_digest: str
+    build: str
+    build_digest: str
     engine_class: str
     configuration: dict[str, int]
     method: tuple[str, ...] = METHOD

@@ -129,7 +129,7 @@ class Search:
 
 
 def coordinates(most_batch: int, cores: int) -> dict[str, tuple[int, ...]]:
-    """Return the values that are tried, by field of the manifest's ``serving`` part.
+    """Return the values that are tried, by field of a build's ``serving`` part.
 
     Batches never exceed what the export proved; threads above the cores only wait for each other.
     """

@@ -15,7 +15,7 @@ _STATE_FILE = "slo-search.json"
 _MOST_STATE_BYTES = 64 * 2**20
 
 Serving = dict[str, int]
-"""The ``serving`` part of an entry's manifest."""
+"""The ``serving`` part of a build."""
 
 
 class Candidate(Strict):

@@ -22,7 +22,8 @@ from latentry.contract.spec import GeneratorSpec
 from latentry.contract.values.npy import read_npy
 from latentry.contract.wire import Arrays, rows_from_request
 from latentry.serving.entries.examples import example_tensors
-from latentry.serving.entries.manifest import MOST_GOLDENS, Manifest
+from latentry.serving.entries.manifests import MOST_GOLDENS
+from latentry.serving.entries.repository import Entry
 
 GOLDEN_FILE = "goldens.npz"
 _ROOM = 64 * 2**10
@@ -68,16 +69,16 @@ def golden_count(spec: GeneratorSpec) -> int:
     return max(1, min(_USUAL, _MOST_BYTES // _row_bytes(spec)))
 
 
-def read_goldens(folder: Path, manifest: Manifest) -> Goldens:
-    """Return the goldens of an entry.
+def read_goldens(entry: Entry) -> Goldens:
+    """Return the goldens of an entry's build.
 
     A file that says of itself to hold anything else than the spec's tensors is not unpacked.
 
     Raises:
         EntryError: The file holds something else, or inputs that the generator refuses.
     """
-    spec, path = manifest.model.spec, folder / GOLDEN_FILE
-    count = manifest.record.goldens.count
+    spec, path = entry.spec, entry.build_folder / GOLDEN_FILE
+    count = entry.build.goldens.count
     inputs, outputs = example_tensors(spec), {item.name: item.raw for item in spec.outputs}
     if (size := count * _row_bytes(spec)) > _MOST_BYTES:
         raise EntryError(

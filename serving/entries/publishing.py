@@ -1,7 +1,7 @@
 """Writing entries, whole or not at all, and removing them.
 
 A version is written beside the repository, synced and renamed into place; its artefacts are never
-rewritten. ``<name>/config.pbtxt`` follows from the newest version's manifest. Writers take turns.
+rewritten. ``<name>/config.pbtxt`` follows from the newest version's files. Writers take turns.
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +27,46 @@ from latentry.contract.files import (
 )
 from latentry.contract.kinds.kind import TensorType, shown_shape
 from latentry.contract.spec import GeneratorSpec, check_name
-from latentry.serving.entries.manifest import MANIFEST_FILE, Manifest, manifest_bytes
+from latentry.serving.entries.manifests import (
+    BUILD_JSON,
+    BUILDS,
+    MODEL_JSON,
+    RECORD_JSON,
+    Build,
+    ExportRecord,
+    StoredModel,
+)
 from latentry.serving.entries.repository import (
     TEMPORARY_FOLDER,
     Entry,
     read_entry,
     version_folders,
 )
+from latentry.serving.entries.sealed import sealed_bytes
 from latentry.serving.entries.triton_config import CONFIG_FILE, config_pbtxt, output_tensors
 from latentry.serving.entries.verification import verify_entry
 
 
-def publish(
-    repository: Path, name: str, manifest: Manifest, files: Mapping[str, bytes]
-) -> tuple[Entry, bool]:
+@dataclass(frozen=True)
+class Draft:
+    """A version to be published.
+
+    Attributes:
+        model: What draws the image.
+        record: Where it came from.
+        build: Its first build, that of FP32.
+        files: The files of ``record``, by name.
+        build_files: The files of ``build``, artefacts and others, by name.
+    """
+
+    model: StoredModel
+    record: ExportRecord
+    build: Build
+    files: Mapping[str, bytes]
+    build_files: Mapping[str, bytes]
+
+
+def publish(repository: Path, name: str, draft: Draft) -> tuple[Entry, bool]:
     """Write a new version and return it with True; the newest digest again writes nothing.
 
     A newest version that is damaged is followed by a new one.
@@ -55,16 +82,16 @@ def publish(
     with locked(repository):
         versions = sorted(int(folder.name) for folder in version_folders(repository, name))
         newest = _sound_entry(repository / name / str(versions[-1])) if versions else None
-        if newest and newest.manifest.digest == manifest.digest:
+        if newest and newest.digest == draft.model.digest:
             write_config(repository, name)
             return newest, False
         if newest:
-            _check_same_tensors(name, newest.manifest.model.spec, manifest.model.spec)
+            _check_same_tensors(name, newest.spec, draft.model.content.spec)
         version = versions[-1] + 1 if versions else 1
         folder = repository / name / str(version)
-        _write_folder(folder, {**files, MANIFEST_FILE: manifest_bytes(manifest)})
+        _write_version(folder, draft)
         write_config(repository, name)
-        return Entry(name, version, folder, manifest), True
+        return Entry(name, version, folder, draft.model, draft.record, draft.build), True
 
 
 def remove_entry(repository: Path, name: str, version: int | None = None) -> list[Path]:
@@ -101,7 +128,7 @@ def write_config(repository: Path, name: str) -> None:
         return
     newest = max(versions, key=lambda path: int(path.name))
     try:
-        text = config_pbtxt(name, read_entry(newest).manifest)
+        text = config_pbtxt(read_entry(newest))
     except EntryError:
         return  # damaged; whoever serves or lists it says so
     path = folder / CONFIG_FILE
@@ -169,14 +196,16 @@ def _tensors(spec: GeneratorSpec) -> str:
     )
 
 
-def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write ``files`` so that ``folder`` either exists with all of them or does not exist."""
+def _write_version(folder: Path, draft: Draft) -> None:
+    """Write ``draft`` so that ``folder`` either exists with all of it or does not exist."""
+    beside = {MODEL_JSON: draft.model.text, RECORD_JSON: sealed_bytes(draft.record)}
+    build = Path(BUILDS, draft.build.name)
     try:
         with temporary_folder(folder.parents[1]) as temporary:
             half = temporary / folder.name
-            half.mkdir()
-            for name, data in files.items():
-                _write_file(half / name, data, folder / name)
+            write_files(half, {**draft.files, **beside}, folder)
+            write_build(half / build, draft.build, draft.build_files, folder / build)
+            sync_folder(half / BUILDS)
             folder.parent.mkdir(exist_ok=True)
             publish_folder(half, folder)
             sync_folder(folder.parents[1])  # the model itself may be new
@@ -184,6 +213,24 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         with suppress(OSError):  # it holds other versions
             folder.parent.rmdir()
         raise
+
+
+def write_build(half: Path, build: Build, files: Mapping[str, bytes], folder: Path) -> None:
+    """Write a build into the new folder ``half``, which is to become ``folder``."""
+    write_files(half, {**files, BUILD_JSON: sealed_bytes(build)}, folder)
+
+
+def write_files(half: Path, files: Mapping[str, bytes], folder: Path) -> None:
+    """Write files into the new folder ``half``, which is to become ``folder``; both are synced.
+
+    Raises:
+        OutOfSpace: The disk is full.
+        OSError: The file system refused; it names a file of ``folder``.
+    """
+    half.mkdir(parents=True)
+    for name, data in files.items():
+        _write_file(half / name, data, folder / name)
+    sync_folder(half)
 
 
 def _write_file(half: Path, data: bytes, path: Path) -> None:

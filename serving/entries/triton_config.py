@@ -1,4 +1,4 @@
-"""``config.pbtxt`` of a repository entry, generated from its manifest.
+"""``config.pbtxt`` of a repository entry, generated from what its JSON files say.
 
 The fields are those of Triton's ``model_config.proto``.
 """
@@ -12,6 +12,8 @@ from latentry.contract.kinds.formats import Format
 from latentry.contract.kinds.kind import TensorType
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.wire import (
+    BUILD,
+    BUILD_DIGEST,
     MAX_BATCH_SIZE,
     MAX_QUEUE_SIZE,
     MODEL_DIGEST,
@@ -20,7 +22,8 @@ from latentry.contract.wire import (
     STREAM_SUFFIX,
     THREADS,
 )
-from latentry.serving.entries.manifest import Manifest, ServingPart
+from latentry.serving.entries.manifests import ServingPart
+from latentry.serving.entries.repository import Entry
 
 CONFIG_FILE = "config.pbtxt"
 _TYPES = {
@@ -31,13 +34,13 @@ _TYPES = {
 }
 
 
-def config_pbtxt(name: str, manifest: Manifest, parameters: Mapping[str, str] | None = None) -> str:
-    """Return the ``config.pbtxt`` of model ``name``; ``parameters`` are added to the usual ones."""
-    serving, spec = manifest.serving, manifest.model.spec
+def config_pbtxt(entry: Entry, parameters: Mapping[str, str] | None = None) -> str:
+    """Return the ``config.pbtxt`` of ``entry``; ``parameters`` are added to the usual ones."""
+    serving, spec = entry.build.serving, entry.spec
     return "\n".join(
         [
-            "# Generated from latentry.json; changes here are lost.",
-            f"name: {_text(name)}",
+            "# Generated from model.json and build.json; changes here are lost.",
+            f"name: {_text(entry.name)}",
             'backend: "python"',
             f"max_batch_size: {serving.max_batch_size}",
             *_inputs(spec),
@@ -48,7 +51,9 @@ def config_pbtxt(name: str, manifest: Manifest, parameters: Mapping[str, str] | 
             *_scheduling(serving),
             *_parameters(
                 {
-                    MODEL_DIGEST: manifest.digest,
+                    MODEL_DIGEST: entry.digest,
+                    BUILD: entry.build.name,
+                    BUILD_DIGEST: entry.build.digest,
                     SPEC: _json(spec),
                     THREADS: str(serving.threads),
                     **(parameters or {}),
@@ -59,9 +64,9 @@ def config_pbtxt(name: str, manifest: Manifest, parameters: Mapping[str, str] | 
     )
 
 
-def stream_config_pbtxt(name: str, manifest: Manifest) -> str:
-    """Return the ``config.pbtxt`` of the stream model of ``name``; it has no batch axis."""
-    serving, spec = manifest.serving, manifest.model.spec
+def stream_config_pbtxt(entry: Entry) -> str:
+    """Return the ``config.pbtxt`` of the stream model of ``entry``; it has no batch axis."""
+    serving, spec = entry.build.serving, entry.spec
     inputs: list[tuple[str, type[np.generic], tuple[int, ...]]] = [
         ("count", np.int64, (1,)),
         ("chunk_size", np.int64, (1,)),
@@ -71,8 +76,8 @@ def stream_config_pbtxt(name: str, manifest: Manifest) -> str:
         inputs.insert(0, ("seed", np.int64, (-1,)))
     return "\n".join(
         [
-            "# Generated from latentry.json; changes here are lost.",
-            f"name: {_text(name + STREAM_SUFFIX)}",
+            "# Generated from model.json and build.json; changes here are lost.",
+            f"name: {_text(entry.name + STREAM_SUFFIX)}",
             'backend: "python"',
             "max_batch_size: 0",
             "model_transaction_policy { decoupled: true }",
@@ -89,7 +94,7 @@ def stream_config_pbtxt(name: str, manifest: Manifest) -> str:
             "instance_group [ { count: 1 kind: KIND_CPU } ]",
             *_parameters(
                 {
-                    STREAM_OF: name,
+                    STREAM_OF: entry.name,
                     SPEC: _json(spec),
                     MAX_BATCH_SIZE: str(serving.max_batch_size),
                     MAX_QUEUE_SIZE: str(serving.max_queue_size),

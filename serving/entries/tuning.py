@@ -1,6 +1,7 @@
-"""How an entry is served: its ``serving`` part, which changes no image and no digest."""
+"""How a build is served: its ``serving`` part, which changes no image and no digest."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -9,9 +10,11 @@ from latentry.contract.errors import BadRequest
 from latentry.contract.files import write_atomic
 from latentry.contract.spec import check_name
 from latentry.contract.strict import explain
-from latentry.serving.entries.manifest import MANIFEST_FILE, ServingPart, manifest_bytes
+from latentry.serving.entries.builds import with_build_digest
+from latentry.serving.entries.manifests import BUILD_JSON, ServingPart
 from latentry.serving.entries.publishing import locked, temporary_folder, write_config
 from latentry.serving.entries.repository import Entry, newest_entries, version_folders
+from latentry.serving.entries.sealed import sealed_bytes
 
 
 def with_serving(entry: Entry, changes: Mapping[str, int]) -> Entry:
@@ -20,7 +23,7 @@ def with_serving(entry: Entry, changes: Mapping[str, int]) -> Entry:
     Raises:
         BadRequest: A value is not allowed, or the export did not prove batches of that size.
     """
-    serving = entry.manifest.serving
+    serving = entry.build.serving
     try:
         changed = ServingPart.model_validate({**serving.model_dump(), **changes})
     except ValidationError as error:
@@ -31,46 +34,46 @@ def with_serving(entry: Entry, changes: Mapping[str, int]) -> Entry:
             f"max_batch_size {changed.max_batch_size} is more than the export of {entry.name} "
             f"proved ({proved}); export it again with --max-batch {changed.max_batch_size}"
         )
-    manifest = entry.manifest.model_copy(update={"serving": changed})
-    return Entry(entry.name, entry.version, entry.folder, manifest)
+    return replace(entry, build=entry.build.model_copy(update={"serving": changed}))
 
 
 def most_proved_batch(entry: Entry) -> int:
     """Return the largest batch up to which the export proved that rows do not depend on it."""
-    return max(entry.manifest.record.parity.batch_sizes)
+    return max(entry.build.parity.batch_sizes)
 
 
 def tune_entry(
-    repository: Path, name: str, changes: Mapping[str, int], *, model_digest: str
+    repository: Path, name: str, changes: Mapping[str, int], *, build_digest: str
 ) -> Entry:
-    """Change the ``serving`` part of the newest version; return the entry as it is now.
+    """Change the ``serving`` part of a build of the newest version; return the entry as it is now.
 
-    The model digest, every image and every running server stay as they are: a server takes the new
-    values at its next start. The manifest is replaced whole, and ``config.pbtxt`` follows it.
+    Every digest, every image and every running server stay as they are: a server takes the new
+    values at its next start. ``build.json`` is replaced whole, and ``config.pbtxt`` follows it.
 
     Args:
         repository: The model repository.
         name: The model.
-        changes: Fields of :class:`latentry.serving.entries.manifest.ServingPart`.
-        model_digest: What the values were measured with.
+        changes: Fields of :class:`latentry.serving.entries.manifests.ServingPart`.
+        build_digest: What the values were measured with.
 
     Raises:
         NotFound: There is no such model.
-        BadRequest: The newest version has another digest, or a value is not allowed.
+        BadRequest: The newest version has no such build, or a value is not allowed.
         EntryError: The newest version is damaged.
     """
     check_name(name)
     version_folders(repository)
     with locked(repository):
         (entry,) = newest_entries(repository, (name,))
-        if entry.manifest.digest != model_digest:
+        if not (named := with_build_digest(entry, build_digest)):
             raise BadRequest(
-                f"{name} version {entry.version} has model digest {entry.manifest.digest[:12]}, "
-                f"the values were measured with {model_digest[:12]}; profile this version"
+                f"{name} version {entry.version} has no build with the digest {build_digest[:12]}, "
+                "with which the values were measured; profile this version"
             )
+        entry = named
         tuned = with_serving(entry, changes)
         with temporary_folder(repository) as temporary:
-            path = entry.folder / MANIFEST_FILE
-            write_atomic(path, manifest_bytes(tuned.manifest), beside=temporary)
+            path = entry.build_folder / BUILD_JSON
+            write_atomic(path, sealed_bytes(tuned.build), beside=temporary)
         write_config(repository, name)
     return tuned

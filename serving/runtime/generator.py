@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,15 +29,16 @@ from latentry.contract.seeds import LatentDrawer
 from latentry.contract.spec import GeneratorSpec, Route
 from latentry.contract.wire import Arrays, Rows, rows_from_request
 from latentry.serving.entries.examples import example_request
-from latentry.serving.entries.manifest import Manifest, read_manifest
-from latentry.serving.runtime.engines import Engine, RowMode
+from latentry.serving.entries.manifests import Build
+from latentry.serving.entries.repository import Entry
+from latentry.serving.runtime.engines import Engine
 from latentry.serving.runtime.stage_runner import StageRunner
 
 Answer = dict[str, NDArray[Any]] | LatentryError
 _LOGGER = logging.getLogger(__name__)
 _SEEDS_SHOWN = 100
 
-EngineLoader = Callable[[bytes, RowMode], Engine]
+EngineLoader = Callable[[bytes, Build], Engine]
 
 
 @dataclass
@@ -170,33 +170,30 @@ class Generator:
         return np.array(files, np.object_)[:, None]
 
 
-def load_generator(
-    folder: Path, load_engine: EngineLoader, *, manifest: Manifest | None = None
-) -> Generator:
-    """Return the generator of the entry in ``folder``.
+def load_generator(entry: Entry, load_engine: EngineLoader) -> Generator:
+    """Return the generator of ``entry``, run by its build.
 
-    Every network is hashed as it is read and loaded from those very bytes, so what runs is what
-    the manifest names, even when a file changes after the server's own verification.
+    Every artefact is hashed as it is read and loaded from those very bytes, so what runs is what
+    the build names, even when a file changes after the server's own verification.
 
     Raises:
-        EntryError: A file does not match the manifest.
+        EntryError: A file does not match its record.
     """
-    manifest = manifest or read_manifest(folder)
     engines = {}
-    for network in manifest.model.spec.networks:
-        name = f"{network}.onnx"
-        record = manifest.model.artefacts[name]
+    for network in entry.spec.networks:
+        path, record = (
+            entry.build_folder / f"{network}.onnx",
+            entry.build.artefacts[f"{network}.onnx"],
+        )
         try:
-            data = read_regular(folder / name, most=record.size)
+            data = read_regular(path, most=record.size)
         except OSError as error:
-            raise EntryError(f"{folder / name} cannot be read: {error.strerror}") from error
+            raise EntryError(f"{path} cannot be read: {error.strerror}") from error
         found, expected = hashlib.sha256(data).hexdigest(), record.sha256
         if found != expected:
-            raise EntryError(
-                f"{folder / name} was changed: its SHA-256 is {found}, the manifest says {expected}"
-            )
-        engines[network] = load_engine(data, manifest.record.rows)
-    return Generator(manifest.model.spec, engines, max_batch_size=manifest.serving.max_batch_size)
+            raise EntryError(f"{path} was changed: its SHA-256 is {found}, it should be {expected}")
+        engines[network] = load_engine(data, entry.build)
+    return Generator(entry.spec, engines, max_batch_size=entry.build.serving.max_batch_size)
 
 
 def _concatenate(arrays: list[NDArray[Any]]) -> NDArray[Any]:

@@ -18,11 +18,9 @@ import numpy as np
 from latentry.contract.errors import BadRequest, LatentryError, NotFound, listed
 from latentry.contract.transport import ModelInfo, Reply
 from latentry.contract.wire import Arrays
-from latentry.serving.entries.engine_class import engine_class
-from latentry.serving.entries.repository import Entry, list_entries, newest_entries
+from latentry.serving.entries.repository import Entry, list_entries, newest_entries, read_entry
 from latentry.serving.entries.verification import verify_entry
-from latentry.serving.runtime.engines import Engine, RowMode
-from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.runtime.engines.registry import expected_class, load_network
 from latentry.serving.runtime.generator import Generator, load_generator
 from latentry.serving.runtime.streaming import stream_from_request
 
@@ -40,6 +38,7 @@ class LocalTransport:
         *,
         threads: int = 0,
         model_digest: str | None = None,
+        build: str | None = None,
     ) -> None:
         """Verify the newest entries (of ``models`` only, where given).
 
@@ -48,16 +47,23 @@ class LocalTransport:
             models: Names; empty means all.
             threads: Engine threads; 0 means one for each core.
             model_digest: Take the versions with this digest, whether or not they are the newest.
+            build: The build to draw with; None for each entry's default one.
 
         Raises:
-            NotFound: There is no such repository, model or version.
+            NotFound: There is no such repository, model, version or build.
             EntryError: An entry is damaged.
         """
         self._made_anew = partial(
-            type(self), repository, models, threads=threads, model_digest=model_digest
+            type(self),
+            repository,
+            models,
+            threads=threads,
+            model_digest=model_digest,
+            build=build,
         )
         self._entries = {
-            entry.name: entry for entry in _entries(Path(repository), models, model_digest)
+            entry.name: read_entry(entry.folder, build) if build else entry
+            for entry in _entries(Path(repository), models, model_digest)
         }
         for entry in self._entries.values():
             verify_entry(entry)
@@ -84,10 +90,12 @@ class LocalTransport:
         return ModelInfo(
             name=model,
             version=str(entry.version),
-            model_digest=entry.manifest.digest,
-            engine_class=engine_class(),
-            spec=entry.manifest.model.spec,
-            max_batch_size=entry.manifest.serving.max_batch_size,
+            model_digest=entry.digest,
+            build=entry.build.name,
+            build_digest=entry.build.digest,
+            engine_class=expected_class(entry.build),
+            spec=entry.spec,
+            max_batch_size=entry.build.serving.max_batch_size,
         )
 
     def infer(self, model: str, inputs: Arrays) -> Future[Reply]:
@@ -103,10 +111,10 @@ class LocalTransport:
 
     def stream(self, model: str, requests: Iterator[Arrays]) -> Iterator[Reply]:
         """Draw chunk after chunk, each when it is asked for."""
-        manifest = self._entry(model).manifest
-        most = manifest.serving.max_batch_size
+        entry = self._entry(model)
+        most = entry.build.serving.max_batch_size
         for request in requests:
-            stream = stream_from_request(manifest.model.spec, request, max_batch_size=most)
+            stream = stream_from_request(entry.spec, request, max_batch_size=most)
             for index, tensors in stream.chunks(most):
                 reply = self.infer(model, tensors).result()
                 outputs = {
@@ -132,12 +140,9 @@ class LocalTransport:
 
     def _generator(self, model: str) -> Generator:
         if model not in self._generators:
-            entry = self._entry(model)
-            self._generators[model] = load_generator(entry.folder, self._load_engine)
+            load = partial(load_network, threads=self._threads)
+            self._generators[model] = load_generator(self._entry(model), load)
         return self._generators[model]
-
-    def _load_engine(self, network: bytes, rows: RowMode) -> Engine:
-        return OnnxRuntimeEngine(network, threads=self._threads, rows=rows)
 
     def _draw(self, model: str, inputs: Arrays) -> Reply:
         version = str(self._entry(model).version)
@@ -159,10 +164,10 @@ def _entries(repository: Path, models: tuple[str, ...], model_digest: str | None
     found = [
         entry
         for entry in list_entries(repository)[0]
-        if entry.name in names and entry.manifest.digest == model_digest
+        if entry.name in names and entry.digest == model_digest
     ]
     if not found:
-        there = listed(f"{entry.name} {entry.manifest.digest}" for entry in newest)
+        there = listed(f"{entry.name} {entry.digest}" for entry in newest)
         raise NotFound(
             f"{repository} holds no version of {listed(sorted(names))} with the model digest "
             f"{model_digest}; the newest: {there}"

@@ -16,7 +16,6 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from latentry.contract.errors import ServeError
-from latentry.serving.entries.engine_class import engine_class
 from latentry.serving.entries.goldens import (
     GoldenVerdict,
     compare_with_goldens,
@@ -24,6 +23,7 @@ from latentry.serving.entries.goldens import (
     save_worst_pair,
 )
 from latentry.serving.entries.repository import Entry
+from latentry.serving.runtime.engines.registry import expected_class
 from latentry.serving.server.probe import DIRECT
 
 _QUESTION_S = 2.0
@@ -70,9 +70,7 @@ class Canary:
     def __init__(self, url: str, entries: list[Entry]) -> None:
         self._client = InferenceServerClient(url, channel_args=DIRECT)
         self._entries = {entry.name: entry for entry in entries}
-        self._goldens = {
-            name: read_goldens(e.folder, e.manifest) for name, e in self._entries.items()
-        }
+        self._goldens = {name: read_goldens(entry) for name, entry in self._entries.items()}
 
     def close(self) -> None:
         """Give up the connection."""
@@ -132,7 +130,7 @@ class Canary:
         seen = f"Golden and answer side by side: {picture}. " if is_written else ""
         return (
             f"{entry.name} does not draw its goldens: {verdict}. Made by "
-            f"{entry.manifest.record.goldens.engine_class}, served by {engine_class()}. {seen}"
+            f"{entry.build.goldens.engine_class}, served by {expected_class(entry.build)}. {seen}"
             f"Export {entry.name} again on a machine you trust; do not serve this one"
         )
 
@@ -158,12 +156,12 @@ class Canary:
                 raise NoGolden(f"{name} did not draw its goldens in time")
 
     def _compare(self, name: str, found: dict[str, NDArray[Any]], rows: slice) -> GoldenVerdict:
-        manifest = self._entries[name].manifest
+        entry = self._entries[name]
         return compare_with_goldens(
-            manifest.model.spec,
+            entry.spec,
             found,
             self._goldens[name].rows(rows),
-            same_class=manifest.record.goldens.engine_class == engine_class(),
+            same_class=entry.build.goldens.engine_class == expected_class(entry.build),
         )
 
 

@@ -22,10 +22,17 @@ import psutil
 from latentry.contract.errors import ServeError
 from latentry.contract.files import open_regular
 from latentry.contract.wire import ENGINE_CLASS, STREAM_SUFFIX
-from latentry.serving.entries.engine_class import engine_class
-from latentry.serving.entries.manifest import MANIFEST_FILE, manifest_bytes
-from latentry.serving.entries.repository import MODEL_FILE, MODEL_PY, STREAM_MODEL_PY, Entry
+from latentry.serving.entries.manifests import BUILD_JSON, BUILDS, FP32, MODEL_JSON, RECORD_JSON
+from latentry.serving.entries.repository import (
+    DEFAULT_BUILD,
+    MODEL_FILE,
+    MODEL_PY,
+    STREAM_MODEL_PY,
+    Entry,
+)
+from latentry.serving.entries.sealed import sealed_bytes
 from latentry.serving.entries.triton_config import CONFIG_FILE, config_pbtxt, stream_config_pbtxt
+from latentry.serving.runtime.engines.registry import expected_class
 from latentry.serving.triton.heartbeats import DRAIN_MARK, HEARTBEATS
 from latentry.serving.triton.tritonserver import SERVER_ID
 
@@ -137,13 +144,18 @@ class ServerFolder:
     def _link_entry(self, entry: Entry) -> Entry:
         """Link and write what Triton is to find of ``entry``; return it as it lies there."""
         folder = self.repository / entry.name / str(entry.version)
-        folder.mkdir(parents=True)
-        for name in entry.manifest.files().keys() - {MODEL_FILE}:
-            (folder / name).symlink_to(self._hold(entry.folder / name))
+        build = folder / BUILDS / entry.build.name
+        build.mkdir(parents=True)
+        for path in entry.files().keys() - {Path(MODEL_FILE)}:
+            (folder / path).symlink_to(self._hold(entry.folder / path))
         (folder / MODEL_FILE).write_bytes(MODEL_PY)
+        (folder / MODEL_JSON).write_bytes(entry.model.text)
+        (folder / RECORD_JSON).write_bytes(sealed_bytes(entry.record))
         # As it is served: with the options of this server, and whatever is tuned meanwhile.
-        (folder / MANIFEST_FILE).write_bytes(manifest_bytes(entry.manifest))
-        config = config_pbtxt(entry.name, entry.manifest, {ENGINE_CLASS: engine_class()})
+        (build / BUILD_JSON).write_bytes(sealed_bytes(entry.build))
+        if entry.build.name != FP32:
+            (folder / DEFAULT_BUILD).write_text(entry.build.name)
+        config = config_pbtxt(entry, {ENGINE_CLASS: expected_class(entry.build)})
         (folder.parent / CONFIG_FILE).write_text(config)
         return replace(entry, folder=folder)
 
@@ -281,4 +293,4 @@ def _write_stream_model(entry: Entry, repository: Path) -> None:
     folder = repository / f"{entry.name}{STREAM_SUFFIX}"
     (folder / "1").mkdir(parents=True)
     (folder / "1" / MODEL_FILE).write_bytes(STREAM_MODEL_PY)
-    (folder / CONFIG_FILE).write_text(stream_config_pbtxt(entry.name, entry.manifest))
+    (folder / CONFIG_FILE).write_text(stream_config_pbtxt(entry))

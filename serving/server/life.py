@@ -101,7 +101,7 @@ class ServerLife:
         self._canary = Canary(endpoint.url, entries)
         self._probe = ReadinessProbe(endpoint.url, self._clock.look)
         self._streams = frozenset(f"{name}{STREAM_SUFFIX}" for name in streams)
-        instances = sum(entry.manifest.serving.instances for entry in entries)
+        instances = sum(entry.build.serving.instances for entry in entries)
         self._expected = instances + len(self._streams)
         self._vitals = Vitals(self._clock, self._expected)
         self._stubs: list[psutil.Process] = []
@@ -273,7 +273,7 @@ class ServerLife:
         for turn in itertools.count():
             yield from _wait(pause_s)
             entry = self._entries[turn % len(self._entries)]
-            golden = turn // len(self._entries) % entry.manifest.record.goldens.count
+            golden = turn // len(self._entries) % entry.build.goldens.count
             asked = time.monotonic()
             pending = self._canary.ask(entry.name, golden)
             yield from self._wait_for_golden(entry.name, golden, pending)

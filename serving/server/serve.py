@@ -6,16 +6,23 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from latentry.contract.errors import EntryError, NotFound, ServeError, listed
 from latentry.contract.system import is_loopback
-from latentry.serving.entries.manifest import ServingPart
-from latentry.serving.entries.repository import Entry, list_strays, newest_entries
+from latentry.serving.entries.manifests import FP32, ServingPart
+from latentry.serving.entries.repository import (
+    Entry,
+    list_strays,
+    newest_entries,
+    read_entry,
+)
 from latentry.serving.entries.tuning import with_serving
 from latentry.serving.entries.verification import verify_entry
+from latentry.serving.runtime.engines import EngineMissing
+from latentry.serving.runtime.engines.registry import expected_class
 from latentry.serving.server.folder import (
     check_starts_programs,
     create_server_folder,
@@ -46,17 +53,18 @@ class ServeOptions:
     Attributes:
         repository: The model repository.
         models: Names to serve; empty means all.
+        builds: The build of each model that is not to be served by its default one.
         streams: Names of those that are streamed, too; None means all.
         address: Address to listen on.
         port: gRPC port; 0 takes a free one. Likewise ``metrics_port``.
-        instances: Copies of each model's process; None leaves it to the manifest.
-        threads: Engine threads of each copy; None leaves it to the manifest.
-        max_batch_size: Largest batch; None leaves it to the manifest, which no value may exceed
+        instances: Copies of each model's process; None leaves it to the build.
+        threads: Engine threads of each copy; None leaves it to the build.
+        max_batch_size: Largest batch; None leaves it to the build, which no value may exceed
             beyond what the export proved.
         max_queue_delay_microseconds: How long a batch waits for more requests; None leaves it to
-            the manifest.
+            the build.
         max_queue_size: Requests that may wait before others are refused as busy, 0 for any number;
-            None leaves it to the manifest.
+            None leaves it to the build.
         log_level: One of error, warning, info, debug.
         log_file: Where Triton's output goes; None keeps it in the private folder.
         limits: How long things may take.
@@ -67,6 +75,7 @@ class ServeOptions:
 
     repository: Path
     models: tuple[str, ...] = ()
+    builds: Mapping[str, str] = field(default_factory=dict)
     streams: tuple[str, ...] | None = None
     address: str = "127.0.0.1"
     port: int = 8001
@@ -140,10 +149,15 @@ def _streams(options: ServeOptions, entries: list[Entry]) -> frozenset[str]:
 
 
 def _verified_entries(options: ServeOptions) -> list[Entry]:
-    entries = newest_entries(options.repository, options.models)
+    newest = newest_entries(options.repository, options.models)
     for stray in list_strays(options.repository):
         if stray.is_dir():
-            _LOGGER.warning("%s is no entry (it has no latentry.json) and is not served", stray)
+            _LOGGER.warning("%s is no entry (it has no model.json) and is not served", stray)
+    if missing := sorted(options.builds.keys() - {entry.name for entry in newest}):
+        raise NotFound(
+            f"--build names {listed(missing)}; served are {listed(e.name for e in newest)}"
+        )
+    entries = [_with_build(entry, options.builds.get(entry.name)) for entry in newest]
     problems = []
     for entry in entries:
         try:
@@ -153,6 +167,28 @@ def _verified_entries(options: ServeOptions) -> list[Entry]:
     if problems:
         raise EntryError(listed(problems, "\n"))
     return [_with_options(entry, options) for entry in entries]
+
+
+def _with_build(entry: Entry, asked: str | None) -> Entry:
+    """Return ``entry`` with the build that was asked for, its default one, or FP32 in its place.
+
+    Raises:
+        NotFound: It has no such build.
+        EngineMissing: The build that was asked for cannot run here, or not even FP32 can.
+    """
+    if asked is not None:
+        entry = read_entry(entry.folder, asked)
+    try:
+        expected_class(entry.build)
+    except EngineMissing as error:
+        if asked is not None or entry.build.name == FP32:
+            raise
+        _LOGGER.warning(
+            "%s is served with %s instead of its default %s: %s",
+            *(entry.name, FP32, entry.build.name, error),
+        )
+        return read_entry(entry.folder, FP32)
+    return entry
 
 
 def _with_options(entry: Entry, options: ServeOptions) -> Entry:

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import triton_python_backend_utils as pb_utils
 from latentry.contract.errors import LatentryError
 from latentry.contract.importing import follow_search_path
 from latentry.contract.wire import FROM_STREAM, THREADS
-from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.entries.repository import read_entry
+from latentry.serving.runtime.engines.registry import load_network
 from latentry.serving.runtime.generator import Answer, Generator, load_generator
 from latentry.serving.triton.heartbeats import Heart
 from latentry.serving.triton.stub import (
@@ -38,10 +40,8 @@ class FrontModel:
         self._heart = Heart(args["model_name"], args["model_instance_name"])
         config = json.loads(args["model_config"])
         threads = int(config["parameters"][THREADS]["string_value"])
-        folder = Path(args["model_repository"]) / args["model_version"]
-        self._generator = load_generator(
-            folder, lambda model, rows: OnnxRuntimeEngine(model, threads=threads, rows=rows)
-        )
+        entry = read_entry(Path(args["model_repository"]) / args["model_version"])
+        self._generator = load_generator(entry, partial(load_network, threads=threads))
         with self._heart.execute(0):
             self._generator.warm_up()
         self._metrics = _Metrics(self._generator, args["model_name"], args["model_version"])

@@ -180,9 +180,9 @@ def load_network(options: NetworkOptions) -> ImageNetwork:
 
 def network_versions() -> dict[str, str]:
     """Return the versions of what networks run on, and of what prepares their images."""
-    from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+    from latentry.serving.runtime.engines.engine_class import engine_class
 
-    return {"networks": OnnxRuntimeEngine.expect(), "pillow": version("Pillow")}
+    return {"networks": engine_class(), "pillow": version("Pillow")}
 
 
 def _resized(image: Uint8, size: Sequence[Any]) -> Uint8:

@@ -20,7 +20,9 @@ def test_models_lists_what_a_user_needs_to_know(run_command: RunCommand, reposit
     listed = json.loads(run_command("models", "--repository", str(repository), "--json").out)
     digits = next(entry for entry in listed["entries"] if entry["name"] == "digits")
     assert digits["model_digest"] in done.out
-    assert digits["parity"]["tolerance"] == 1e-4
+    (build,) = digits["builds"]
+    assert build["parity"]["tolerance"] == 1e-4
+    assert (build["name"], build["speed"]) == (digits["default_build"], 1.0)
 
 
 def test_models_remove_takes_a_version_away(
@@ -52,7 +54,7 @@ def test_models_finds_a_flipped_bit(
     run_command: RunCommand, repository: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(repository / "wide", tmp_path / "wide")
-    path = tmp_path / "wide" / "1" / "generator.onnx"
+    path = tmp_path / "wide" / "1" / "builds" / "onnxruntime-fp32" / "generator.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     done = run_command("models", "--repository", str(tmp_path))
     assert done.code == 1
@@ -69,7 +71,7 @@ def test_a_models_recommendation_is_written_once_it_fits(
     )
     report = {
         "model": "wide",
-        "model_digest": listed["entries"][0]["model_digest"],
+        "build_digest": listed["entries"][0]["builds"][0]["build_digest"],
         "slo": {"recommended": {"instances": 3, "max_batch_size": 8}},
     }
 
@@ -81,7 +83,7 @@ def test_a_models_recommendation_is_written_once_it_fits(
 
     missing = run_command("models", "tune", "wide", "--from", str(tmp_path / "no.json"))
     assert (missing.code, "no.json cannot be read: No such file" in missing.err) == (1, True)
-    assert "measured with 000000000000" in tune({**report, "model_digest": "0" * 64}).err
+    assert "no build with the digest 000000000000" in tune({**report, "build_digest": "0" * 64}).err
     assert "is about wide, not digits" in tune(report, "digits").err
     assert "recommends nothing" in tune({**report, "slo": None}).err
     assert "is no report of `latentry profile`" in tune([1]).err
@@ -93,5 +95,6 @@ def test_a_models_recommendation_is_written_once_it_fits(
         run_command("models", "--repository", str(tmp_path / "models"), "--json").out
     )
     assert listed["damaged"] == {}
-    assert listed["entries"][0]["serving"]["instances"] == 3
-    assert listed["entries"][0]["model_digest"] == report["model_digest"]
+    (build,) = listed["entries"][0]["builds"]
+    assert build["serving"]["instances"] == 3
+    assert build["build_digest"] == report["build_digest"]

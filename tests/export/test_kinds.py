@@ -1,6 +1,7 @@
 """Generators of every kind are exported, proved and served as they draw; mistakes are told."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,11 @@ from latentry.export.proofs.parity import TOLERANCE, prove
 from latentry.export.publish import Source, export_generator
 from latentry.serving.entries.examples import example_request
 from latentry.serving.entries.goldens import read_goldens
-from latentry.serving.entries.manifest import Parity, read_manifest
-from latentry.serving.entries.repository import Entry
+from latentry.serving.entries.manifests import Parity
+from latentry.serving.entries.repository import Entry, read_entry
 from latentry.serving.entries.verification import verify_entry
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.runtime.engines.registry import load_network
 from latentry.serving.runtime.generator import Generator, load_generator
 
 MOST = 8
@@ -66,7 +68,7 @@ def test_an_entry_draws_what_the_module_does(exported: tuple[Member, Entry]) -> 
     member, entry = exported
     verify_entry(entry)
     spec = member.spec
-    generator = load_generator(entry.folder, lambda data, rows: OnnxRuntimeEngine(data, rows=rows))
+    generator = load_generator(entry, partial(load_network, threads=0))
     request = example_request(spec, MOST)
     together = answer(generator, request)
     expected = member.by_hand(drawn(spec, request))
@@ -81,15 +83,15 @@ def test_an_entry_draws_what_the_module_does(exported: tuple[Member, Entry]) -> 
 
 def test_its_record_tells_what_was_proved(exported: tuple[Member, Entry]) -> None:
     member, entry = exported
-    manifest = read_manifest(entry.folder)
-    parity = manifest.record.parity
+    entry = read_entry(entry.folder)
+    parity = entry.build.parity
     floats = [name for item in member.spec.outputs for name in item.tensors(Format.FLOAT)]
     pixels = {name for name in floats if f"{name}.sample" in floats}
     between = {name for stage in member.spec.stages for name in stage.gives} - set(floats)
     assert parity.differences.keys() == set(floats) - pixels | between
     assert 0 <= max(parity.differences.values()) < TOLERANCE
     assert parity.warnings == ()
-    goldens = read_goldens(entry.folder, manifest)
+    goldens = read_goldens(entry)
     request = example_request(member.spec, len(goldens))
     assert goldens.inputs.keys() == request.keys()
     assert goldens.outputs.keys() == {item.name for item in member.spec.outputs}

@@ -106,8 +106,8 @@ class Placed(nn.Module):
 def test_rows_that_only_round_are_served_alone(tmp_path: Path) -> None:
     source = Source("placed", GeneratorSpec.model_validate(SPEC), Placed(), "placed", "0" * 64)
     entry, _ = export_generator(source, tmp_path / "repository", max_batch_size=8)
-    assert entry.manifest.record.rows == "single"
-    assert "each row is computed alone" in entry.manifest.record.parity.warnings[-1]
+    assert entry.build.rows == "single"
+    assert "each row is computed alone" in entry.build.parity.warnings[-1]
     transport = LocalTransport(tmp_path / "repository")
 
     def draw(seeds: list[int]) -> NDArray[np.float32]:
@@ -129,14 +129,14 @@ def test_noise_of_the_forward_is_frozen_where_that_is_asked(tmp_path: Path) -> N
     source = Source("noisy", GeneratorSpec.model_validate(SPEC), Noisy(), "noisy", "0" * 64)
     entry, _ = export_generator(source, tmp_path / "repository", max_batch_size=2, noise="freeze")
     verify_entry(entry)
-    assert "was drawn once" in entry.manifest.record.parity.warnings[0]
+    assert "was drawn once" in entry.build.parity.warnings[0]
 
 
 def test_noise_of_the_forward_follows_from_the_seed_where_that_is_asked(tmp_path: Path) -> None:
     source = Source("noisy", GeneratorSpec.model_validate(SPEC), Noisy(), "noisy", "0" * 64)
     entry, _ = export_generator(source, tmp_path / "repository", max_batch_size=4, noise="seed")
     verify_entry(entry)
-    assert [item.name for item in entry.manifest.model.spec.inputs] == ["z", "noise_0"]
+    assert [item.name for item in entry.spec.inputs] == ["z", "noise_0"]
     with Client(transport=LocalTransport(tmp_path / "repository")) as client:
         together = client.generate("noisy", seeds=[3, 4, 3], format="float").samples
         alone = client.generate("noisy", seeds=[4], format="float").samples
@@ -186,7 +186,7 @@ def test_truncation_takes_the_modules_own_average(tmp_path: Path) -> None:
     module, w_avg = Averaged(0.5, -1.0, 0.25, 0.1), [0.5, -1.0, 0.25, np.float32(0.1)]
     source = Source("styled", STYLED, module, "styled", "0" * 64)
     entry, _ = export_generator(source, tmp_path / "repository", max_batch_size=4)
-    (stage,) = [item for item in entry.manifest.model.spec.stages if item.takes[0] == "w"]
+    (stage,) = [item for item in entry.spec.stages if item.takes[0] == "w"]
     assert list(stage.w_avg) == w_avg
     with Client(transport=LocalTransport(tmp_path / "repository")) as client:
         drawn = client.generate("styled", seeds=[1], truncation_psi=0.0, format="float").samples

@@ -19,9 +19,11 @@ def test_a_configuration_is_served_for_a_while_and_nothing_else_changes(reposito
         "max_queue_delay_microseconds": 100,
         "max_queue_size": 0,
     }
-    manifest = (repository / "digits" / "1" / "latentry.json").read_bytes()
+    manifest = (
+        repository / "digits" / "1" / "builds" / "onnxruntime-fp32" / "build.json"
+    ).read_bytes()
     with (
-        private_server([str(LATENTRY)], repository, "digits", serving) as url,
+        private_server([str(LATENTRY)], repository, "digits", "onnxruntime-fp32", serving) as url,
         Client(url) as client,
     ):
         assert served_configuration(url, "digits") == serving
@@ -32,12 +34,16 @@ def test_a_configuration_is_served_for_a_while_and_nothing_else_changes(reposito
         assert (chunks[0].images == whole.images[:4]).all()
     with pytest.raises(ServerGone), Client(url) as client:
         client.models()
-    assert (repository / "digits" / "1" / "latentry.json").read_bytes() == manifest
+    assert (
+        repository / "digits" / "1" / "builds" / "onnxruntime-fp32" / "build.json"
+    ).read_bytes() == manifest
 
 
 def test_what_cannot_be_served_says_why(repository: Path) -> None:
     with (
         pytest.raises(ServeError, match="did not start: .*more than the export of digits proved"),
-        private_server([str(LATENTRY)], repository, "digits", {"max_batch_size": 1000}),
+        private_server(
+            [str(LATENTRY)], repository, "digits", "onnxruntime-fp32", {"max_batch_size": 1000}
+        ),
     ):
         pass

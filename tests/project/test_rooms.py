@@ -18,15 +18,20 @@ ROOMS: dict[str, set[str]] = {
     "training": {"contract"},
     "clients": {"contract"},
     "serving.entries": {"contract"},
-    "serving.runtime": {"contract", "serving.entries"},
-    "serving.triton": {"contract", "serving.entries", "serving.runtime"},
-    "serving.server": {"contract", "serving.entries", "serving.triton"},
-    "export": {"contract", "training", "serving.entries", "serving.runtime"},
-    "synthesis": {"contract", "clients", "serving.runtime"},
+    "serving.runtime": {"contract", "serving.entries", "serving.runtime.engines"},
+    "serving.runtime.engines": {"contract", "serving.entries"},
+    "serving.triton": {"contract", "serving.entries", "serving.runtime", "serving.runtime.engines"},
+    "serving.server": {"contract", "serving.entries", "serving.runtime.engines", "serving.triton"},
+    "export": {
+        *("contract", "training"),
+        *("serving.entries", "serving.runtime", "serving.runtime.engines"),
+    },
+    "synthesis": {"contract", "clients", "serving.runtime", "serving.runtime.engines"},
     "profiling": {"contract", "clients", "serving.entries", "serving.server"},
     "cli": {
         *("contract", "training", "clients", "export", "synthesis", "profiling"),
         *("serving.entries", "serving.runtime", "serving.triton", "serving.server"),
+        "serving.runtime.engines",
     },
 }
 FOLDERS = sorted({room.partition(".")[0] for room in ROOMS})

@@ -53,7 +53,14 @@ OTHERS = {
 
 def info_of(name: str, version: str = "1", max_batch_size: int = 8) -> ModelInfo:
     return ModelInfo(
-        name, version, f"digest-{version}", "numpy-1", {**SPECS, **OTHERS}[name], max_batch_size
+        name=name,
+        version=version,
+        model_digest=f"digest-{version}",
+        build="numpy-fp32",
+        build_digest=f"build-{version}",
+        engine_class="numpy-1",
+        spec={**SPECS, **OTHERS}[name],
+        max_batch_size=max_batch_size,
     )
 
 
@@ -250,6 +257,8 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: igno
         response.config.max_batch_size = info.max_batch_size
         parameters = {
             "latentry.model_digest": info.model_digest,
+            "latentry.build": info.build,
+            "latentry.build_digest": info.build_digest,
             "latentry.spec": info.spec.model_dump_json(),
             "latentry.engine_class": info.engine_class,
         }

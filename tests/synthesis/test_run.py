@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changed_entries import draft_of
 from jobs.command import COUNTS, DIGITS, Synthesize, json_of, samples_in, write
 from jobs.runs import tree
 from PIL import Image
@@ -19,7 +20,6 @@ from PIL import Image
 from latentry.cli.main import main
 from latentry.clients import Client
 from latentry.contract.errors import BadRequest
-from latentry.serving.entries.manifest import file_record
 from latentry.serving.entries.publishing import publish
 from latentry.serving.entries.repository import newest_entries
 from latentry.serving.runtime.local import LocalTransport
@@ -246,7 +246,7 @@ def test_a_begun_job_goes_on_with_its_version_of_the_model(
     run_job(job, Origin(own), out, limit=5)
     digest = read_job(LocalFolder(Path(out))).model_digest
     _publish_another_wide(own)
-    assert newest_entries(own)[0].manifest.digest != digest
+    assert newest_entries(own)[0].digest != digest
     assert run_job(job, Origin(own), out).samples == 20
     assert read_job(LocalFolder(Path(out))).model_digest == digest
     assert verify_job(out, Origin(own), samples=20).drawn_again == 20
@@ -255,15 +255,8 @@ def test_a_begun_job_goes_on_with_its_version_of_the_model(
 def _publish_another_wide(repository: Path) -> None:
     """Publish a second version, with another digest: its artefact has one more comment."""
     (entry,) = newest_entries(repository)
-    files = {name: (entry.folder / name).read_bytes() for name in entry.manifest.files()}
-    files["generator.onnx"] += b"\x32\x01 "  # ModelProto.doc_string
-    model = entry.manifest.model
-    artefacts = {"generator.onnx": file_record(files["generator.onnx"])}
-    manifest = entry.manifest.model_copy(
-        update={"model": model.model_copy(update={"artefacts": artefacts})}
-    )
-    manifest.__dict__.pop("digest", None)
-    publish(repository, "wide", manifest, files)
+    draft = draft_of(entry, lambda network: network + b"\x32\x01 ")  # ModelProto.doc_string
+    publish(repository, "wide", draft)
 
 
 def test_npz_is_raw_and_verifies(repository: Path, tmp_path: Path) -> None:

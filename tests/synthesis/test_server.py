@@ -10,11 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from changed_entries import rewrite_build
 from jobs.runs import JobRun, end, interrupt_and_go_on, local_run, run_here, tree, write_job
 from running_server import RunningServer, run_server, wait_until
 
 from latentry.clients import Client, LatentryError
-from latentry.serving.entries.manifest import MANIFEST_FILE, manifest_bytes
 from latentry.serving.entries.repository import newest_entries
 
 pytestmark = pytest.mark.server
@@ -35,9 +35,8 @@ def narrow(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("digits", "breaking"):
         shutil.copytree(repository / name, folder / name)
     for entry in newest_entries(folder):
-        serving = entry.manifest.serving.model_copy(update={"max_queue_size": 4, "instances": 1})
-        sealed = manifest_bytes(entry.manifest.model_copy(update={"serving": serving}))
-        (entry.folder / MANIFEST_FILE).write_bytes(sealed)
+        serving = entry.build.serving.model_copy(update={"max_queue_size": 4, "instances": 1})
+        rewrite_build(entry, serving=serving)
     return folder
 
 
@@ -145,7 +144,7 @@ def test_a_server_that_comes_back_as_another_model_is_refused(
     (entry,) = newest_entries(before)
     module = sample_generators.build_wide()
     next(module.parameters()).data += 0.01
-    source = Source("wide", entry.manifest.model.spec, module.eval(), "wide", "0" * 64)
+    source = Source("wide", entry.spec, module.eval(), "wide", "0" * 64)
     export_generator(source, after, max_batch_size=16)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -165,10 +164,10 @@ def test_a_server_that_comes_back_as_another_model_is_refused(
     assert process.returncode == 1
     (renewed,) = newest_entries(after)
     # In the middle of a call it is that call which is refused.
-    said = (f"wide has the model digest {renewed.manifest.digest} now", "was replaced while it")
+    said = (f"wide has the model digest {renewed.digest} now", "was replaced while it")
     assert any(text in message for text in said)
-    assert f"this job draws from {entry.manifest.digest}" in message
-    digest = entry.manifest.digest.encode()
+    assert f"this job draws from {entry.digest}" in message
+    digest = entry.digest.encode()
     for record in job.records():
         assert digest in record.with_suffix(".tar").read_bytes()
     assert not list(job.out.glob(".tmp-*"))

@@ -160,8 +160,8 @@ def test_a_label_out_of_range_harms_no_neighbour(published: RunningServer, clien
 @pytest.mark.system("SAGAN")
 def test_attention_and_spectral_norm_are_exported(published_repository: Path) -> None:
     (entry,) = newest_entries(published_repository, ("attention",))
-    assert entry.manifest.record.parity.differences["image.sample"] < 1e-4
-    assert entry.manifest.record.parity.batch_sizes == (1, 3, 7, 8)
+    assert entry.build.parity.differences["image.sample"] < 1e-4
+    assert entry.build.parity.batch_sizes == (1, 3, 7, 8)
 
 
 @pytest.mark.system("Perturbed layered GAN")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changed_entries import rewrite_goldens
 from numpy.typing import NDArray
 from running_server import LATENTRY, RunningServer, run_server, wait_until
 from specs import image, make_spec, z
@@ -24,8 +25,7 @@ from latentry.contract.kinds.formats import Format
 from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer
 from latentry.profiling.perf_analyzer.program import find_perf_analyzer
-from latentry.serving.entries.goldens import GOLDEN_FILE, Goldens, golden_bytes, read_goldens
-from latentry.serving.entries.manifest import MANIFEST_FILE, file_record, manifest_bytes
+from latentry.serving.entries.goldens import Goldens, read_goldens
 from latentry.serving.entries.repository import Entry, newest_entries
 from latentry.serving.runtime.local import LocalTransport
 
@@ -311,20 +311,9 @@ def own(edited: Path, tmp_path: Path) -> Entry:
     return entry
 
 
-def reseal(entry: Entry, goldens: Goldens, engine_class: str) -> None:
-    """Give ``entry`` other goldens, with a manifest that is right about them."""
-    data, record = golden_bytes(goldens), entry.manifest.record
-    made = record.goldens.model_copy(update={"engine_class": engine_class})
-    files = {**record.files, GOLDEN_FILE: file_record(data)}
-    record = record.model_copy(update={"files": files, "goldens": made})
-    (entry.folder / GOLDEN_FILE).write_bytes(data)
-    sealed = manifest_bytes(entry.manifest.model_copy(update={"record": record}))
-    (entry.folder / MANIFEST_FILE).write_bytes(sealed)
-
-
 def changed(entry: Entry, output: str, change: float) -> Goldens:
     """Return the goldens of ``entry`` with one element of an output of the third changed."""
-    goldens = read_goldens(entry.folder, entry.manifest)
+    goldens = read_goldens(entry)
     flat = goldens.outputs[output][2].reshape(-1)
     flat[0] += np.array(change).astype(flat.dtype)
     return goldens
@@ -337,7 +326,7 @@ def changed(entry: Entry, output: str, change: float) -> Goldens:
 def test_an_output_that_is_not_drawn_as_its_golden_is_named(
     own: Entry, tmp_path: Path, output: str, change: float, is_seen: bool
 ) -> None:
-    reseal(own, changed(own, output, change), own.manifest.record.goldens.engine_class)
+    rewrite_goldens(own, changed(own, output, change), own.build.goldens.engine_class)
     options = ["--repository", str(own.folder.parents[1]), "--port", "0", "--metrics-port", "0"]
     done = subprocess.run(
         [str(LATENTRY), "serve", *options],
@@ -355,7 +344,7 @@ def test_rounding_of_another_engine_class_is_served_with_a_warning(
 ) -> None:
     goldens = changed(own, "features", 1e-6)
     goldens.outputs["alpha"][1, 3, 3] ^= 1
-    reseal(own, goldens, "onnxruntime-0-fp32-none")
+    rewrite_goldens(own, goldens, "onnxruntime-0-fp32-none")
     with run_server(own.folder.parents[1]) as server, Client(server.url) as client:
         assert client.health()
     said = re.sub(r"\s+", " ", capfd.readouterr().err)

@@ -1,14 +1,17 @@
-"""Engines run a network: arrays by name in, arrays by name out."""
+"""Engines run a network: arrays by name in, arrays by name out. Providers make and load them."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from latentry.contract.errors import ServeError
 from latentry.contract.wire import Arrays
+from latentry.serving.entries.manifests import Build
 
-RowMode = Literal["batch", "single"]
-"""How rows are computed: as many at a time as come, or each in a run of its own."""
+
+class EngineMissing(ServeError):
+    """This machine lacks an engine, or the instructions that it needs; the message says which."""
 
 
 class Engine(Protocol):
@@ -23,4 +26,33 @@ class Engine(Protocol):
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return the named ``outputs`` for ``inputs``, all with the same first dimension."""
+        ...
+
+
+class EngineProvider(Protocol):
+    """One engine, as builds name it; see docs/builds.md for adding one."""
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """In what numbers it can run a network."""
+        ...
+
+    def expect(self, precision: str) -> str:
+        """Return the engine class that a network has here once it is loaded, without loading one.
+
+        Raises:
+            EngineMissing: It cannot be loaded here.
+        """
+        ...
+
+    def make(self, network: bytes, precision: str) -> bytes:
+        """Return what is to be loaded for an FP32 network, an ONNX file without other files."""
+        ...
+
+    def load(self, artefact: bytes, build: Build, *, threads: int) -> Engine:
+        """Load what :meth:`make` made; ``threads`` 0 means one for each core.
+
+        Every row of a batch is to come out as it does alone, in every place and whatever is beside
+        it; where ``build.rows`` is "single", each is to be a run of its own.
+        """
         ...

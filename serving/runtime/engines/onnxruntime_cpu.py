@@ -17,8 +17,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from latentry.contract.wire import Arrays
-from latentry.serving.entries.engine_class import class_of_version, engine_class
-from latentry.serving.runtime.engines import RowMode
+from latentry.serving.entries.manifests import RowMode
+from latentry.serving.runtime.engines.engine_class import class_of_version
 
 _FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
 
@@ -54,11 +54,6 @@ class OnnxRuntimeEngine:
         self._session = onnxruntime.InferenceSession(
             source, options, providers=["CPUExecutionProvider"]
         )
-
-    @staticmethod
-    def expect() -> str:
-        """Return the engine class that a network loaded on this machine has."""
-        return engine_class()
 
     @property
     def inputs(self) -> dict[str, list[int | str | None]]:

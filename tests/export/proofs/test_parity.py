@@ -17,8 +17,8 @@ from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer
 from latentry.export.graphs.onnx_export import onnx_from_module
 from latentry.export.proofs.parity import TOLERANCE, prove
-from latentry.serving.entries.engine_class import engine_class
-from latentry.serving.entries.manifest import Parity
+from latentry.serving.entries.manifests import Parity
+from latentry.serving.runtime.engines.engine_class import engine_class
 
 Weights = NDArray[Any]
 

@@ -62,7 +62,7 @@ def test_bytes_that_are_no_onnx_are_refused(small: Exported) -> None:
 
 
 def test_a_module_that_fails_in_torch_is_named(small: Exported) -> None:
-    bench = ProofBench(small.spec, nn.Linear(3, 3), load_engines(small.spec, small.files))
+    bench = ProofBench(small.spec, load_engines(small.spec, small.files), nn.Linear(3, 3))
     rows = draw_rows(small.spec, 2)
     with pytest.raises(ExportRefused, match="generator of Linear fails in torch on a batch of 2: "):
         bench.run_torch(rows, rows, 2)

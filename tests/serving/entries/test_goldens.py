@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from latentry.serving.entries.goldens import (
     read_goldens,
     save_worst_pair,
 )
-from latentry.serving.entries.manifest import Manifest
-from latentry.serving.entries.repository import newest_entries
+from latentry.serving.entries.repository import Entry, newest_entries
 
 SPEC = make_spec([z(4)], [image(32, 32, 1)])
 MASK = {"name": "alpha", "kind": "mask", "height": 32, "width": 32}
@@ -56,28 +56,29 @@ def goldens() -> Outputs:
     return {"image": np.random.default_rng(0).integers(1, 254, (8, 32, 32, 1), np.uint8)}
 
 
-def entry_of(repository: Path, name: str) -> tuple[Path, Manifest]:
+def entry_of(repository: Path, name: str) -> Entry:
     (entry,) = newest_entries(repository, (name,))
-    return entry.folder, entry.manifest
+    return entry
 
 
 def test_goldens_survive_their_file(repository: Path, goldens: Outputs, tmp_path: Path) -> None:
-    _, manifest = entry_of(repository, "digits")
-    inputs = example_request(manifest.model.spec, 8)
-    (tmp_path / GOLDEN_FILE).write_bytes(golden_bytes(Goldens(inputs, goldens)))
-    found = read_goldens(tmp_path, manifest)
+    entry = replace(entry_of(repository, "digits"), folder=tmp_path)
+    inputs = example_request(entry.spec, 8)
+    entry.build_folder.mkdir(parents=True)
+    (entry.build_folder / GOLDEN_FILE).write_bytes(golden_bytes(Goldens(inputs, goldens)))
+    found = read_goldens(entry)
     assert len(found) == 8
     for there, given in ((found.inputs, inputs), (found.outputs, goldens)):
         assert there.keys() == given.keys()
         for name, array in given.items():
             np.testing.assert_array_equal(there[name], array)
-    (tmp_path / GOLDEN_FILE).write_bytes(b"no archive")
+    (entry.build_folder / GOLDEN_FILE).write_bytes(b"no archive")
     with pytest.raises(EntryError, match=r"goldens\.npz holds no goldens"):
-        read_goldens(tmp_path, manifest)
+        read_goldens(entry)
 
 
 def test_an_entry_brings_the_inputs_of_its_goldens(repository: Path) -> None:
-    goldens = read_goldens(*entry_of(repository, "mapped"))
+    goldens = read_goldens(entry_of(repository, "mapped"))
     assert goldens.inputs["seed"][:, 0].tolist() == list(range(8))
     assert set(goldens.inputs["class_label"][:, 0].tolist()) == {0, 1, 2, 3}
     assert set(goldens.inputs["truncation_psi"][:, 0].tolist()) == {1.0, -0.5, 2.0, -2.0}

@@ -19,7 +19,7 @@ import pytest
 from latentry.cli.main import main
 from latentry.contract.errors import EntryError, LatentryError
 from latentry.serving.entries.goldens import GOLDEN_FILE
-from latentry.serving.entries.manifest import MANIFEST_FILE, read_manifest
+from latentry.serving.entries.manifests import BUILD_JSON, BUILDS, FP32, MODEL_JSON, RECORD_JSON
 from latentry.serving.entries.repository import list_entries, newest_entries
 from latentry.serving.entries.verification import verify_entry
 from latentry.serving.runtime.generator import load_generator
@@ -36,29 +36,47 @@ def own(repository: Path, tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def seal(folder: Path, facts: Any) -> None:
-    """Write a manifest of any content whose seal is right."""
+def paths(own: Path) -> dict[str, Path]:
+    """Return where the three JSON files of the entry lie, by what they are about."""
+    folder = own / "digits" / "1"
+    return {
+        "model": folder / MODEL_JSON,
+        "record": folder / RECORD_JSON,
+        "build": folder / BUILDS / FP32 / BUILD_JSON,
+    }
+
+
+def place(own: Path, name: str) -> Path:
+    """Return where a file of the entry lies."""
+    folder = own / "digits" / "1"
+    inside = name in ("generator.onnx", GOLDEN_FILE, BUILD_JSON)
+    return (folder / BUILDS / FP32 if inside else folder) / name
+
+
+def seal(path: Path, facts: Any) -> None:
+    """Write a file of any content whose seal is right."""
     text = facts if isinstance(facts, str) else json.dumps(facts, indent=2)
     head = text.removesuffix("\n}").encode()
-    (folder / MANIFEST_FILE).write_bytes(
-        head + SEAL + hashlib.sha256(head).hexdigest().encode() + b'"\n}\n'
-    )
+    path.write_bytes(head + SEAL + hashlib.sha256(head).hexdigest().encode() + b'"\n}\n')
 
 
 def reseal(own: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest, and seal it again."""
-    folder = own / "digits" / "1"
-    facts = json.loads((folder / MANIFEST_FILE).read_bytes())
-    del facts["sha256"]
+    """Change what the three JSON files say, so that they fit together and their seals are right."""
+    facts = {about: json.loads(path.read_bytes()) for about, path in paths(own).items()}
     change(facts)
-    seal(folder, facts)
+    text = json.dumps(facts["model"], indent=2).encode()
+    paths(own)["model"].write_bytes(text)
+    for about in ("record", "build"):
+        facts[about].pop("sha256", None)
+        facts[about]["model"] = hashlib.sha256(text).hexdigest()
+        seal(paths(own)[about], facts[about])
 
 
 def put(own: Path, name: str, data: bytes) -> None:
-    """Put another file in, with a manifest that is right about it."""
-    (own / "digits" / "1" / name).write_bytes(data)
+    """Put another file into the build, with a record that is right about it."""
+    place(own, name).write_bytes(data)
     record = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    reseal(own, lambda facts: facts["record"]["files"].update({name: record}))
+    reseal(own, lambda facts: facts["build"]["files"].update({name: record}))
 
 
 def refusal(own: Path) -> str:
@@ -205,7 +223,7 @@ def test_a_spec_of_terabytes_makes_nobody_take_them(own: Path, side: str) -> Non
         else:
             shape = {"kind": "latent", "shape": [4096, 4096], "distribution": "none"}
             spec["inputs"] += [{**shape, "name": name} for name in names]
-        facts["record"]["goldens"]["count"] = 64
+        facts["build"]["goldens"]["count"] = 64
 
     reseal(own, change)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -213,51 +231,61 @@ def test_a_spec_of_terabytes_makes_nobody_take_them(own: Path, side: str) -> Non
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
-# --- manifests ----------------------------------------------------------------------------------
+# --- JSON files -------------------------------------------------------------------------------
 
 FILE = {"sha256": "0" * 64, "size": 1}
-MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "no goldens": lambda m: m["record"]["goldens"].update(count=0),
-    "many goldens": lambda m: m["record"]["goldens"].update(count=65),
-    "nobody's goldens": lambda m: m["record"]["goldens"].pop("engine_class"),
-    "no parity": lambda m: m["record"].update(parity={}),
-    "parity of another kind": lambda m: m["record"].update(parity=[1]),
-    "no differences": lambda m: m["record"]["parity"].update(differences={}),
-    "differences of another kind": lambda m: m["record"]["parity"].update(differences=[1]),
-    "NaN for a difference": lambda m: m["record"]["parity"].update(
-        differences={"image.sample": float("nan")}
+CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "no goldens": ("build", lambda m: m["goldens"].update(count=0)),
+    "many goldens": ("build", lambda m: m["goldens"].update(count=65)),
+    "nobody's goldens": ("build", lambda m: m["goldens"].pop("engine_class")),
+    "no parity": ("build", lambda m: m.update(parity={})),
+    "parity of another kind": ("build", lambda m: m.update(parity=[1])),
+    "no differences": ("build", lambda m: m["parity"].update(differences={})),
+    "differences of another kind": ("build", lambda m: m["parity"].update(differences=[1])),
+    "NaN for a difference": (
+        "build",
+        lambda m: m["parity"].update(differences={"image.sample": float("nan")}),
     ),
-    "text for a difference": lambda m: m["record"]["parity"].update(
-        differences={"image.sample": "x"}
+    "text for a difference": (
+        "build",
+        lambda m: m["parity"].update(differences={"image.sample": "x"}),
     ),
-    "no tolerance": lambda m: m["record"]["parity"].pop("tolerance"),
-    "no batch sizes": lambda m: m["record"]["parity"].update(batch_sizes=[]),
-    "batch sizes of texts": lambda m: m["record"]["parity"].update(batch_sizes=["many"]),
-    "a huge batch": lambda m: m["record"]["parity"].update(batch_sizes=[10**30]),
-    "an absolute path": lambda m: m["record"]["files"].update({"/etc/passwd": FILE}),
-    "a way up": lambda m: m["record"]["files"].update({"../../secret": FILE}),
-    "a way down": lambda m: m["record"]["files"].update({"folder/file": FILE}),
-    "the folder": lambda m: m["record"]["files"].update({".": FILE}),
-    "no name": lambda m: m["record"]["files"].update({"": FILE}),
-    "a NUL": lambda m: m["record"]["files"].update({"a\0b": FILE}),
-    "a network twice": lambda m: m["record"]["files"].update({"generator.onnx": FILE}),
-    "the manifest itself": lambda m: m["record"]["files"].update({MANIFEST_FILE: FILE}),
-    "no network": lambda m: m["model"]["artefacts"].clear(),
-    "another network": lambda m: m["model"]["artefacts"].update({"/etc/passwd": FILE}),
-    "a list for a table": lambda m: m.update(model=[]),
-    "deep": lambda m: m["record"].update(tools={"x": json.loads("[" * 400 + "]" * 400)}),
-    "many findings": lambda m: m["record"].update(goldens={str(n): n for n in range(20_000)}),
-    "a long key": lambda m: m.update({"x" * 1_000_000: 1}),
+    "NaN for the speed": ("build", lambda m: m.update(speed=float("nan"))),
+    "no tolerance": ("build", lambda m: m["parity"].pop("tolerance")),
+    "no batch sizes": ("build", lambda m: m["parity"].update(batch_sizes=[])),
+    "batch sizes of texts": ("build", lambda m: m["parity"].update(batch_sizes=["many"])),
+    "a huge batch": ("build", lambda m: m["parity"].update(batch_sizes=[10**30])),
+    "an engine with a way up": ("build", lambda m: m.update(engine="../../x")),
+    "a precision of two words": ("build", lambda m: m.update(precision="fp32-int8")),
+    "a network twice": ("build", lambda m: m["files"].update({"generator.onnx": FILE})),
+    "the build itself": ("build", lambda m: m["files"].update({BUILD_JSON: FILE})),
+    "an artefact elsewhere": ("build", lambda m: m["artefacts"].update({"/etc/passwd": FILE})),
+    "many findings": ("build", lambda m: m.update(goldens={str(n): n for n in range(20_000)})),
+    "an absolute path": ("record", lambda m: m["files"].update({"/etc/passwd": FILE})),
+    "a way up": ("record", lambda m: m["files"].update({"../../secret": FILE})),
+    "a way down": ("record", lambda m: m["files"].update({"folder/file": FILE})),
+    "the folder": ("record", lambda m: m["files"].update({".": FILE})),
+    "no name": ("record", lambda m: m["files"].update({"": FILE})),
+    "a NUL": ("record", lambda m: m["files"].update({"a\0b": FILE})),
+    "the record itself": ("record", lambda m: m["files"].update({RECORD_JSON: FILE})),
+    "the builds": ("record", lambda m: m["files"].update({BUILDS: FILE})),
+    "deep": ("record", lambda m: m.update(tools={"x": json.loads("[" * 400 + "]" * 400)})),
+    "a long key": ("record", lambda m: m.update({"x" * 1_000_000: 1})),
+    "no network": ("model", lambda m: m["networks"].clear()),
+    "another network": ("model", lambda m: m["networks"].update({"/etc/passwd": FILE})),
+    "a list for a table": ("model", lambda m: m.update(spec=[])),
+    "a seed contract to come": ("model", lambda m: m.update(seed_contract=2)),
 }
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
-def test_a_sealed_manifest_of_another_kind_is_one_line(
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_file_of_another_kind_is_one_line(
     own: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reseal(own, MANIFESTS[name])
+    about, change = CHANGES[name]
+    reseal(own, lambda facts: change(facts[about]))
     text = refusal(own)
-    assert text.startswith(f"{own}/digits/1/latentry.json is not understood: ")
+    assert text.startswith(f"{paths(own)[about]} is not understood: ")
     assert "\n" not in text
     # The hash of no file outside is told.
     assert hashlib.sha256(Path("/etc/passwd").read_bytes()).hexdigest() not in text
@@ -265,12 +293,28 @@ def test_a_sealed_manifest_of_another_kind_is_one_line(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_manifest_that_is_too_deep_or_too_large_is_refused(own: Path) -> None:
-    seal(own / "digits" / "1", "[" * 100_000)
+def test_a_build_of_another_network_or_name_is_refused(own: Path) -> None:
+    reseal(own, lambda facts: facts["build"]["artefacts"]["generator.onnx"].update(size=1))
+    assert f"{BUILD_JSON} names other networks than {own}/digits/1/{MODEL_JSON}" in refusal(own)
+    reseal(own, lambda facts: facts["build"].update(engine="other"))
+    assert f"{BUILD_JSON} is of the build other-fp32; remove its folder" in refusal(own)
+
+
+@pytest.mark.parametrize("text", ["other-int8", "../../x", "", "x" * 300])
+def test_a_default_that_is_no_build_is_refused(own: Path, text: str) -> None:
+    (own / "digits" / "1" / "default_build").write_text(text)
+    said = "cannot be read" if len(text) > 200 else "there: onnxruntime-fp32; remove it"
+    assert said in refusal(own)
+
+
+@pytest.mark.parametrize("about", ["model", "record", "build"])
+def test_a_file_that_is_too_deep_or_too_large_is_refused(own: Path, about: str) -> None:
+    path = paths(own)[about]
+    seal(path, "[" * 100_000)
     assert "is not understood" in refusal(own)
-    with (own / "digits" / "1" / MANIFEST_FILE).open("r+b") as file:
+    with path.open("r+b") as file:
         file.truncate(2**40)
-    assert "latentry.json cannot be read (it is larger than " in refusal(own)
+    assert f"{path.name} cannot be read (it is larger than " in refusal(own)
 
 
 def test_texts_of_a_manifest_are_escaped_wherever_they_are_printed(
@@ -279,8 +323,9 @@ def test_texts_of_a_manifest_are_escaped_wherever_they_are_printed(
     monkeypatch.setenv("COLUMNS", "300")
 
     def change(facts: dict[str, Any]) -> None:
-        facts["record"].update(architecture=EVIL, host=EVIL, created=EVIL + "[red]x[/]")
-        facts["record"]["tools"] = {EVIL: EVIL}
+        for about in ("record", "build"):
+            facts[about].update(host=EVIL, created=EVIL + "[red]x[/]", tools={EVIL: EVIL})
+        facts["record"].update(architecture=EVIL)
         classes = facts["model"]["spec"]["inputs"][1]["classes"]
         classes[:2] = [EVIL, "[bold]two[/]\nlines"]
 
@@ -295,7 +340,7 @@ def test_texts_of_a_manifest_are_escaped_wherever_they_are_printed(
     (own / "digits" / "1" / f"x{EVIL}").write_bytes(b"")
     assert main(["models", "--repository", str(own)]) == 1
     damaged = capsys.readouterr().out
-    reseal(own, lambda facts: facts.update({EVIL: 1}))
+    reseal(own, lambda facts: facts["record"].update({EVIL: 1}))
     assert main(["serve", "--repository", str(own)]) == 1
     refused = capsys.readouterr().err
     for text in (shown, listed, damaged, refused):
@@ -331,29 +376,32 @@ def huge(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [fifo, endless, loop, folder])
-@pytest.mark.parametrize("name", [MANIFEST_FILE, "generator.onnx", GOLDEN_FILE, "perf_input.json"])
+@pytest.mark.parametrize(
+    "name",
+    [MODEL_JSON, RECORD_JSON, BUILD_JSON, "generator.onnx", GOLDEN_FILE, "perf_input.json"],
+)
 def test_what_is_no_regular_file_is_refused_and_nothing_waits(
     own: Path, name: str, make: Callable[[Path], None]
 ) -> None:
     entry = newest_entries(own)[0]
-    make(own / "digits" / "1" / name)
-    if name == MANIFEST_FILE and make in (loop,):  # as if there were none
+    make(place(own, name))
+    if name == MODEL_JSON and make in (loop,):  # as if there were none
         assert list_entries(own)[0] == []
         return
-    assert f"{own}/digits/1/{name} cannot be read" in refusal(own)
+    assert f"{place(own, name)} cannot be read" in refusal(own)
     if name == "generator.onnx":
         with pytest.raises(EntryError, match="cannot be read"):
-            load_generator(entry.folder, lambda *_: pytest.fail("loaded"), manifest=entry.manifest)
+            load_generator(entry, lambda *_: pytest.fail("loaded"))
 
 
 @pytest.mark.parametrize("name", ["generator.onnx", GOLDEN_FILE, "perf_input.json"])
 def test_a_file_of_another_size_is_not_read(own: Path, name: str) -> None:
     entry = newest_entries(own)[0]
-    huge(own / "digits" / "1" / name)
-    assert f"{own}/digits/1/{name} was changed: it has 1,099,511,627,776 bytes" in refusal(own)
+    huge(place(own, name))
+    assert f"{place(own, name)} was changed: it has 1,099,511,627,776 bytes" in refusal(own)
     if name == "generator.onnx":
         with pytest.raises(EntryError, match="larger than"):
-            load_generator(entry.folder, lambda *_: pytest.fail("loaded"), manifest=entry.manifest)
+            load_generator(entry, lambda *_: pytest.fail("loaded"))
 
 
 @pytest.mark.parametrize(
@@ -361,7 +409,7 @@ def test_a_file_of_another_size_is_not_read(own: Path, name: str) -> None:
     [
         (".DS_Store", "delete it"),
         ("Thumbs.db", "delete it"),
-        (".latentry.json.swp", "delete it"),
+        (".model.json.swp", "delete it"),
         ("generator.onnx~", "delete it"),
         (".nfs000000000a1b2c3d00000001", "some process has it open; it goes when that ends"),
     ],
@@ -394,12 +442,12 @@ def test_a_report_of_another_kind_is_one_line(
     own: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = Path(kind) if kind.startswith("/") else tmp_path / "report.json"
-    digest = read_manifest(own / "digits" / "1").digest
+    digest = newest_entries(own)[0].build.digest
     if kind == "fifo":
         os.mkfifo(path)
     elif not kind.startswith("/"):
         values = {"deep": None, "list": [1], "numbers": 7}
-        slo = {"slo": {"recommended": values[kind]}, "model": "digits", "model_digest": digest}
+        slo = {"slo": {"recommended": values[kind]}, "model": "digits", "build_digest": digest}
         path.write_text("[" * 100_000 if kind == "deep" else json.dumps(slo))
     command = ["models", "tune", "digits", "--from", str(path), "--repository", str(own)]
     assert main(command) == 1

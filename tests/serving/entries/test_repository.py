@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -15,23 +16,25 @@ from specs import image, make_spec, z
 from latentry.contract.errors import BadRequest, EntryError, NotFound, OutOfSpace
 from latentry.contract.files import write_new
 from latentry.contract.spec import GeneratorSpec
-from latentry.serving.entries import publishing
+from latentry.serving.entries import manifests, publishing
 from latentry.serving.entries.examples import example_request
 from latentry.serving.entries.goldens import Goldens, golden_bytes
-from latentry.serving.entries.manifest import (
-    MANIFEST_FILE,
+from latentry.serving.entries.manifests import (
+    BUILD_JSON,
+    BUILDS,
+    FP32,
+    MODEL_JSON,
+    RECORD_JSON,
+    Build,
+    ExportRecord,
     GoldenRecord,
-    Manifest,
-    ModelPart,
+    Model,
     Parity,
-    RecordPart,
     ServingPart,
-    canonical_json,
-    file_record,
-    manifest_bytes,
-    read_manifest,
+    stored_model,
 )
 from latentry.serving.entries.publishing import (
+    Draft,
     publish,
     remove_entry,
     temporary_folder,
@@ -42,7 +45,9 @@ from latentry.serving.entries.repository import (
     list_entries,
     list_strays,
     newest_entries,
+    read_entry,
 )
+from latentry.serving.entries.sealed import file_record
 from latentry.serving.entries.tuning import tune_entry, with_serving
 from latentry.serving.entries.verification import verify_entry
 
@@ -60,31 +65,37 @@ PARITY = Parity(
 )
 
 
-def make(
-    content: bytes = b"weights", spec: GeneratorSpec = SPEC
-) -> tuple[Manifest, dict[str, Any]]:
+def make(content: bytes = b"weights", spec: GeneratorSpec = SPEC, **changes: Any) -> Draft:
     outputs = {
         item.name: np.zeros((8, *item.raw.row_shape), item.raw.dtype) for item in spec.outputs
     }
     goldens = golden_bytes(Goldens(example_request(spec, 8), outputs))
-    files = {"goldens.npz": goldens, "model.py": b"pass", "perf_input.json": b"{}"}
-    manifest = Manifest(
-        model=ModelPart(spec=spec, artefacts={"generator.onnx": file_record(content)}),
-        record=RecordPart(
+    networks = {"generator.onnx": file_record(content)}
+    model = stored_model(Model(spec=spec, networks=networks))
+    files = {"model.py": b"pass", "perf_input.json": b"{}"}
+    made: dict[str, Any] = {"tools": {}, "host": "none", "created": "2026-01-01T00:00:00+00:00"}
+    return Draft(
+        model,
+        ExportRecord(
+            model=model.digest,
             checkpoint_digest="0",
             architecture="none",
             opset=18,
-            precision="fp32",
-            parity=PARITY,
-            goldens=GoldenRecord(count=8, engine_class="none"),
             files={name: file_record(data) for name, data in files.items()},
-            tools={},
-            host="none",
-            created="2026-01-01T00:00:00+00:00",
+            **made,
         ),
-        serving=ServingPart(),
+        Build(
+            model=model.digest,
+            engine="onnxruntime",
+            precision="fp32",
+            artefacts=networks,
+            goldens=GoldenRecord(count=8, engine_class="none"),
+            files={"goldens.npz": file_record(goldens)},
+            **{"parity": PARITY, "serving": ServingPart(), **made, **changes},
+        ),
+        files,
+        {"generator.onnx": content, "goldens.npz": goldens},
     )
-    return manifest, {"generator.onnx": content, **files}
 
 
 @pytest.fixture
@@ -94,7 +105,7 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def entry(repository: Path) -> Entry:
-    return publish(repository, "model", *make())[0]
+    return publish(repository, "model", make())[0]
 
 
 def test_publishing_writes_one_whole_version(repository: Path, entry: Entry) -> None:
@@ -106,32 +117,72 @@ def test_publishing_writes_one_whole_version(repository: Path, entry: Entry) -> 
 
 
 def test_a_digest_that_is_not_the_newest_is_published_again(repository: Path, entry: Entry) -> None:
-    publish(repository, "model", *make(b"other"))
-    again, is_new = publish(repository, "model", *make())
+    publish(repository, "model", make(b"other"))
+    again, is_new = publish(repository, "model", make())
     assert (again.version, is_new) == (3, True)
-    assert again.manifest.digest == entry.manifest.digest
+    assert again.digest == entry.digest
 
 
 def test_the_same_digest_again_writes_nothing(repository: Path, entry: Entry) -> None:
     before = {path: path.stat().st_mtime_ns for path in repository.rglob("*")}
-    again, is_new = publish(repository, "model", *make())
+    again, is_new = publish(repository, "model", make())
     assert (again, is_new) == (entry, False)
     assert {path: path.stat().st_mtime_ns for path in repository.rglob("*")} == before
 
 
 def test_another_digest_becomes_the_next_version(repository: Path, entry: Entry) -> None:
-    newer, is_new = publish(repository, "model", *make(b"other"))
+    newer, is_new = publish(repository, "model", make(b"other"))
     assert (newer.version, is_new) == (2, True)
     assert newest_entries(repository) == [newer]
-    assert newer.manifest.digest in (repository / "model" / "config.pbtxt").read_text()
+    assert newer.digest in (repository / "model" / "config.pbtxt").read_text()
 
 
 def test_tuning_the_serving_part_changes_no_digest() -> None:
-    manifest, _ = make()
-    tuned = manifest.model_copy(update={"serving": ServingPart(instances=7)})
-    assert tuned.digest == manifest.digest
-    canonical = canonical_json(manifest.model.model_dump(mode="json"))
-    assert manifest.digest == hashlib.sha256(canonical).hexdigest()
+    build = make().build
+    tuned = build.model_copy(update={"serving": ServingPart(instances=7)})
+    assert tuned.digest == build.digest
+
+
+def test_the_model_digest_is_what_sha256sum_prints(entry: Entry) -> None:
+    text = (entry.folder / MODEL_JSON).read_bytes()
+    assert entry.digest == hashlib.sha256(text).hexdigest()
+    assert json.loads(text)["networks"]["generator.onnx"]["size"] == len(b"weights")
+
+
+def test_a_digest_is_of_the_stored_text_and_not_of_todays_classes(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Later(Model):
+        license: str = "none"
+
+    monkeypatch.setattr(manifests, "Model", Later)
+    later = read_entry(entry.folder)
+    assert later.model.content.license == "none"  # type: ignore[attr-defined]
+    assert later.digest == entry.digest
+    verify_entry(later)
+
+
+def test_the_build_digest_is_of_a_few_lines_that_anybody_can_write(entry: Entry) -> None:
+    lines = (
+        f"model {entry.digest}\nengine onnxruntime\nprecision fp32\nrows batch\n"
+        f"{hashlib.sha256(b'weights').hexdigest()}  generator.onnx\n"
+    )
+    assert entry.build.digest == hashlib.sha256(lines.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"engine": "other"},
+        {"precision": "int8"},
+        {"rows": "single"},
+        {"model": "0" * 64},
+        {"artefacts": {"generator.onnx": file_record(b"other")}},
+    ],
+)
+def test_all_on_which_a_bit_depends_is_in_the_build_digest(change: dict[str, Any]) -> None:
+    build = make().build
+    assert build.model_copy(update=change).digest != build.digest
 
 
 MASK = {"name": "alpha", "kind": "mask", "height": 2, "width": 2}
@@ -149,7 +200,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_tensors_need_another_name(repository: Path, entry: Entry, name: str) -> None:
     with pytest.raises(EntryError, match="all versions of a name have the same tensors; model has"):
-        publish(repository, "model", *make(b"other", OTHERS[name]))
+        publish(repository, "model", make(b"other", OTHERS[name]))
     assert [folder.name for folder in (repository / "model").iterdir() if folder.is_dir()] == ["1"]
 
 
@@ -163,16 +214,16 @@ SAME = {
 def test_the_same_tensors_of_another_spec_are_a_new_version(
     repository: Path, entry: Entry, name: str
 ) -> None:
-    newer, is_new = publish(repository, "model", *make(spec=SAME[name]))
+    newer, is_new = publish(repository, "model", make(spec=SAME[name]))
     assert (newer.version, is_new) == (2, True)
-    assert newer.manifest.digest != entry.manifest.digest
+    assert newer.digest != entry.digest
 
 
 def test_a_failed_write_leaves_nothing(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest, files = make()
-    files["z"] = 7
+    draft = make()
+    draft.build_files["z"] = 7  # type: ignore[index]
     with pytest.raises(TypeError, match="bytes-like"):
-        publish(repository, "model", manifest, files)
+        publish(repository, "model", draft)
     assert list(repository.parent.rglob("*")) == [repository]
 
 
@@ -197,17 +248,21 @@ def test_a_disk_that_takes_no_more_is_told_by_the_file(
         write_new(path, data)
 
     monkeypatch.setattr(publishing, "write_new", write_half)
-    file = repository / "model" / "1" / "generator.onnx"
+    file = repository / "model" / "1" / BUILDS / FP32 / "generator.onnx"
     with pytest.raises(expected, match=words.format(file)) as refused:
-        publish(repository, "model", *make())
+        publish(repository, "model", make())
     assert ("nothing was published; free some" in str(refused.value)) == (expected is OutOfSpace)
     assert list(repository.parent.rglob("*")) == [repository]
+
+
+JSON_FILES = (MODEL_JSON, RECORD_JSON, BUILD_JSON)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.data())
 def test_one_flipped_bit_anywhere_is_found(entry: Entry, data: st.DataObject) -> None:
-    path = data.draw(st.sampled_from(sorted(entry.folder.iterdir())))
+    files = sorted(path for path in entry.folder.rglob("*") if path.is_file())
+    path = data.draw(st.sampled_from(files))
     good = path.read_bytes()
     place = data.draw(st.integers(0, len(good) - 1))
     bad = bytearray(good)
@@ -215,35 +270,41 @@ def test_one_flipped_bit_anywhere_is_found(entry: Entry, data: st.DataObject) ->
     path.write_bytes(bad)
     try:
         with pytest.raises(EntryError) as caught:
-            verify_entry(Entry("model", 1, entry.folder, read_manifest(entry.folder)))
-        assert str(path) in str(caught.value)
-        if path.name != MANIFEST_FILE:
+            verify_entry(read_entry(entry.folder))
+        assert path.name in str(caught.value)
+        if path.name not in JSON_FILES:
             assert hashlib.sha256(bad).hexdigest() in str(caught.value)
             assert hashlib.sha256(good).hexdigest() in str(caught.value)
-        else:
-            assert "its SHA-256 is" in str(caught.value)
+        elif path.name != MODEL_JSON:
+            assert f"{path} was changed: its SHA-256 is" in str(caught.value)
     finally:
         path.write_bytes(good)
 
 
 def test_missing_and_extra_files_are_named(entry: Entry) -> None:
-    (entry.folder / "generator.onnx").unlink()
-    (entry.folder / "evil.so").write_bytes(b"")
-    with pytest.raises(EntryError, match=r"generator\.onnx is missing\n.*evil\.so does not belong"):
+    (entry.build_folder / "generator.onnx").unlink()
+    for number, folder in enumerate((entry.folder, entry.folder / BUILDS, entry.build_folder)):
+        (folder / f"evil{number}.so").write_bytes(b"")
+    with pytest.raises(EntryError) as caught:
         verify_entry(entry)
+    first, *others, _ = str(caught.value).splitlines()
+    assert first == f"{entry.build_folder / 'generator.onnx'} is missing"
+    assert [line.split(" does not belong")[0].rpartition("/")[2] for line in others] == [
+        *("evil0.so", "evil1.so", "evil2.so"),
+    ]
 
 
 def test_a_half_written_entry_is_named_and_the_others_are_listed(
     repository: Path, entry: Entry
 ) -> None:
-    publish(repository, "other", *make())
+    publish(repository, "other", make())
     half = repository / "other" / "2"
     half.mkdir()
-    (half / "generator.onnx").write_bytes(b"")
+    (half / MODEL_JSON).write_bytes(entry.model.text)
     entries, errors = list_entries(repository)
     assert [(e.name, e.version) for e in entries] == [("model", 1), ("other", 1)]
     assert list(errors) == [half]
-    with pytest.raises(EntryError, match=r"other/2/latentry\.json cannot be read .*half-written"):
+    with pytest.raises(EntryError, match=r"other/2/record\.json cannot be read .*half-written"):
         newest_entries(repository)
     assert newest_entries(repository, ("model",)) == [entry]
 
@@ -259,7 +320,7 @@ def test_models_of_somebody_else_are_left_alone(repository: Path, entry: Entry) 
 def test_concurrent_publishers_take_turns(repository: Path) -> None:
     contents = [bytes([65 + i]) for i in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        asked = [pool.submit(publish, repository, "model", *make(data)) for data in contents]
+        asked = [pool.submit(publish, repository, "model", make(data)) for data in contents]
         versions = sorted(future.result()[0].version for future in asked)
     assert versions == [1, 2, 3, 4, 5, 6]
     assert [entry.version for entry in list_entries(repository)[0]] == versions
@@ -267,7 +328,7 @@ def test_concurrent_publishers_take_turns(repository: Path) -> None:
 
 def test_writers_of_neighbouring_repositories_do_not_meet(tmp_path: Path) -> None:
     def write(repository: Path) -> None:
-        publish(repository, "model", *make())
+        publish(repository, "model", make())
         for _ in range(50):
             (repository / "model" / "config.pbtxt").unlink()
             write_config(repository, "model")
@@ -278,12 +339,12 @@ def test_writers_of_neighbouring_repositories_do_not_meet(tmp_path: Path) -> Non
 
 
 def test_a_damaged_version_is_mended_by_publishing_again(repository: Path, entry: Entry) -> None:
-    (entry.folder / "generator.onnx").write_bytes(b"damaged")
-    mended, is_new = publish(repository, "model", *make())
+    (entry.build_folder / "generator.onnx").write_bytes(b"damaged")
+    mended, is_new = publish(repository, "model", make())
     assert (mended.version, is_new) == (2, True)
     assert newest_entries(repository) == [mended]
-    (mended.folder / MANIFEST_FILE).unlink()
-    again, is_new = publish(repository, "model", *make())
+    (mended.folder / MODEL_JSON).write_text("{}")
+    again, is_new = publish(repository, "model", make())
     assert (again.version, is_new) == (3, True)
     assert newest_entries(repository) == [again]
 
@@ -311,15 +372,15 @@ def test_an_empty_repository_says_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.stream", "../model", "Model", ""])
 def test_names_that_are_not_allowed(repository: Path, name: str) -> None:
     with pytest.raises(BadRequest, match="is not allowed; use 1 to 64 of a-z, 0-9, _ and -"):
-        publish(repository, name, *make())
+        publish(repository, name, make())
     assert not repository.exists() or not list(repository.iterdir())
 
 
 def test_removing_a_version_brings_the_one_before_back(repository: Path, entry: Entry) -> None:
-    publish(repository, "model", *make(b"other"))
+    publish(repository, "model", make(b"other"))
     remove_entry(repository, "model", 2)
     assert newest_entries(repository) == [entry]
-    assert entry.manifest.digest in (repository / "model" / "config.pbtxt").read_text()
+    assert entry.digest in (repository / "model" / "config.pbtxt").read_text()
     remove_entry(repository, "model")
     assert not (repository / "model").exists()
     with pytest.raises(NotFound, match="model is not in .*`latentry models` lists what is"):
@@ -341,7 +402,7 @@ def test_what_two_remove_goes_once(repository: Path, entry: Entry) -> None:
             return 0
 
     for _ in range(10):
-        publish(repository, "model", *make())
+        publish(repository, "model", make())
         with ThreadPoolExecutor(4) as pool:
             assert sum(pool.map(remove, range(4))) == 1
 
@@ -368,7 +429,7 @@ def test_a_cleaner_may_be_quicker(repository: Path, entry: Entry) -> None:
 
 def test_who_writes_is_told_that_there_is_no_repository(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="is no folder; give the model repository"):
-        tune_entry(tmp_path / "gone", "model", {}, model_digest="0" * 64)
+        tune_entry(tmp_path / "gone", "model", {}, build_digest="0" * 64)
     with pytest.raises(NotFound, match="is no folder; give the model repository"):
         remove_entry(tmp_path / "gone", "model")
     assert list(tmp_path.iterdir()) == []
@@ -379,7 +440,7 @@ def test_config_pbtxt_is_left_where_the_newest_version_is_damaged(
 ) -> None:
     path = repository / "model" / "config.pbtxt"
     path.write_text("old")
-    (entry.folder / MANIFEST_FILE).write_text("{")
+    (entry.folder / MODEL_JSON).write_text("{")
     write_config(repository, "model")
     assert path.read_text() == "old"
 
@@ -392,47 +453,63 @@ def test_config_pbtxt_may_be_written_again(repository: Path, entry: Entry) -> No
     assert path.read_text() == before
 
 
-def test_a_manifest_of_another_format_is_refused(entry: Entry) -> None:
-    path = entry.folder / MANIFEST_FILE
-    head = path.read_bytes().rpartition(b',\n  "sha256"')[0].replace(b'"format": 2', b'"format": 1')
-    seal = b',\n  "sha256": "' + hashlib.sha256(head).hexdigest().encode() + b'"\n}\n'
-    path.write_bytes(head + seal)
-    with pytest.raises(
-        EntryError, match="is not understood: format: Input should be 2, of another version; export"
-    ):
-        read_manifest(entry.folder)
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_a_file_of_another_format_is_refused(entry: Entry, name: str) -> None:
+    path = (entry.build_folder if name == BUILD_JSON else entry.folder) / name
+    text = path.read_bytes().replace(b'"format": 3', b'"format": 9')
+    head = text.rpartition(b',\n  "sha256"')[0]
+    if name != MODEL_JSON:
+        text = head + b',\n  "sha256": "' + hashlib.sha256(head).hexdigest().encode() + b'"\n}\n'
+    path.write_bytes(text)
+    with pytest.raises(EntryError, match="format: Input should be 3, of another version; export"):
+        read_entry(entry.folder)
 
 
-def test_a_manifest_survives_its_file(tmp_path: Path) -> None:
-    manifest, _ = make()
-    (tmp_path / MANIFEST_FILE).write_bytes(manifest_bytes(manifest))
-    assert read_manifest(tmp_path) == manifest
+def test_an_entry_of_before_says_that_it_is_one(repository: Path, entry: Entry) -> None:
+    old = repository / "old" / "1"
+    old.mkdir(parents=True)
+    (old / "latentry.json").write_text('{"format": 2}')
+    with pytest.raises(EntryError, match="was made by Latentry 0.5 or before .* export old again"):
+        newest_entries(repository, ("old",))
+    again, is_new = publish(repository, "old", make())
+    assert (again.version, is_new) == (2, True)
+
+
+def test_files_of_another_version_do_not_fit(repository: Path, entry: Entry) -> None:
+    other, _ = publish(repository, "model", make(b"other"))
+    shutil.copy(other.folder / RECORD_JSON, entry.folder)
+    with pytest.raises(EntryError, match="belongs to another version: its SHA-256 is"):
+        read_entry(entry.folder)
 
 
 def test_an_entry_may_be_copied_to_another_repository(entry: Entry, tmp_path: Path) -> None:
     shutil.copytree(entry.folder.parent, tmp_path / "elsewhere" / "model")
     (copied,) = newest_entries(tmp_path / "elsewhere")
     verify_entry(copied)
-    assert copied.manifest.digest == entry.manifest.digest
+    assert copied.digest == entry.digest
 
 
 def test_tuning_changes_the_serving_part_and_nothing_else(repository: Path, entry: Entry) -> None:
-    before = {path: path.read_bytes() for path in entry.folder.iterdir()}
+    before = {path: path.read_bytes() for path in entry.folder.rglob("*.*") if path.is_file()}
     changes = {"instances": 3, "threads": 1, "max_batch_size": 8}
-    tuned = tune_entry(repository, "model", changes, model_digest=entry.manifest.digest)
+    tuned = tune_entry(repository, "model", changes, build_digest=entry.build.digest)
     (found,) = newest_entries(repository, ("model",))
     assert found == tuned
-    assert found.manifest.digest == entry.manifest.digest
-    assert found.manifest.serving.instances == 3
-    assert found.manifest.serving.max_queue_size == entry.manifest.serving.max_queue_size
-    assert found.manifest.record == entry.manifest.record
+    assert found.digest == entry.digest
+    assert found.build.serving.instances == 3
+    assert found.build.serving.max_queue_size == entry.build.serving.max_queue_size
+    assert found.build.parity == entry.build.parity
     verify_entry(found)
     changed = [path.name for path, data in before.items() if path.read_bytes() != data]
-    assert changed == [MANIFEST_FILE]
+    assert changed == [BUILD_JSON]
     config = (repository / "model" / "config.pbtxt").read_text()
     assert "count: 3" in config
     assert "max_batch_size: 8" in config
     assert list(repository.parent.iterdir()) == [repository]
+
+
+def names_below(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*")}
 
 
 def test_a_tuner_that_is_killed_leaves_no_litter_in_the_entry(
@@ -441,42 +518,42 @@ def test_a_tuner_that_is_killed_leaves_no_litter_in_the_entry(
     replace, seen = os.replace, []
 
     def see(*names: Path) -> None:
-        seen.append({path.name for path in entry.folder.iterdir()})
+        seen.append(names_below(entry.folder))
         replace(*names)
 
-    before = {path.name for path in entry.folder.iterdir()}
+    before = names_below(entry.folder)
     monkeypatch.setattr(os, "replace", see)
-    tune_entry(repository, "model", {"instances": 3}, model_digest=entry.manifest.digest)
-    assert len(seen) == 2  # the manifest and the configuration
+    tune_entry(repository, "model", {"instances": 3}, build_digest=entry.build.digest)
+    assert len(seen) == 2  # build.json and the configuration
     assert all(names == before for names in seen)
 
 
 def test_tuning_refuses_another_digest_and_what_is_not_allowed(
     repository: Path, entry: Entry
 ) -> None:
-    digest = entry.manifest.digest
-    with pytest.raises(BadRequest, match="the values were measured with 000000000000; profile"):
-        tune_entry(repository, "model", {"instances": 3}, model_digest="0" * 64)
+    digest = entry.build.digest
+    with pytest.raises(
+        BadRequest,
+        match="no build with the digest 000000000000, with which the values were measured; p",
+    ):
+        tune_entry(repository, "model", {"instances": 3}, build_digest="0" * 64)
     with pytest.raises(BadRequest, match="instances"):
-        tune_entry(repository, "model", {"instances": 0}, model_digest=digest)
+        tune_entry(repository, "model", {"instances": 0}, build_digest=digest)
     with pytest.raises(BadRequest, match="cannot be served so"):
-        tune_entry(repository, "model", {"speed": 9}, model_digest=digest)
+        tune_entry(repository, "model", {"speed": 9}, build_digest=digest)
     with pytest.raises(NotFound, match="other is not in"):
-        tune_entry(repository, "other", {}, model_digest=digest)
+        tune_entry(repository, "other", {}, build_digest=digest)
     with pytest.raises(BadRequest, match="model name '../model' is not allowed"):
-        tune_entry(repository, "../model", {}, model_digest=digest)
+        tune_entry(repository, "../model", {}, build_digest=digest)
     assert newest_entries(repository, ("model",)) == [entry]
 
 
 def test_no_batch_goes_beyond_what_was_proved(repository: Path) -> None:
-    manifest, files = make()
     parity = PARITY.model_copy(update={"batch_sizes": (1, 3, 7, 16)})
-    record = manifest.record.model_copy(update={"parity": parity})
-    serving = ServingPart(max_batch_size=8)
-    manifest = manifest.model_copy(update={"record": record, "serving": serving})
-    entry, _ = publish(repository, "proved", manifest, files)
-    assert with_serving(entry, {"max_batch_size": 16}).manifest.serving.max_batch_size == 16
+    draft = make(parity=parity, serving=ServingPart(max_batch_size=8))
+    entry, _ = publish(repository, "proved", draft)
+    assert with_serving(entry, {"max_batch_size": 16}).build.serving.max_batch_size == 16
     with pytest.raises(BadRequest, match=r"17 is more than the export of proved proved \(16\)"):
         with_serving(entry, {"max_batch_size": 17})
     with pytest.raises(BadRequest, match="export it again with --max-batch 64"):
-        tune_entry(repository, "proved", {"max_batch_size": 64}, model_digest=manifest.digest)
+        tune_entry(repository, "proved", {"max_batch_size": 64}, build_digest=entry.build.digest)

@@ -5,7 +5,7 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
-from latentry.serving.entries.manifest import ServingPart
+from latentry.serving.entries.manifests import ServingPart
 from latentry.serving.entries.triton_config import _scheduling
 
 NUMBERS = ["max_queue_size", "max_queue_delay_microseconds"]

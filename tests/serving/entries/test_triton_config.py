@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from changed_entries import with_spec
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from specs import classes, image, make_spec, z
 from tritonclient.grpc import model_config_pb2
@@ -11,8 +13,8 @@ from tritonclient.utils import triton_to_np_dtype
 
 from latentry.contract.kinds.formats import Format
 from latentry.contract.spec import GeneratorSpec
-from latentry.serving.entries.manifest import Manifest, ServingPart
-from latentry.serving.entries.repository import newest_entries
+from latentry.serving.entries.manifests import ServingPart
+from latentry.serving.entries.repository import Entry, newest_entries
 from latentry.serving.entries.triton_config import config_pbtxt, stream_config_pbtxt
 
 MANY = make_spec(
@@ -39,13 +41,8 @@ def parsed(text: str) -> Any:
 
 
 @pytest.fixture
-def manifest(repository: Path) -> Manifest:
-    return newest_entries(repository, ("wide",))[0].manifest
-
-
-def with_spec(manifest: Manifest, spec: GeneratorSpec) -> Manifest:
-    model = manifest.model.model_copy(update={"spec": spec})
-    return manifest.model_copy(update={"model": model})
+def entry(repository: Path) -> Entry:
+    return newest_entries(repository, ("wide",))[0]
 
 
 def tensors(fields: Any) -> dict[str, tuple[Any, tuple[int, ...]]]:
@@ -61,11 +58,11 @@ def tensors(fields: Any) -> dict[str, tuple[Any, tuple[int, ...]]]:
 @pytest.mark.parametrize("name", ["digits", "mapped", "wide"])
 def test_the_generated_config_says_what_the_manifest_says(repository: Path, name: str) -> None:
     (entry,) = newest_entries(repository, (name,))
-    config = parsed(config_pbtxt(name, entry.manifest))
-    spec = entry.manifest.model.spec
+    config = parsed(config_pbtxt(entry))
+    spec = entry.spec
     assert config.name == name
-    assert config.max_batch_size == entry.manifest.serving.max_batch_size
-    assert config.instance_group[0].count == entry.manifest.serving.instances
+    assert config.max_batch_size == entry.build.serving.max_batch_size
+    assert config.instance_group[0].count == entry.build.serving.instances
     dims = {tensor.name: tuple(tensor.dims) for tensor in config.input}
     assert dims == {
         "seed": (1,),
@@ -75,16 +72,14 @@ def test_the_generated_config_says_what_the_manifest_says(repository: Path, name
     assert all(tensor.optional for tensor in config.input)
     assert tuple(config.output[0].dims) == spec.image.row_shape
     parameters = {key: value.string_value for key, value in config.parameters.items()}
-    assert parameters["latentry.model_digest"] == entry.manifest.digest
+    assert parameters["latentry.model_digest"] == entry.digest
     served = GeneratorSpec.model_validate(json.loads(parameters["latentry.spec"]))
     assert served == spec
 
 
 @pytest.mark.parametrize("spec", [MANY, NO_SEED])
-def test_every_tensor_is_declared_as_its_kind_has_it(
-    manifest: Manifest, spec: GeneratorSpec
-) -> None:
-    config = parsed(config_pbtxt("m", with_spec(manifest, spec)))
+def test_every_tensor_is_declared_as_its_kind_has_it(entry: Entry, spec: GeneratorSpec) -> None:
+    config = parsed(config_pbtxt(with_spec(entry, spec)))
     text = (np.object_, (1,))
     assert tensors(config.input) == {
         **({"seed": (np.int64, (1,))} if spec.takes_seed else {}),
@@ -103,12 +98,13 @@ def test_every_tensor_is_declared_as_its_kind_has_it(
 
 @pytest.mark.parametrize("spec", [MANY, NO_SEED])
 def test_a_stream_model_takes_and_gives_the_same_without_a_batch_axis(
-    manifest: Manifest, spec: GeneratorSpec
+    entry: Entry, spec: GeneratorSpec
 ) -> None:
     serving = ServingPart(max_batch_size=24, max_queue_size=7)
-    served = with_spec(manifest, spec).model_copy(update={"serving": serving})
-    unary, config = parsed(config_pbtxt("m", served)), parsed(stream_config_pbtxt("m", served))
-    assert config.name == "m.stream"
+    served = with_spec(entry, spec)
+    served = replace(served, build=served.build.model_copy(update={"serving": serving}))
+    unary, config = parsed(config_pbtxt(served)), parsed(stream_config_pbtxt(served))
+    assert config.name == "wide.stream"
     assert config.max_batch_size == 0
     assert config.model_transaction_policy.decoupled
     assert config.instance_group[0].count == 1
@@ -129,17 +125,17 @@ def test_a_stream_model_takes_and_gives_the_same_without_a_batch_axis(
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     assert GeneratorSpec.model_validate_json(parameters.pop("latentry.spec")) == spec
     assert parameters == {
-        "latentry.stream_of": "m",
+        "latentry.stream_of": "wide",
         "latentry.max_batch_size": "24",
         "latentry.max_queue_size": "7",
     }
 
 
-def test_texts_of_a_spec_stay_texts(manifest: Manifest) -> None:
+def test_texts_of_a_spec_stay_texts(entry: Entry) -> None:
     spec = make_spec([z(4), classes('"} ]', "\n\\", "日本 \x7f\U0001f600")], [image(2, 2)])
     for text in (
-        config_pbtxt("m", with_spec(manifest, spec)),
-        stream_config_pbtxt("m", with_spec(manifest, spec)),
+        config_pbtxt(with_spec(entry, spec)),
+        stream_config_pbtxt(with_spec(entry, spec)),
     ):
         config = parsed(text)
         assert len(config.input) >= 4

@@ -14,8 +14,8 @@ import pytest
 from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer
 from latentry.contract.wire import Arrays
-from latentry.serving.entries.engine_class import engine_class
 from latentry.serving.entries.repository import newest_entries
+from latentry.serving.runtime.engines.engine_class import engine_class
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
 
 OUTPUTS = ["image", "image.sample", "watch"]
@@ -24,7 +24,7 @@ OUTPUTS = ["image", "image.sample", "watch"]
 @pytest.fixture(scope="module")
 def network(repository: Path) -> Path:
     (entry,) = newest_entries(repository, ("textures",))
-    return entry.folder / "generator.onnx"
+    return entry.build_folder / "generator.onnx"
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 3, 5])

@@ -1,5 +1,6 @@
 """A format that an output cannot travel in."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from varied_generators import STEERED
 from latentry.clients import Client
 from latentry.contract.errors import BadRequest
 from latentry.serving.entries.examples import example_request
-from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.entries.repository import read_entry
+from latentry.serving.runtime.engines.registry import load_network
 from latentry.serving.runtime.generator import load_generator
 from latentry.serving.runtime.local import LocalTransport
 
@@ -17,8 +19,8 @@ WORDS = "jpeg knows no transparency, which image has; use png or webp"
 
 
 def test_jpeg_of_rgba_is_refused_and_its_neighbours_are_not(varied: Path) -> None:
-    folder = varied / "steered" / "1"
-    generator = load_generator(folder, lambda data, rows: OnnxRuntimeEngine(data, rows=rows))
+    entry = read_entry(varied / "steered" / "1")
+    generator = load_generator(entry, partial(load_network, threads=0))
     request = example_request(STEERED, 2)
     jpeg = {**request, "format": np.full((2, 1), b"jpeg", np.object_)}
     refusal, answer = generator.answer([jpeg, request])

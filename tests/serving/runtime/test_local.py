@@ -9,10 +9,11 @@ import pytest
 
 from latentry.clients import BadRequest, Client, NotFound
 from latentry.contract.errors import EntryError
+from latentry.serving.entries.manifests import Build
 from latentry.serving.entries.repository import list_entries
 from latentry.serving.runtime import local
-from latentry.serving.runtime.engines import RowMode
-from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.runtime.engines import Engine
+from latentry.serving.runtime.engines.registry import load_network
 from latentry.serving.runtime.local import LocalTransport
 
 
@@ -24,7 +25,7 @@ def versions(repository: Path, tmp_path: Path) -> tuple[Path, dict[int, str]]:
         shutil.copytree(repository / name / "1", folder / "model" / str(version))
     shutil.copytree(repository / "breaking", folder / "breaking")
     entries = [entry for entry in list_entries(folder)[0] if entry.name == "model"]
-    return folder, {entry.version: entry.manifest.digest for entry in entries}
+    return folder, {entry.version: entry.digest for entry in entries}
 
 
 def test_the_newest_version_is_drawn_unless_told_otherwise(
@@ -78,14 +79,11 @@ def test_a_copy_draws_the_same_version_with_as_many_threads(
     folder, digests = versions
     seen: list[int] = []
 
-    class Seen(OnnxRuntimeEngine):
-        def __init__(
-            self, model: Path | bytes, *, threads: int = 0, rows: RowMode = "batch"
-        ) -> None:
-            seen.append(threads)
-            super().__init__(model, threads=threads, rows=rows)
+    def seeing(artefact: bytes, build: Build, *, threads: int) -> Engine:
+        seen.append(threads)
+        return load_network(artefact, build, threads=threads)
 
-    monkeypatch.setattr(local, "OnnxRuntimeEngine", Seen)
+    monkeypatch.setattr(local, "load_network", seeing)
     made = LocalTransport(folder, ("model",), threads=3, model_digest=digests[1])
     for transport in (made, pickle.loads(pickle.dumps(made))):
         with Client(transport=transport) as client:

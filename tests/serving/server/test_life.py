@@ -14,18 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changed_entries import rewrite_build, rewrite_goldens
 from running_server import LATENTRY, RunningServer, is_running, run_server, wait_until
 
 from latentry.clients import Client, LatentryError, ServerGone
-from latentry.serving.entries.goldens import GOLDEN_FILE, Goldens, golden_bytes, read_goldens
-from latentry.serving.entries.manifest import (
-    MANIFEST_FILE,
-    file_record,
-    manifest_bytes,
-    read_manifest,
-)
+from latentry.serving.entries.goldens import read_goldens
 from latentry.serving.entries.publishing import remove_entry
-from latentry.serving.entries.repository import Entry, newest_entries
+from latentry.serving.entries.repository import newest_entries
+from latentry.serving.entries.sealed import file_record
 
 pytestmark = pytest.mark.server
 
@@ -72,7 +68,7 @@ def refuse_to_serve(*options: str) -> str:
 
 def test_one_flipped_bit_is_refused_before_triton_starts(small: Path, homes: Path) -> None:
     (entry,) = newest_entries(small)
-    path = entry.folder / "generator.onnx"
+    path = entry.build_folder / "generator.onnx"
     data = bytearray(path.read_bytes())
     expected = file_record(bytes(data)).sha256
     data[len(data) // 2] ^= 1
@@ -100,7 +96,7 @@ def test_a_half_written_entry_is_refused_and_a_stray_folder_is_not(
     assert "is no entry" in re.sub(r"\s+", " ", capfd.readouterr().err)
     half = small / "wide" / "2"
     half.mkdir()
-    (half / "generator.onnx").write_bytes(b"")
+    (half / "model.json").write_bytes(b"")
     assert "half-written" in refuse_to_serve("--repository", str(small))
 
 
@@ -138,27 +134,14 @@ def test_a_stream_of_a_model_that_is_not_there(small: Path, homes: Path) -> None
     assert "--streams names cats, dogs; served are wide" in message
 
 
-def reseal(entry: Entry, goldens: Goldens, engine_class: str) -> None:
-    """Give ``entry`` other goldens, with a manifest that is right about them."""
-    data = golden_bytes(goldens)
-    manifest = read_manifest(entry.folder)
-    record = manifest.record
-    made = record.goldens.model_copy(update={"engine_class": engine_class})
-    files = {**record.files, GOLDEN_FILE: file_record(data)}
-    record = record.model_copy(update={"files": files, "goldens": made})
-    (entry.folder / GOLDEN_FILE).write_bytes(data)
-    sealed = manifest_bytes(manifest.model_copy(update={"record": record}))
-    (entry.folder / MANIFEST_FILE).write_bytes(sealed)
-
-
 def test_a_server_that_does_not_draw_its_goldens_never_becomes_ready(
     small: Path, homes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (entry,) = newest_entries(small)
-    goldens = read_goldens(entry.folder, entry.manifest)
+    goldens = read_goldens(entry)
     goldens.outputs["image"][3, 0, 0, 0] ^= 1
-    reseal(entry, goldens, entry.manifest.record.goldens.engine_class)
+    rewrite_goldens(entry, goldens, entry.build.goldens.engine_class)
     message = refuse_to_serve("--repository", str(small))
     assert "wide does not draw its goldens: image of golden 3 differs most, by up to 1; " in message
     assert (tmp_path / "latentry-canary-wide.png").exists()
@@ -168,9 +151,9 @@ def test_one_level_of_another_engine_class_is_served_with_a_warning(
     small: Path, homes: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (entry,) = newest_entries(small)
-    goldens = read_goldens(entry.folder, entry.manifest)
+    goldens = read_goldens(entry)
     goldens.outputs["image"][3, 0, 0, 0] ^= 1
-    reseal(entry, goldens, "onnxruntime-0-fp32-none")
+    rewrite_goldens(entry, goldens, "onnxruntime-0-fp32-none")
     with run_server(small) as server, Client(server.url) as client:
         assert client.health()
     assert "other engine class than its goldens" in re.sub(r"\s+", " ", capfd.readouterr().err)
@@ -313,9 +296,8 @@ def test_an_open_stream_does_not_keep_it_from_ending(small: Path, homes: Path) -
 
 def test_overload_is_no_death(small: Path, homes: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (entry,) = newest_entries(small)
-    serving = entry.manifest.serving.model_copy(update={"max_queue_size": 4, "instances": 1})
-    sealed = manifest_bytes(entry.manifest.model_copy(update={"serving": serving}))
-    (entry.folder / MANIFEST_FILE).write_bytes(sealed)
+    serving = entry.build.serving.model_copy(update={"max_queue_size": 4, "instances": 1})
+    rewrite_build(entry, serving=serving)
     outcomes: set[str] = set()
     with run_server(small) as server:
         stop = time.monotonic() + 12  # two rounds of the canary

@@ -126,7 +126,7 @@ def test_every_golden_is_asked_for_alone_and_compared(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (entry,) = newest_entries(repository, ("wide",))
-    drawing = Drawing(read_goldens(entry.folder, entry.manifest).outputs["image"])
+    drawing = Drawing(read_goldens(entry).outputs["image"])
     with serving(drawing) as url, closing(Canary(url, [entry])) as canary:
         assert canary.check_all(lambda *_: True) == []
         assert drawing.seeds == [[index] for index in range(8)]

@@ -103,8 +103,8 @@ def test_a_seed_draws_the_same_image_whatever_carries_it(
 def test_results_say_what_drew_them(client: Client, repository: Path) -> None:
     (entry,) = newest_entries(repository, ("digits",))
     result = client.generate("digits", seeds=[5], class_label=3)
-    assert result.model_digest == entry.manifest.digest
-    assert result.engine_class == entry.manifest.record.goldens.engine_class
+    assert result.model_digest == entry.digest
+    assert result.engine_class == entry.build.goldens.engine_class
     assert result.version == "1"
     assert client.models() == sorted(["breaking", "large", *MODELS])
 

@@ -154,9 +154,7 @@ def answer(
         if draining:
             (signs / DRAIN_MARK).touch()
         served = with_serving(entry, {"max_queue_size": queue})
-        config = text_format.Parse(
-            stream_config_pbtxt("wide", served.manifest), model_config_pb2.ModelConfig()
-        )
+        config = text_format.Parse(stream_config_pbtxt(served), model_config_pb2.ModelConfig())
         model = module.StreamModel()
         model.initialize(
             {

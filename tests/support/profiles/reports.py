@@ -77,6 +77,8 @@ def example_profile(scale: float = 1.0, slo: SloAnswer | None = None) -> Profile
         model="digits",
         version="1",
         model_digest="d" * 64,
+        build="onnxruntime-fp32",
+        build_digest="b" * 64,
         engine_class="cpu",
         configuration=DEFAULT,
         points=tuple(points),
