@@ -73,6 +73,8 @@ def generate(
     with open_client(server, retry_for_s=retry_for_s) as client, naming_options():
         spec = client.info(model).spec
         arguments = options.arguments(spec, default_seeds=_DEFAULT_SEEDS)
+        if grid is not None:
+            _ = spec.image  # says that there is none before anything is drawn
         if grid is None and out is None:
             grid, out = (Path(f"{model}.png"), None) if spec.picture else (None, Path(model))
         with waiting(

@@ -110,6 +110,12 @@ class GeneratorSpec(Strict):
             raise ValueError(f"no stage takes {', '.join(idle)}")
         if lost := [item.name for item in self.outputs if item.name not in made]:
             raise ValueError(f"no stage gives {', '.join(lost)}")
+        for stage in self.pipeline:
+            if taken.isdisjoint(stage.gives) and not any(map(self.find_output, stage.gives)):
+                raise ValueError(
+                    f"nobody takes {', '.join(stage.gives)}, which a stage gives; take the stage "
+                    "out, or declare an output of that name"
+                )
         return self
 
     def _check_stage(self, stage: Stage, made: list[str]) -> None:

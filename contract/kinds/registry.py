@@ -54,6 +54,11 @@ def _from_any(value: Any, ours: dict[str, type[K]], base: type[K]) -> K:
     if not isinstance(value, dict):
         raise ValueError("must be an object with name and kind")
     word = value.get("kind")
+    if word is None and "role" in value:
+        raise ValueError(
+            "has a role, as in Latentry 0.4 and before; it has a kind now, such as "
+            f"{', '.join(ours)} (docs/contract.md, The spec)"
+        )
     # Others are looked for only where a word is unknown: it reads a file of every package.
     kind = ours.get(word) if isinstance(word, str) else None
     kind = kind or (_kinds_of_others(base).get(word) if isinstance(word, str) else None)

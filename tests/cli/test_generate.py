@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from arithmetic_server import ArithmeticServer
+from arithmetic_server import ArithmeticServer, info_of
 from doubles import RunCommand, on_terminal
 from PIL import Image
 
@@ -92,6 +92,19 @@ def test_generate_refuses(
     assert found == code
     assert words in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_grid_of_a_model_without_pictures_is_refused_before_anything_is_drawn(
+    run_command: RunCommand, arithmetic_server: ArithmeticServer, tmp_path: Path
+) -> None:
+    arithmetic_server.double.transport.infos["judge"] = info_of("judge")
+    Image.new("RGB", (2, 3)).save(tmp_path / "asked.png")
+    options = ["--image", tmp_path / "asked.png", "--url", arithmetic_server.url]
+    code, _, err = run_command("generate", "judge", *options, "--grid", tmp_path / "grid.png")
+    assert code == 1
+    assert "this model gives no picture; it gives embedding (vector)" in err
+    assert "infer" not in arithmetic_server.double.calls
+    assert run_command("generate", "judge", *options, "--out", tmp_path / "out").code == 0
 
 
 @pytest.mark.parametrize("option", ["--out", "--grid"])

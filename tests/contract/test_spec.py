@@ -258,6 +258,14 @@ REFUSED: list[tuple[object, str]] = [
         ),
         "truncation_psi is an input and made by a stage",
     ),
+    (
+        staged(NETWORK, {"network": "b", "takes": ["z"], "gives": ["x", "y"]}),
+        "nobody takes x, y, which a stage gives; take the stage out, or declare an output",
+    ),
+    (
+        {"inputs": [{"role": "z", "shape": [4]}], "outputs": [IMAGE]},
+        r"has a role, as in Latentry 0\.4 and before; it has a kind now, such as latent, class",
+    ),
 ]
 
 
