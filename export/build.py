@@ -1,19 +1,21 @@
 """Adding a build to a published version: made, proved against its FP32 build, and published."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from latentry.contract.errors import BadRequest, LatentryError
 from latentry.contract.files import read_regular
 from latentry.contract.system import time_now
-from latentry.export.proofs.build_proof import Engines, prove_build
+from latentry.export.proofs.build_proof import BuildFinding, Engines, prove_build
 from latentry.serving.entries.builds import add_build, check_is_new
 from latentry.serving.entries.goldens import GOLDEN_FILE, Goldens, golden_bytes, read_goldens
 from latentry.serving.entries.manifests import (
     FP32,
     MOST_GOLDENS,
+    Build,
     GoldenRecord,
     RowMode,
 )
@@ -55,6 +57,36 @@ def build_model(
         ExportRefused: The build draws something else; nothing was added.
         EntryError: The version is damaged.
     """
+    base = _base(repository, name, engine, precision)
+    on_step(f"making {engine}-{precision}")
+    networks = _networks(base)
+    made = _make(base, networks, engine, precision)
+    on_step(f"proving it against {FP32}")
+    reference = _load(base.build, networks)
+    most = max(base.build.parity.batch_sizes)
+    finding = prove_build(base.spec, reference, made.load, most)
+    on_step("drawing the goldens")
+    goldens = _goldens(base, made.load(finding.rows))
+    files = {GOLDEN_FILE: golden_bytes(goldens)}
+    build = _finished(made.build, finding, len(goldens), files)
+    on_step("publishing")
+    is_default = may_be_default and finding.speed >= LEAST_GAIN
+    return add_build(repository, base, build, {**made.artefacts, **files}, is_default=is_default)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What an engine's provider made of the FP32 networks, and a build that is not proved yet."""
+
+    build: Build
+    artefacts: Mapping[str, bytes]
+
+    def load(self, rows: RowMode) -> Engines:
+        return _load(self.build.model_copy(update={"rows": rows}), self.artefacts)
+
+
+def _base(repository: Path, name: str, engine: str, precision: str) -> Entry:
+    """Return the newest version with its FP32 build, once all that can be known beforehand fits."""
     provider = find_provider(engine)
     if precision not in provider.precisions:
         known = ", ".join(provider.precisions)
@@ -64,43 +96,42 @@ def build_model(
     check_is_new(base, f"{engine}-{precision}")
     provider.expect(precision)
     verify_entry(base)
-    on_step(f"making {engine}-{precision}")
-    networks = {
+    return base
+
+
+def _networks(base: Entry) -> dict[str, bytes]:
+    """Return the FP32 networks, by the name of their files."""
+    return {
         file: read_regular(base.build_folder / file, most=record.size)
         for file, record in base.build.artefacts.items()
     }
+
+
+def _make(base: Entry, networks: Mapping[str, bytes], engine: str, precision: str) -> _Made:
+    provider = find_provider(engine)
     artefacts = {file: provider.make(data, precision) for file, data in networks.items()}
-    draft = base.build.model_copy(
-        update={
-            "engine": engine,
-            "precision": precision,
-            "artefacts": {file: file_record(data) for file, data in artefacts.items()},
-        }
-    )
+    records = {file: file_record(data) for file, data in artefacts.items()}
+    changes = {"engine": engine, "precision": precision, "artefacts": records}
+    return _Made(base.build.model_copy(update=changes), artefacts)
 
-    def load(rows: RowMode) -> Engines:
-        build = draft.model_copy(update={"rows": rows})
-        return {
-            network: load_network(artefacts[f"{network}.onnx"], build, threads=0)
-            for network in base.spec.networks
-        }
 
-    on_step(f"proving it against {FP32}")
-    reference = {
-        network: load_network(networks[f"{network}.onnx"], base.build, threads=0)
-        for network in base.spec.networks
+def _load(build: Build, artefacts: Mapping[str, bytes]) -> Engines:
+    return {
+        file.removesuffix(".onnx"): load_network(data, build, threads=0)
+        for file, data in artefacts.items()
     }
-    most = max(base.build.parity.batch_sizes)
-    finding = prove_build(base.spec, reference, load, most)
-    on_step("drawing the goldens")
-    engines = load(finding.rows)
-    goldens = _goldens(base, dict(engines))
-    files = {GOLDEN_FILE: golden_bytes(goldens)}
-    build = draft.model_copy(
+
+
+def _finished(
+    draft: Build, finding: BuildFinding, goldens: int, files: Mapping[str, bytes]
+) -> Build:
+    """Return the build with its proof; what was copied of FP32 and is another one's goes."""
+    drawn_by = finding.parity.engine_class
+    return draft.model_copy(
         update={
             "rows": finding.rows,
             "parity": finding.parity,
-            "goldens": GoldenRecord(count=len(goldens), engine_class=finding.parity.engine_class),
+            "goldens": GoldenRecord(count=goldens, engine_class=drawn_by),
             "files": {file: file_record(data) for file, data in files.items()},
             "speed": finding.speed,
             "tools": {tool: version(tool) for tool in ("numpy", "latentry")},
@@ -108,9 +139,6 @@ def build_model(
             "created": time_now(),
         }
     )
-    on_step("publishing")
-    is_default = may_be_default and finding.speed >= LEAST_GAIN
-    return add_build(repository, base, build, {**artefacts, **files}, is_default=is_default)
 
 
 def _goldens(base: Entry, engines: Engines) -> Goldens:
