@@ -1,21 +1,13 @@
 """Label maps: which class each pixel is of, uint8 [H, W] at the edge."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from latentry.contract.kinds.formats import Format
-from latentry.contract.kinds.kind import OutputKind, TensorType
-from latentry.contract.kinds.picture import (
-    PixelsInput,
-    Side,
-    check_pixels,
-    free_side,
-    pixel_tensors,
-)
+from latentry.contract.kinds.picture import PixelsInput, PixelsOutput
 
 Labels = Annotated[int, Field(ge=2, le=256)]
 
@@ -53,36 +45,22 @@ class LabelMapInput(PixelsInput):
         return rows.long()
 
 
-class LabelMapOutput(OutputKind):
+class LabelMapOutput(PixelsOutput):
     """A label map that comes out: uint8 [H, W] at the edge; as a file always a PNG.
 
     The network gives scores, float32 [N, labels, H, W], of which the largest wins.
 
     Attributes:
-        height: In pixels, or a range where it depends on what goes in.
-        width: In pixels, likewise.
         labels: How many labels there are.
     """
 
     kind: Literal["label_map"] = "label_map"
-    height: Side
-    width: Side
     labels: Labels
 
-    @model_validator(mode="after")
-    def _size_is_served(self) -> Self:
-        check_pixels(self.height, self.width)
-        return self
-
     @property
-    def network_shape(self) -> tuple[int | None, ...]:
-        """[labels, height, width]."""
-        return self.labels, free_side(self.height), free_side(self.width)
-
-    def tensors(self, image_format: Format) -> Mapping[str, TensorType]:
-        """Return ``X``, for ``float`` also the scores as ``X.sample``; for files ``X.encoded``."""
-        size = (self.height, self.width)
-        return pixel_tensors(self.name, size, (self.labels,), image_format, flat=True)
+    def planes(self) -> int:
+        """The scores, one plane for each label."""
+        return self.labels
 
     def from_network(self, output: Any) -> dict[str, Any]:
         """Return the labels, and the scores."""

@@ -1,22 +1,16 @@
 """Masks: how much of each pixel, uint8 [H, W] at the edge."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from numpy.typing import NDArray
-from pydantic import model_validator
 
 from latentry.contract.kinds.formats import Format
-from latentry.contract.kinds.kind import OutputKind, TensorType
 from latentry.contract.kinds.picture import (
     PixelsInput,
+    PixelsOutput,
     Range,
-    Side,
     are_levels_near,
-    check_pixels,
-    free_side,
     levels_from_sample,
-    pixel_tensors,
     sample_from_levels,
 )
 
@@ -41,34 +35,15 @@ class MaskInput(PixelsInput):
         return sample_from_levels(rows[:, None], self.range)
 
 
-class MaskOutput(OutputKind):
+class MaskOutput(PixelsOutput):
     """A mask that comes out: float32 [N, 1, H, W] of the network, uint8 [H, W] at the edge.
 
     Attributes:
-        height: In pixels, or a range where it depends on what goes in.
-        width: In pixels, likewise.
         range: What the network gives for 0 and for 255.
     """
 
     kind: Literal["mask"] = "mask"
-    height: Side
-    width: Side
     range: Range = (0.0, 1.0)
-
-    @model_validator(mode="after")
-    def _size_is_served(self) -> Self:
-        check_pixels(self.height, self.width)
-        return self
-
-    @property
-    def network_shape(self) -> tuple[int | None, ...]:
-        """[1, height, width]."""
-        return 1, free_side(self.height), free_side(self.width)
-
-    def tensors(self, image_format: Format) -> Mapping[str, TensorType]:
-        """Return ``X``, for ``float`` also ``X.sample``; for files ``X.encoded``."""
-        size = (self.height, self.width)
-        return pixel_tensors(self.name, size, (1,), image_format, flat=True)
 
     def from_network(self, output: Any) -> dict[str, Any]:
         """Return the levels, and the sample itself."""

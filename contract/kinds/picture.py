@@ -309,21 +309,19 @@ class PictureInput(PixelsInput):
         return sample_from_levels(rows.permute(0, 3, 1, 2), self.range)
 
 
-class PictureOutput(OutputKind):
-    """A picture that comes out: float32 [N, C, H, W] of the network, uint8 [H, W, C] at the edge.
+class PixelsOutput(OutputKind):
+    """What pictures, masks and label maps that come out have in common: uint8 at the edge.
 
     Attributes:
         height: In pixels, or a range where it depends on what goes in.
         width: In pixels, likewise.
-        channels: 1 for grey, 3 for RGB, 4 for RGBA.
-        range: What the network gives for black and for white.
     """
 
-    kind: Literal["picture"] = "picture"
+    flat: ClassVar[bool] = True
+    """Whether a row has no axis of channels at the edge."""
+
     height: Side
     width: Side
-    channels: Literal[1, 3, 4]
-    range: Range = (-1.0, 1.0)
 
     @model_validator(mode="after")
     def _size_is_served(self) -> Self:
@@ -331,19 +329,44 @@ class PictureOutput(OutputKind):
         return self
 
     @property
-    def row_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of one uint8 picture, free axes where the size is free."""
-        return length_of(self.height), length_of(self.width), self.channels
+    def planes(self) -> int:
+        """How many planes of float32 [H, W] the network gives for one sample."""
+        return 1
 
     @property
     def network_shape(self) -> tuple[int | None, ...]:
-        """[channels, height, width]."""
-        return self.channels, *map(free_side, (self.height, self.width))
+        """[planes, height, width]."""
+        return self.planes, *map(free_side, (self.height, self.width))
 
     def tensors(self, image_format: Format) -> Mapping[str, TensorType]:
-        """Return ``X``, for ``float`` also ``X.sample``; for files ``X.encoded``."""
+        """Return ``X``, for ``float`` also what the network gives, ``X.sample``; ``X.encoded``."""
         size = (self.height, self.width)
-        return pixel_tensors(self.name, size, (self.channels,), image_format)
+        return pixel_tensors(self.name, size, (self.planes,), image_format, flat=self.flat)
+
+
+class PictureOutput(PixelsOutput):
+    """A picture that comes out: float32 [N, C, H, W] of the network, uint8 [H, W, C] at the edge.
+
+    Attributes:
+        channels: 1 for grey, 3 for RGB, 4 for RGBA.
+        range: What the network gives for black and for white.
+    """
+
+    flat: ClassVar[bool] = False
+
+    kind: Literal["picture"] = "picture"
+    channels: Literal[1, 3, 4]
+    range: Range = (-1.0, 1.0)
+
+    @property
+    def planes(self) -> int:
+        """The channels."""
+        return self.channels
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one uint8 picture, free axes where the size is free."""
+        return length_of(self.height), length_of(self.width), self.channels
 
     def check_format(self, image_format: Format) -> None:
         """Refuse JPEG for RGBA."""
