@@ -18,8 +18,9 @@ import numpy as np
 from latentry.contract.errors import BadRequest, LatentryError, NotFound, listed
 from latentry.contract.transport import ModelInfo, Reply
 from latentry.contract.wire import Arrays
-from latentry.serving.entries.repository import Entry, list_entries, newest_entries, read_entry
+from latentry.serving.entries.repository import Entry, list_entries, newest_entries
 from latentry.serving.entries.verification import verify_entry
+from latentry.serving.runtime.engines.choosing import with_build
 from latentry.serving.runtime.engines.registry import expected_class, load_network
 from latentry.serving.runtime.generator import Generator, load_generator
 from latentry.serving.runtime.streaming import stream_from_request
@@ -51,6 +52,7 @@ class LocalTransport:
 
         Raises:
             NotFound: There is no such repository, model, version or build.
+            EngineMissing: The build that was asked for cannot run here.
             EntryError: An entry is damaged.
         """
         self._made_anew = partial(
@@ -62,7 +64,7 @@ class LocalTransport:
             build=build,
         )
         self._entries = {
-            entry.name: read_entry(entry.folder, build) if build else entry
+            entry.name: with_build(entry, build)
             for entry in _entries(Path(repository), models, model_digest)
         }
         for entry in self._entries.values():

@@ -12,17 +12,15 @@ from pathlib import Path
 
 from latentry.contract.errors import EntryError, NotFound, ServeError, listed
 from latentry.contract.system import is_loopback
-from latentry.serving.entries.manifests import FP32, ServingPart
+from latentry.serving.entries.manifests import ServingPart
 from latentry.serving.entries.repository import (
     Entry,
     list_strays,
     newest_entries,
-    read_entry,
 )
 from latentry.serving.entries.tuning import with_serving
 from latentry.serving.entries.verification import verify_entry
-from latentry.serving.runtime.engines import EngineMissing
-from latentry.serving.runtime.engines.registry import expected_class
+from latentry.serving.runtime.engines.choosing import with_build
 from latentry.serving.server.folder import (
     check_starts_programs,
     create_server_folder,
@@ -157,7 +155,7 @@ def _verified_entries(options: ServeOptions) -> list[Entry]:
         raise NotFound(
             f"--build names {listed(missing)}; served are {listed(e.name for e in newest)}"
         )
-    entries = [_with_build(entry, options.builds.get(entry.name)) for entry in newest]
+    entries = [with_build(entry, options.builds.get(entry.name)) for entry in newest]
     problems = []
     for entry in entries:
         try:
@@ -167,28 +165,6 @@ def _verified_entries(options: ServeOptions) -> list[Entry]:
     if problems:
         raise EntryError(listed(problems, "\n"))
     return [_with_options(entry, options) for entry in entries]
-
-
-def _with_build(entry: Entry, asked: str | None) -> Entry:
-    """Return ``entry`` with the build that was asked for, its default one, or FP32 in its place.
-
-    Raises:
-        NotFound: It has no such build.
-        EngineMissing: The build that was asked for cannot run here, or not even FP32 can.
-    """
-    if asked is not None:
-        entry = read_entry(entry.folder, asked)
-    try:
-        expected_class(entry.build)
-    except EngineMissing as error:
-        if asked is not None or entry.build.name == FP32:
-            raise
-        _LOGGER.warning(
-            "%s is served with %s instead of its default %s: %s",
-            *(entry.name, FP32, entry.build.name, error),
-        )
-        return read_entry(entry.folder, FP32)
-    return entry
 
 
 def _with_options(entry: Entry, options: ServeOptions) -> Entry:

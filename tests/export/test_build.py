@@ -220,6 +220,21 @@ def test_what_cannot_be_built_is_told_before_anything_is_made(
     assert [one.build.name for one in list_builds(read_entry(own / "wide" / "1"))[0]] == [FP32]
 
 
+def test_where_it_cannot_run_a_default_gives_way_and_what_was_asked_for_does_not(
+    own: Path, engine: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine(same)
+    set_default_build(
+        own, build_model(own, "wide", "changed", "fp32", may_be_default=False), "changed-fp32"
+    )
+    engine(same, missing=True)
+    with Client(transport=LocalTransport(own)) as client:
+        assert client.generate("wide", seeds=1).build == FP32
+    assert "wide is run by onnxruntime-fp32 instead of its default changed-fp32" in caplog.text
+    with pytest.raises(EngineMissing, match="changed cannot run here"):
+        LocalTransport(own, build="changed-fp32")
+
+
 def test_what_goes_on_after_another_default_is_pinned(
     own: Path, engine: Callable[..., None]
 ) -> None:

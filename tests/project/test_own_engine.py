@@ -234,7 +234,7 @@ def test_where_it_is_missing_fp32_is_served_unless_it_was_asked_for(project: Pat
         assert code == 0
         assert '"wide": "onnxruntime-fp32"' in said
         assert (
-            "wide is served with onnxruntime-fp32 instead of its default plain-fp32: plain needs "
+            "wide is run by onnxruntime-fp32 instead of its default plain-fp32: plain needs "
             "what this machine lacks" in said
         )
         code, said = serve(project, "--build", f"wide={PLAIN}", NO_PLAIN="1")
