@@ -40,7 +40,7 @@ COMMANDS = {
         "export,cpu",
     ),
     "build": Command(
-        "latentry.cli.build:build", "Add a build of a model, run by another engine.", "export,cpu"
+        "latentry.cli.export:build", "Add a build of a model, run by another engine.", "export,cpu"
     ),
     "models": Command(
         "latentry.cli.models:models", "List or remove the model repository's entries.", "cpu"

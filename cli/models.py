@@ -65,15 +65,17 @@ def _sound_builds(entry: "Entry", errors: "dict[Path, LatentryError]") -> "list[
     """Return ``entry`` with each of its builds; what is damaged goes into ``errors``, too."""
     from latentry.contract.errors import LatentryError
     from latentry.serving.entries.builds import list_builds
-    from latentry.serving.entries.verification import verify_entry
+    from latentry.serving.entries.verification import verify_build, verify_version
 
     builds, unsound = list_builds(entry)
     errors |= unsound
-    for one in builds:
+    checks = [(entry.folder, verify_version, entry)]
+    checks += [(one.build_folder, verify_build, one) for one in builds]
+    for folder, verify, one in checks:
         try:
-            verify_entry(one)
+            verify(one)
         except LatentryError as error:
-            errors[one.build_folder] = error
+            errors[folder] = error
     return builds
 
 
@@ -93,13 +95,14 @@ def remove_model(
     latentry models remove digits --version 1
     """
     from latentry.serving.entries.builds import remove_build
+    from latentry.serving.entries.manifests import FP32
     from latentry.serving.entries.publishing import remove_entry
     from latentry.serving.entries.repository import newest_entries
 
     if build is not None and version is not None:
         raise WrongUsage("--build is of the newest version; leave --version out")
     if build is not None:
-        (entry,) = newest_entries(repository, (name,))
+        (entry,) = newest_entries(repository, (name,), {name: FP32})
         folders = [remove_build(repository, entry, build)]
     else:
         folders = remove_entry(repository, name, version)
@@ -120,9 +123,10 @@ def choose_default(
     latentry models default digits onnxruntime-fp32
     """
     from latentry.serving.entries.builds import set_default_build
+    from latentry.serving.entries.manifests import FP32
     from latentry.serving.entries.repository import newest_entries
 
-    (entry,) = newest_entries(repository, (name,))
+    (entry,) = newest_entries(repository, (name,), {name: FP32})
     chosen = set_default_build(repository, entry, build)
     text = f"{name} version {entry.version}: {chosen.build.name} is the default; restart its server"
     Console(stderr=True, soft_wrap=True, highlight=False).print(Text(text))
@@ -160,11 +164,15 @@ def _recommendation(name: str, report: Path) -> tuple[dict[str, int], str]:
     try:
         content = parse_json(read_regular(report, most=_MOST_REPORT_BYTES))
         model, build_digest = content["model"], content["build_digest"]
+        if not isinstance(build_digest, str):
+            raise ValueError("build_digest is no text")
         recommended = dict((content["slo"] or {}).get("recommended") or {})
     except OSError as error:
         raise NotFound(f"{report} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadRequest(f"{report} is no report of `latentry profile`") from error
+        raise BadRequest(
+            f"{report} is no report of this version's `latentry profile`; profile again"
+        ) from error
     if model != name:
         raise BadRequest(f"{report} is about {model}, not {name}")
     if not recommended:
@@ -195,19 +203,18 @@ def _build_facts(entry: "Entry") -> dict[str, Any]:
         "rows": build.rows,
         "speed": build.speed,
         "parity": build.parity.model_dump(mode="json"),
-        "bytes": sum(record.size for record in entry.files().values()),
+        "bytes": build.size,
         "serving": build.serving.model_dump(),
         "created": build.created,
     }
 
 
 def _description(entry: "Entry", builds: "list[Entry]") -> Text:
+    from latentry.contract.kinds.kind import sized
+
     spec = entry.spec
     lines = {
-        **{
-            item.name: f"{item.kind} out, {' x '.join(map(str, item.raw.row_shape))}"
-            for item in spec.outputs
-        },
+        **{item.name: f"{item.kind} out, {sized(item.raw.row_shape)}" for item in spec.outputs},
         **({"seed": "an integer from 0 to 4294967295"} if spec.takes_seed else {}),
         **{
             f"{item.name} in" if spec.find_output(item.name) else item.name: item.allowed
@@ -227,8 +234,7 @@ def _description(entry: "Entry", builds: "list[Entry]") -> Text:
 def _build_line(entry: "Entry", *, is_default: bool) -> str:
     build = entry.build
     worst = max(build.parity.differences.values())
-    size = sum(record.size for record in entry.files().values())
     return (
         f"{'default, ' * is_default}parity {worst:.1e} (allowed {build.parity.tolerance:.0e}), "
-        f"{build.speed:.2f} x the speed, {size / 2**20:.1f} MiB"
+        f"{build.speed:.2f} x the speed, {build.size / 2**20:.1f} MiB"
     )

@@ -23,7 +23,7 @@ from latentry.contract.images import (
     png_with_text,
 )
 from latentry.contract.kinds.formats import Format, format_from_text
-from latentry.contract.kinds.kind import OutputKind, TensorType, shown_shape
+from latentry.contract.kinds.kind import OutputKind, TensorType, shown_shape, sized
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.transport import ModelInfo, Reply
 from latentry.contract.values.npy import npy_bytes
@@ -156,10 +156,7 @@ class GenerateResult:
         return iter(self.images)
 
     def __repr__(self) -> str:
-        shapes = (
-            f"{item.name} {' x '.join(map(str, item.raw.row_shape))}"
-            for item in self.info.spec.outputs
-        )
+        shapes = (f"{item.name} {sized(item.raw.row_shape)}" for item in self.info.spec.outputs)
         what = f"{len(self)} samples ({', '.join(shapes)}) from {self.model} version {self.version}"
         return f"<{type(self).__name__}: {what}>"
 

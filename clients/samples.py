@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.kinds.formats import Format, format_from_text
+from latentry.contract.kinds.kind import sized
 from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import MAX_SEED, check_seed, check_seeds, draw_seeds
 from latentry.contract.spec import GeneratorSpec
@@ -128,8 +129,7 @@ class _Sizes:
 
     @property
     def _shapes(self) -> str:
-        shapes = (item.raw.row_shape for item in self.info.spec.outputs)
-        return " and ".join(" x ".join(map(str, shape)) for shape in shapes)
+        return " and ".join(sized(item.raw.row_shape) for item in self.info.spec.outputs)
 
 
 def _check_needs_seeds(spec: GeneratorSpec, arguments: CallerArguments) -> None:

@@ -144,7 +144,10 @@ class LatentDrawer:
         item = self._item
         if item.distribution == "uniform":
             span = item.maximum - item.minimum
-            return item.minimum + span * self._state.random_sample(item.shape)
+            drawn = item.minimum + span * self._state.random_sample(item.shape)
+            # As float32 some would be rounded up to the maximum, which torch.rand never gives.
+            below = np.nextafter(np.float32(item.maximum), np.float32(item.minimum))
+            return np.minimum(drawn, np.float64(below))
         row: NDArray[np.float64] = self._state.randn(*item.shape)
         if item.distribution == "truncated_normal":
             # What is too large is drawn again, in its order, until nothing is.

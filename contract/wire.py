@@ -186,10 +186,24 @@ def _check_reached(spec: GeneratorSpec, given: frozenset[str], route: Route) -> 
             for made in stage.gives
             if made in given
         )
+        if not around:
+            raise BadRequest(_why_it_cannot_be_given(spec, name, given))
         raise BadRequest(
             f"{name} acts in a network that {', '.join(around)} goes around; leave it out, or "
             f"{', '.join(around)}"
         )
+
+
+def _why_it_cannot_be_given(spec: GeneratorSpec, name: str, given: frozenset[str]) -> str:
+    """Return why a stage that makes ``name`` runs all the same."""
+    others = next(
+        sorted(set(stage.gives) - given) for stage in spec.pipeline if name in stage.gives
+    )
+    more = ", or give those, too" if all(map(spec.find, others)) else ""
+    return (
+        f"{name} is made by a stage that runs for {', '.join(others)} all the same; leave {name} "
+        f"out{more}"
+    )
 
 
 def _seeds(

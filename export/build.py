@@ -1,26 +1,31 @@
 """Adding a build to a published version: made, proved against its FP32 build, and published."""
 
 import platform
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from latentry.contract.errors import BadRequest, LatentryError
 from latentry.contract.files import read_regular
 from latentry.contract.system import time_now
+from latentry.contract.wire import Arrays
 from latentry.export.proofs.build_proof import BuildFinding, Engines, prove_build
 from latentry.serving.entries.builds import add_build, check_is_new
 from latentry.serving.entries.goldens import GOLDEN_FILE, Goldens, golden_bytes, read_goldens
 from latentry.serving.entries.manifests import (
     FP32,
-    MOST_GOLDENS,
+    WORD,
     Build,
     GoldenRecord,
     RowMode,
 )
-from latentry.serving.entries.repository import Entry, newest_entries, read_entry
+from latentry.serving.entries.repository import Entry, newest_entries
 from latentry.serving.entries.sealed import file_record
+from latentry.serving.entries.tuning import most_proved_batch
 from latentry.serving.entries.verification import verify_entry
 from latentry.serving.runtime.engines.registry import find_provider, load_network
 from latentry.serving.runtime.generator import Generator
@@ -63,10 +68,10 @@ def build_model(
     made = _make(base, networks, engine, precision)
     on_step(f"proving it against {FP32}")
     reference = _load(base.build, networks)
-    most = max(base.build.parity.batch_sizes)
+    most = most_proved_batch(base)
     finding = prove_build(base.spec, reference, made.load, most)
     on_step("drawing the goldens")
-    goldens = _goldens(base, made.load(finding.rows))
+    goldens = _goldens(base, finding.engines)
     files = {GOLDEN_FILE: golden_bytes(goldens)}
     build = _finished(made.build, finding, len(goldens), files)
     on_step("publishing")
@@ -81,18 +86,20 @@ class _Made:
     build: Build
     artefacts: Mapping[str, bytes]
 
-    def load(self, rows: RowMode) -> Engines:
-        return _load(self.build.model_copy(update={"rows": rows}), self.artefacts)
+    def load(self, rows: RowMode, threads: int) -> Engines:
+        return _load(self.build.model_copy(update={"rows": rows}), self.artefacts, threads)
 
 
 def _base(repository: Path, name: str, engine: str, precision: str) -> Entry:
     """Return the newest version with its FP32 build, once all that can be known beforehand fits."""
+    for what, word in (("engine", engine), ("precision", precision)):
+        if not re.fullmatch(WORD, word):
+            raise BadRequest(f"{what} {word!r} names no build; use 1 to 32 of a-z, 0-9 and _")
     provider = find_provider(engine)
     if precision not in provider.precisions:
         known = ", ".join(provider.precisions)
         raise BadRequest(f"{engine} does not run {precision}; it runs {known}")
-    (newest,) = newest_entries(repository, (name,))
-    base = read_entry(newest.folder, FP32)
+    (base,) = newest_entries(repository, (name,), {name: FP32})
     check_is_new(base, f"{engine}-{precision}")
     provider.expect(precision)
     verify_entry(base)
@@ -115,9 +122,9 @@ def _make(base: Entry, networks: Mapping[str, bytes], engine: str, precision: st
     return _Made(base.build.model_copy(update=changes), artefacts)
 
 
-def _load(build: Build, artefacts: Mapping[str, bytes]) -> Engines:
+def _load(build: Build, artefacts: Mapping[str, bytes], threads: int = 0) -> Engines:
     return {
-        file.removesuffix(".onnx"): load_network(data, build, threads=0)
+        file.removesuffix(".onnx"): load_network(data, build, threads=threads)
         for file, data in artefacts.items()
     }
 
@@ -127,24 +134,28 @@ def _finished(
 ) -> Build:
     """Return the build with its proof; what was copied of FP32 and is another one's goes."""
     drawn_by = finding.parity.engine_class
-    return draft.model_copy(
-        update={
-            "rows": finding.rows,
-            "parity": finding.parity,
-            "goldens": GoldenRecord(count=goldens, engine_class=drawn_by),
-            "files": {file: file_record(data) for file, data in files.items()},
-            "speed": finding.speed,
-            "tools": {tool: version(tool) for tool in ("numpy", "latentry")},
-            "host": f"{platform.system()}-{platform.machine()}",
-            "created": time_now(),
-        }
-    )
+    changes = {
+        "rows": finding.rows,
+        "parity": finding.parity,
+        "goldens": GoldenRecord(count=goldens, engine_class=drawn_by),
+        "files": {file: file_record(data) for file, data in files.items()},
+        "speed": finding.speed,
+        "tools": {tool: version(tool) for tool in ("numpy", "latentry")},
+        "host": f"{platform.system()}-{platform.machine()}",
+        "created": time_now(),
+    }
+    return draft.model_copy(update=changes)
 
 
 def _goldens(base: Entry, engines: Engines) -> Goldens:
-    """Return the goldens of the FP32 build as ``engines`` draw them."""
-    inputs = read_goldens(base).inputs
-    answer = Generator(base.spec, dict(engines), max_batch_size=MOST_GOLDENS).answer([inputs])[0]
-    if isinstance(answer, LatentryError):
-        raise answer
-    return Goldens(inputs, answer)
+    """Return the goldens of the FP32 build as ``engines`` draw them, one by one."""
+    known = read_goldens(base)
+    generator = Generator(base.spec, dict(engines), max_batch_size=1)
+    drawn: list[Arrays] = []
+    for index in range(len(known)):
+        (answer,) = generator.answer([known.request(index)])
+        if isinstance(answer, LatentryError):
+            raise answer
+        drawn.append(answer)
+    outputs = {name: np.concatenate([one[name] for one in drawn]) for name in drawn[0]}
+    return Goldens(known.inputs, outputs)

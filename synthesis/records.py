@@ -83,10 +83,13 @@ class JobRecord(Strict):
                 f"{self.model_digest}. Serve that version again, or give another --out"
             )
         if info.build_digest != self.build_digest:
+            served = f"`latentry serve --build {info.name}={self.build}`"
+            again = "it was removed and made again as another one"
             raise JobError(
                 f"{info.name} is run by the build {info.build} now ({info.build_digest[:12]}); "
-                f"this job draws from {self.build} ({self.build_digest[:12]}). Serve that: "
-                f"`latentry serve --build {info.name}={self.build}`, or give another --out"
+                f"this job draws from {self.build} ({self.build_digest[:12]}). "
+                f"{again if info.build == self.build else f'Serve that: {served}'}, or give "
+                "another --out"
             )
 
     @cached_property
@@ -226,6 +229,10 @@ def read_job(storage: Storage) -> JobRecord:
     try:
         return JobRecord.model_validate_json(data, strict=True, context={"recorded": True})
     except ValidationError as error:
+        if any(item["loc"] == ("format",) for item in error.errors()):
+            raise JobError(
+                f"{storage.url}/{JOB_FILE} is of another version of Latentry; give another --out"
+            ) from error
         raise JobError(
             f"{storage.url}/{JOB_FILE} is damaged ({explain(error)}); put it back, or give another "
             "--out"

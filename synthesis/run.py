@@ -93,25 +93,29 @@ def _versions(job: Job) -> dict[str, str]:
     return {**versions, **network_versions()} if networks else versions
 
 
-def open_record(
-    job: Job, origin: Origin, begun: tuple[str | None, str | None] = (None, None)
-) -> JobRecord:
+def open_record(job: Job, origin: Origin, begun: JobRecord | None = None) -> JobRecord:
     """Return the record of ``job`` for the model that ``origin`` offers; errors as above.
 
-    A repository may have newer versions of the model by now, or another default build; a job that
-    was ``begun`` with a model digest and a build goes on with them.
+    A repository may have newer versions of the model by now, or another default build; a job of
+    which something was ``begun`` goes on with its own.
+
+    Raises:
+        JobError: What was begun was drawn by another model or build than is served.
     """
-    digest, build = begun
-    with origin.open_client(job.model, job.model_digest or digest, job.build or build) as client:
-        return record_from_job(job, client.info(job.model))
+    digest, build = job.model_digest, job.build
+    if begun and digest in (None, begun.model_digest):
+        digest, build = begun.model_digest, begun.build_digest
+    with origin.open_client(job.model, digest, build) as client:
+        info = client.info(job.model)
+    if begun and job.model == begun.job.model:
+        begun.check_source(info)
+    return record_from_job(job, info)
 
 
-def begun_with(storage: Storage) -> tuple[str | None, str | None]:
-    """Return the model digest and the build of the job in ``storage``; None where there is none."""
-    if JOB_FILE not in storage.sizes():
-        return None, None
-    record = read_job(storage)
-    return record.model_digest, record.build
+def begun_record(storage: Storage) -> JobRecord | None:
+    """Return the record of the job in ``storage`` of which something was made; None for none."""
+    sizes = storage.sizes()
+    return read_job(storage) if JOB_FILE in sizes and set(sizes) != {JOB_FILE} else None
 
 
 def begin(storage: Storage, record: JobRecord) -> None:
@@ -332,7 +336,7 @@ def run_job(
         LatentryError: The source failed.
     """
     storage = storage_from_url(out)
-    record = open_record(job, origin, begun_with(storage))
+    record = open_record(job, origin, begun_record(storage))
     with storage.locked(take_over=take_over):
         begin(storage, record)
         faults = drop_changed(storage, record, shards_within(record, limit))

@@ -223,7 +223,7 @@ class SampleDrawer:
         features = self._job.output.features
         self._features = load_network(features) if features else None
         self._client = origin.open_client(
-            self._job.model, record.model_digest, record.build, patient=True
+            self._job.model, record.model_digest, record.build_digest, patient=True
         )
         self._patience_s = origin.patience_s
         self._together = max(

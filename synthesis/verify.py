@@ -307,7 +307,7 @@ def _draw_again(
     """Draw ``count`` samples again, chosen at random, and compare their pixels."""
     chosen = sorted(random.SystemRandom().sample(range(record.samples), min(count, record.samples)))
     different = 0
-    with origin.open_client(record.job.model, record.model_digest, record.build) as client:
+    with origin.open_client(record.job.model, record.model_digest, record.build_digest) as client:
         info = client.info(record.job.model)
         record.check_source(info)
         for number, indices in itertools.groupby(chosen, key=record.plan.shard_of):

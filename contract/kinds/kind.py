@@ -94,6 +94,11 @@ def shown_shape(shape: tuple[int, ...]) -> str:
     return f"[{', '.join('any' if length == FREE else str(length) for length in shape)}]"
 
 
+def sized(shape: tuple[int, ...]) -> str:
+    """Return a shape for people as ``32 x 32 x 3``, free axes as ``any``."""
+    return " x ".join("any" if length == FREE else str(length) for length in shape)
+
+
 class InputKind(Strict):
     """One named input of a generator.
 

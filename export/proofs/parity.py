@@ -27,6 +27,11 @@ from latentry.serving.entries.manifests import Parity, RowMode
 TOLERANCE = 1e-4
 """Largest difference between the engines, for an output whose values reach up to 1."""
 
+_TORCH_ADVICE = (
+    "Are these the weights that were exported? Otherwise an operation means something else in "
+    "ONNX: try interpolation (mode, align_corners, antialias), padding modes, rounding, and what "
+    "depends on Python values"
+)
 _MIDDLE_BATCHES = (3, 7)
 _LEAST_SEEDS = 8
 _ROWS_OF_SIZE = 2
@@ -80,7 +85,7 @@ def prove(
             batches of ONNX Runtime; torch still gets whole batches, which must be near.
 
     Returns:
-        The figures for the manifest, with warnings about what is allowed and looks wrong.
+        The figures for the build, with warnings about what is allowed and looks wrong.
 
     Raises:
         BadRequest: ``max_batch_size`` is below 1.
@@ -145,29 +150,50 @@ def _check_sizes(bench: ProofBench) -> None:
 
 
 @dataclass(frozen=True)
-class _Differences:
-    """What one batch size differs by from torch."""
+class Differences:
+    """What one batch size differs by: floats by output, levels of pixels, how many of them."""
 
     floats: dict[str, float]
     levels: int
     fraction: float
 
 
-def _compare(bench: ProofBench, rows: Arrays, served: Arrays, size: int) -> _Differences:
-    expected = bench.run_torch(rows, served, size)
-    check_finite("torch", expected)
+@dataclass(frozen=True)
+class Sides:
+    """Who gave the outputs that are compared, for messages, and in batches of how many."""
+
+    found: str
+    expected: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.expected} at batch {self.size}"
+
+
+def compare(spec: GeneratorSpec, served: Arrays, expected: Arrays, sides: Sides) -> Differences:
+    """Compare all outputs with those of what is trusted.
+
+    Raises:
+        ExportRefused: One is further off than it may be.
+    """
+    check_finite(sides.expected, expected)
     floats = {
-        key: _check_near(key, served[key], expected[key], size)
+        key: _check_near(key, served[key], expected[key], sides)
         for key in expected
         if expected[key].dtype == np.float32 and key != WATCH
     }
-    _check_watch(served, expected)
-    apart = [_check_levels(item, served, expected, size) for item in bench.spec.outputs]
-    return _Differences(floats, max(a[0] for a in apart), max(a[1] for a in apart))
+    _check_watch(served, expected, sides)
+    apart = [_check_levels(item, served, expected, sides) for item in spec.outputs]
+    return Differences(floats, max(a[0] for a in apart), max(a[1] for a in apart))
+
+
+def _compare(bench: ProofBench, rows: Arrays, served: Arrays, size: int) -> Differences:
+    expected = bench.run_torch(rows, served, size)
+    return compare(bench.spec, served, expected, Sides("ONNX Runtime", "torch", size))
 
 
 def _check_levels(
-    item: OutputKind, served: Arrays, expected: Arrays, size: int
+    item: OutputKind, served: Arrays, expected: Arrays, sides: Sides
 ) -> tuple[int, float]:
     """Return by how many levels an output of pixels differs at most, and at how many of them."""
     if item.raw.dtype is not np.uint8:
@@ -178,37 +204,36 @@ def _check_levels(
     if apart.max() > 1 and not item.is_same_but_for_rounding(found, wanted):
         index = _largest(apart)
         raise ExportRefused(
-            f"{item.name}{_place(index)} is {found[index]} in ONNX Runtime and {wanted[index]} in "
-            f"torch at batch {size}: {apart[index]} levels apart, 1 is allowed, though what the "
-            "network itself gives agrees"
+            f"{item.name}{_place(index)} is {found[index]} in {sides.found} and {wanted[index]} in "
+            f"{sides}: {apart[index]} levels apart, 1 is allowed, though what the network itself "
+            "gives agrees"
         )
     return int(apart.max()), share
 
 
 def _check_near(
-    name: str, found: NDArray[np.float32], expected: NDArray[np.float32], size: int
+    name: str, found: NDArray[np.float32], expected: NDArray[np.float32], sides: Sides
 ) -> float:
     """Return the largest difference in units of the largest value, or of 1 where that is less."""
     if found.shape != expected.shape:
         raise ExportRefused(
-            f"{name} has shape {list(found.shape)} in ONNX Runtime and {list(expected.shape)} "
-            f"in torch at batch {size}; does this module belong to these files?"
+            f"{name} has shape {list(found.shape)} in {sides.found} and {list(expected.shape)} "
+            f"in {sides}; do these belong together?"
         )
     scale = scale_of(expected)
     apart = np.abs(found - expected)
     index = _largest(apart)
     if apart[index] > TOLERANCE * scale:
+        advice = _TORCH_ADVICE if sides.expected == "torch" else "nothing was added"
         raise ExportRefused(
-            f"{name}{_place(index)} is {found[index]:.7g} in ONNX Runtime and "
-            f"{expected[index]:.7g} in torch at batch {size}: {apart[index]:.3g} apart, the "
-            f"tolerance is {TOLERANCE * scale:.3g}. Are these the weights that were exported? "
-            "Otherwise an operation means something else in ONNX: try interpolation (mode, "
-            "align_corners, antialias), padding modes, rounding, and what depends on Python values"
+            f"{name}{_place(index)} is {found[index]:.7g} in {sides.found} and "
+            f"{expected[index]:.7g} in {sides}: {apart[index]:.3g} apart, the tolerance is "
+            f"{TOLERANCE * scale:.3g}. {advice}"
         )
     return float(apart[index]) / scale
 
 
-def _check_watch(served: Arrays, expected: Arrays) -> None:
+def _check_watch(served: Arrays, expected: Arrays, sides: Sides) -> None:
     """Check the sum by which a server sees NaN and infinity; it is as far off as all it sums."""
     floats = [v for name, v in expected.items() if v.dtype == np.float32 and name != WATCH]
     allowed = TOLERANCE * sum(values[0].size * scale_of(values) for values in floats)
@@ -216,9 +241,9 @@ def _check_watch(served: Arrays, expected: Arrays) -> None:
     if apart.max() > allowed:
         index = _largest(apart)
         raise ExportRefused(
-            f"{WATCH}{_place(index)} is {served[WATCH][index]:.7g} in ONNX Runtime and "
-            f"{expected[WATCH][index]:.7g} in torch: {apart[index]:.3g} apart, {allowed:.3g} is "
-            "allowed, so a NaN could go unseen; export the graph again"
+            f"{WATCH}{_place(index)} is {served[WATCH][index]:.7g} in {sides.found} and "
+            f"{expected[WATCH][index]:.7g} in {sides.expected}: {apart[index]:.3g} apart, "
+            f"{allowed:.3g} is allowed, so a NaN could go unseen; export the graph again"
         )
 
 

@@ -3,19 +3,27 @@
 A build is made aside and renamed in, so adding one changes no other byte and no version.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from latentry.contract.errors import BadRequest, EntryError, LatentryError
-from latentry.contract.files import publish_folder, write_atomic
-from latentry.serving.entries.manifests import BUILDS, FP32, Build
+from latentry.contract.errors import (
+    BadRequest,
+    EntryError,
+    LatentryError,
+    NotFound,
+    OutOfSpace,
+    listed,
+)
+from latentry.contract.files import FULL, is_plain_name, no_room, publish_folder, write_atomic
+from latentry.serving.entries.manifests import BUILDS, DEFAULT_BUILD, FP32, Build
 from latentry.serving.entries.publishing import (
     locked,
     temporary_folder,
     write_build,
     write_config,
 )
-from latentry.serving.entries.repository import DEFAULT_BUILD, Entry, build_names, read_entry
+from latentry.serving.entries.repository import Entry, build_names, default_build, read_entry
 
 
 def list_builds(entry: Entry) -> tuple[list[Entry], dict[Path, LatentryError]]:
@@ -47,22 +55,34 @@ def add_build(
         is_default: Whether a server takes it unless it is told another.
 
     Raises:
-        BadRequest: The version has a build of this name, or is gone.
+        BadRequest: The version has a build of this name, or was removed or replaced meanwhile.
         OutOfSpace: The disk is full; nothing is left behind.
         OSError: The file system refused; nothing is left behind.
     """
-    with locked(repository):
-        folder = entry.folder / BUILDS / build.name
-        if not folder.parent.is_dir():
-            raise BadRequest(f"{entry.folder} was removed meanwhile")
+    with locked(repository), temporary_folder(repository) as temporary:
+        _check_is_there(entry)
         check_is_new(entry, build.name)
-        with temporary_folder(repository) as temporary:
-            write_build(temporary / build.name, build, files, folder)
-            publish_folder(temporary / build.name, folder)
+        folder, half = entry.folder / BUILDS / build.name, temporary / build.name
+        write_build(half, build, files, folder)
+        publish_folder(half, folder)
+        try:
             if is_default:
                 _make_default(entry, build.name, temporary)
+        except BaseException:
+            folder.rename(half)
+            raise
         write_config(repository, entry.name)
     return read_entry(entry.folder, build.name)
+
+
+def _check_is_there(entry: Entry) -> None:
+    """Check that the version was not replaced while something was made of it; raises BadRequest."""
+    try:
+        is_there = read_entry(entry.folder, FP32).digest == entry.digest
+    except LatentryError:
+        is_there = False
+    if not is_there:
+        raise BadRequest(f"{entry.folder} was removed or replaced meanwhile; build again")
 
 
 def check_is_new(entry: Entry, name: str) -> None:
@@ -102,11 +122,13 @@ def remove_build(repository: Path, entry: Entry, name: str) -> Path:
         )
     with locked(repository), temporary_folder(repository) as trash:
         folder = entry.folder / BUILDS / name
-        if name not in build_names(entry.folder):
-            read_entry(entry.folder, name)  # says which there are
-        pointer = entry.folder / DEFAULT_BUILD
-        if _names(pointer, name):
-            pointer.unlink()
+        if not is_plain_name(name) or not os.path.lexists(folder):  # one that is damaged, too
+            known = listed(build_names(entry.folder))
+            raise NotFound(
+                f"{entry.name} version {entry.version} has no build {name!r}; it has {known}"
+            )
+        if _default_of(entry) == name:
+            (entry.folder / DEFAULT_BUILD).unlink()
         folder.rename(trash / name)
         write_config(repository, entry.name)
     return folder
@@ -116,12 +138,21 @@ def _make_default(entry: Entry, name: str, temporary: Path) -> None:
     pointer = entry.folder / DEFAULT_BUILD
     if name == FP32:
         pointer.unlink(missing_ok=True)
-    else:
-        write_atomic(pointer, f"{name}\n".encode(), beside=temporary)
-
-
-def _names(pointer: Path, name: str) -> bool:
+        return
     try:
-        return pointer.read_text().strip() == name
-    except (OSError, UnicodeDecodeError, EntryError):
-        return False
+        write_atomic(pointer, f"{name}\n".encode(), beside=temporary)
+    except OSError as error:
+        if error.errno in FULL:
+            raise OutOfSpace(
+                f"{no_room(pointer, len(name), error)}; nothing was changed; free some and run "
+                "the same command again"
+            ) from error
+        raise
+
+
+def _default_of(entry: Entry) -> str | None:
+    """Return the name of the default build; None where the file says nothing that is there."""
+    try:
+        return default_build(entry.folder)
+    except EntryError:
+        return None

@@ -34,6 +34,8 @@ MODEL_JSON = "model.json"
 RECORD_JSON = "record.json"
 BUILD_JSON = "build.json"
 BUILDS = "builds"
+DEFAULT_BUILD = "default_build"
+OLD_MANIFEST = "latentry.json"
 FP32 = "onnxruntime-fp32"
 """The build that every version has, and by which the others are judged."""
 MOST_BATCH = 1024
@@ -42,7 +44,8 @@ _MOST_COUNT = 2**32 - 1  # what Triton's configuration takes; of microseconds, m
 
 RowMode = Literal["batch", "single"]
 """How rows are computed: as many at a time as come, or each in a run of its own."""
-Word = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
+WORD = "[a-z][a-z0-9_]{0,31}"
+Word = Annotated[str, Field(pattern=f"^{WORD}$")]
 
 
 class Model(Strict):
@@ -59,7 +62,10 @@ class Model(Strict):
 
     @model_validator(mode="after")
     def _has_its_networks(self) -> Self:
-        check_networks("networks", self.networks, self.spec)
+        try:
+            check_networks("networks", self.networks, self.spec)
+        except EntryError as error:  # pydantic tells ValueErrors only
+            raise ValueError(str(error).removesuffix("; export again")) from error
         return self
 
 
@@ -99,21 +105,24 @@ class ExportRecord(Strict):
 
     @model_validator(mode="after")
     def _names_files(self) -> Self:
-        _check_names("files", self.files, {MODEL_JSON, RECORD_JSON, BUILDS})
+        taken = {MODEL_JSON, RECORD_JSON, BUILDS, DEFAULT_BUILD, OLD_MANIFEST}
+        _check_names("files", self.files, taken)
         return self
 
 
 class Parity(Strict):
-    """What the export's proof found; ``latentry.export.proofs.parity`` makes it.
+    """What a proof found: of the FP32 build beside torch, of another beside the FP32 build.
+
+    ``latentry.export.proofs.parity`` makes it, and ``build_proof``.
 
     Attributes:
-        engine_class: The engine class that was compared with torch.
+        engine_class: The engine class that was proved.
         seeds: The seeds 0 .. seeds-1 were drawn.
         batch_sizes: At each of these, and equal to the bit among them.
         tolerance: The largest difference that is allowed.
-        differences: By float output, the largest difference from torch, in units of the output's
-            largest value where that is above 1.
-        levels: Largest difference of an element of the uint8 outputs, 0 or 1.
+        differences: By float output, the largest difference, in units of the output's largest
+            value where that is above 1.
+        levels: Largest difference of an element of the uint8 outputs; of label maps any number.
         level_fraction: Share of their elements that differ.
         peak: Largest absolute value in the samples; not in what goes between networks.
         warnings: What is allowed and looks wrong, for people.
@@ -192,6 +201,11 @@ class Build(Strict):
         return f"{self.engine}-{self.precision}"
 
     @property
+    def size(self) -> int:
+        """What its files take, in bytes."""
+        return sum(record.size for record in [*self.artefacts.values(), *self.files.values()])
+
+    @property
     def digest(self) -> str:
         """The build digest: SHA-256 of a few lines that anybody can write."""
         lines = [
@@ -205,9 +219,9 @@ class Build(Strict):
 
 
 def check_networks(what: str, files: dict[str, FileRecord], spec: GeneratorSpec) -> None:
-    """Check that there is one file for each network of ``spec``; raises ValueError."""
+    """Check that there is one file for each network of ``spec``; raises EntryError."""
     if files.keys() != (wanted := {f"{network}.onnx" for network in spec.networks}):
-        raise ValueError(f"{what} are {sorted(files)}, not {sorted(wanted)}")
+        raise EntryError(f"{what} names {sorted(files)}, not {sorted(wanted)}; export again")
 
 
 def stored_model(model: Model) -> StoredModel:

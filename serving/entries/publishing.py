@@ -67,9 +67,10 @@ class Draft:
 
 
 def publish(repository: Path, name: str, draft: Draft) -> tuple[Entry, bool]:
-    """Write a new version and return it with True; the newest digest again writes nothing.
+    """Write a new version and return it with True; what is the newest already writes nothing.
 
-    A newest version that is damaged is followed by a new one.
+    That is a version of the same digest whose FP32 build is of the same digest and proved for
+    batches as large. A newest version that is damaged is followed by a new one.
 
     Raises:
         BadRequest: The name is not allowed.
@@ -82,7 +83,7 @@ def publish(repository: Path, name: str, draft: Draft) -> tuple[Entry, bool]:
     with locked(repository):
         versions = sorted(int(folder.name) for folder in version_folders(repository, name))
         newest = _sound_entry(repository / name / str(versions[-1])) if versions else None
-        if newest and newest.digest == draft.model.digest:
+        if newest and _is_published(newest, draft):
             write_config(repository, name)
             return newest, False
         if newest:
@@ -173,6 +174,14 @@ def _sound_entry(folder: Path) -> Entry | None:
     except EntryError:
         return None
     return entry
+
+
+def _is_published(newest: Entry, draft: Draft) -> bool:
+    if newest.digest != draft.model.digest:
+        return False
+    base = read_entry(newest.folder, draft.build.name).build
+    proved, wanted = (max(build.parity.batch_sizes) for build in (base, draft.build))
+    return base.digest == draft.build.digest and proved >= wanted
 
 
 def _check_same_tensors(name: str, old: GeneratorSpec, new: GeneratorSpec) -> None:

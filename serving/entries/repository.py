@@ -7,6 +7,7 @@ its file ``default_build``, where there is one, names the build that is served u
 asked for.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from latentry.contract.spec import GeneratorSpec, check_name
 from latentry.serving.entries.manifests import (
     BUILD_JSON,
     BUILDS,
+    DEFAULT_BUILD,
     FP32,
     MODEL_JSON,
+    OLD_MANIFEST,
     RECORD_JSON,
     Build,
     ExportRecord,
@@ -31,8 +34,6 @@ from latentry.serving.entries.sealed import FileRecord, read_sealed
 # How the names of folders begin in which something is being written or deleted.
 TEMPORARY_FOLDER = ".latentry-tmp-"
 README = "README.md"
-DEFAULT_BUILD = "default_build"
-OLD_MANIFEST = "latentry.json"
 _MOST_NAME = 200
 MODEL_FILE = "model.py"
 STREAM_MODEL_PY = b'''"""Streams chunks of one generator; the same three lines for every one."""
@@ -119,11 +120,18 @@ def list_strays(repository: Path) -> list[Path]:
     )
 
 
-def newest_entries(repository: Path, names: tuple[str, ...] = ()) -> list[Entry]:
+def newest_entries(
+    repository: Path, names: tuple[str, ...] = (), builds: Mapping[str, str] | None = None
+) -> list[Entry]:
     """Return the newest version of every model, or of ``names`` only.
 
+    Args:
+        repository: The model repository.
+        names: Models; empty means all.
+        builds: The build of each model of which not the default one is meant.
+
     Raises:
-        NotFound: A name is not there, or there is nothing at all.
+        NotFound: A name or a build is not there, or there is nothing at all.
         EntryError: Something there is damaged; all of it is listed.
     """
     newest = {}
@@ -136,7 +144,9 @@ def newest_entries(repository: Path, names: tuple[str, ...] = ()) -> list[Entry]
     entries, errors = [], []
     for name in sorted(set(names) or newest):
         try:
-            entries.append(read_entry(newest[name]))
+            entries.append(read_entry(newest[name], (builds or {}).get(name)))
+        except NotFound:  # a build that was asked for: nothing is damaged
+            raise
         except LatentryError as error:
             errors.append(str(error))
     if errors:
@@ -153,10 +163,20 @@ def version_folders(repository: Path, name: str = "*") -> list[Path]:
     if not repository.is_dir():
         raise NotFound(f"{repository} is no folder; give the model repository with --repository")
     folders = [
-        path for path in repository.glob(f"{name}/*") if path.name.isdecimal() and path.is_dir()
+        path
+        for model in repository.glob(name)
+        for path in _listed(model)
+        if path.name.isdecimal() and path.is_dir()
     ]
     ours = {path.parent for path in folders if _is_ours(path)}
     return sorted(path for path in folders if path.parent in ours)
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):  # removed meanwhile, or a file
+        return []
 
 
 def read_entry(folder: Path, build: str | None = None) -> Entry:
@@ -179,9 +199,10 @@ def read_entry(folder: Path, build: str | None = None) -> Entry:
     model = read_model(folder)
     record = read_sealed(path := folder / RECORD_JSON, ExportRecord)
     check_model(path, record.model, model)
-    chosen = build or default_build(folder)
-    if build and build not in (known := build_names(folder)):
-        raise NotFound(f"{name} version {folder.name} has no build {build}; it has {listed(known)}")
+    chosen = default_build(folder) if build is None else build
+    if chosen not in (known := build_names(folder)):
+        there = listed(known) or "none"
+        raise NotFound(f"{name} version {folder.name} has no build {chosen!r}; it has {there}")
     return Entry(name, int(folder.name), folder, model, record, read_build(folder, chosen, model))
 
 
@@ -192,22 +213,26 @@ def read_build(folder: Path, name: str, model: StoredModel) -> Build:
         EntryError: It has no sound ``build.json``, or one of another model or build.
     """
     path = folder / BUILDS / name / BUILD_JSON
-    build = read_sealed(path, Build)
-    check_model(path, build.model, model)
-    if build.name != name:
-        raise EntryError(f"{path} is of the build {build.name}; remove its folder")
     try:
-        check_networks("artefacts", build.artefacts, model.content.spec)
-    except ValueError as error:
-        raise EntryError(f"{path}: {error}; export again") from error
+        build = read_sealed(path, Build)
+        check_model(path, build.model, model)
+        if build.name != name:
+            raise EntryError(f"{path} is of the build {build.name}; remove its folder")
+        check_networks(str(path), build.artefacts, model.content.spec)
+    except EntryError as error:
+        if name == FP32:
+            raise
+        # An export would make a new version without this build, and without the others.
+        advice = f"`latentry models remove {folder.parent.name} --build {name}` removes it"
+        raise EntryError(f"{str(error).removesuffix('; export again')}; {advice}") from error
     if name == FP32 and build.artefacts != model.content.networks:
         raise EntryError(f"{path} names other networks than {folder / MODEL_JSON}; export again")
     return build
 
 
 def build_names(folder: Path) -> list[str]:
-    """Return the names of the builds of the version in ``folder``, FP32 first."""
-    names = sorted(path.parent.name for path in folder.glob(f"{BUILDS}/*/{BUILD_JSON}"))
+    """Return the names of the builds of the version in ``folder``, sound or not, FP32 first."""
+    names = sorted(path.name for path in folder.glob(f"{BUILDS}/*") if path.is_dir())
     return sorted(names, key=lambda name: name != FP32)
 
 

@@ -65,15 +65,14 @@ def tune_entry(
     version_folders(repository)
     with locked(repository):
         (entry,) = newest_entries(repository, (name,))
-        if not (named := with_build_digest(entry, build_digest)):
+        if not (measured := with_build_digest(entry, build_digest)):
             raise BadRequest(
                 f"{name} version {entry.version} has no build with the digest {build_digest[:12]}, "
                 "with which the values were measured; profile this version"
             )
-        entry = named
-        tuned = with_serving(entry, changes)
+        tuned = with_serving(measured, changes)
         with temporary_folder(repository) as temporary:
-            path = entry.build_folder / BUILD_JSON
+            path = tuned.build_folder / BUILD_JSON
             write_atomic(path, sealed_bytes(tuned.build), beside=temporary)
         write_config(repository, name)
     return tuned

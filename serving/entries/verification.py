@@ -2,13 +2,21 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from latentry.contract.errors import EntryError, listed
 from latentry.contract.files import open_regular
 from latentry.serving.entries.goldens import read_goldens
-from latentry.serving.entries.manifests import BUILD_JSON, BUILDS, MODEL_JSON, RECORD_JSON
-from latentry.serving.entries.repository import DEFAULT_BUILD, Entry, build_names
+from latentry.serving.entries.manifests import (
+    BUILD_JSON,
+    BUILDS,
+    DEFAULT_BUILD,
+    FP32,
+    MODEL_JSON,
+    RECORD_JSON,
+)
+from latentry.serving.entries.repository import Entry, build_names
 from latentry.serving.entries.sealed import FileRecord
 
 
@@ -19,35 +27,62 @@ def verify_entry(entry: Entry) -> None:
         EntryError: Naming every file that is missing, was changed (with both hashes), or does not
             belong there.
     """
-    problems = [
-        problem
-        for path, record in entry.files().items()
-        if (problem := _file_problem(entry.folder / path, record))
-    ]
+    problems = _problems(entry.folder, entry.record.files) + _build_problems(entry)
+    strays = [*_version_strays(entry), *_build_strays(entry)]
+    advice = f"export {entry.name} again, or `latentry models remove` it"
+    _refuse(problems, strays, advice)
+
+
+def verify_version(entry: Entry) -> None:
+    """Compare the files of the version itself, without those of its builds; raises EntryError."""
+    advice = f"export {entry.name} again, or `latentry models remove` it"
+    _refuse(_problems(entry.folder, entry.record.files), _version_strays(entry), advice)
+
+
+def verify_build(entry: Entry) -> None:
+    """Compare the files of the build that is meant; raises EntryError."""
+    advice = f"export {entry.name} again, or `latentry models remove` it"
+    if entry.build.name != FP32:
+        advice = f"`latentry models remove {entry.name} --build {entry.build.name}` removes it"
+    _refuse(_build_problems(entry), _build_strays(entry), advice)
+
+
+def _refuse(problems: list[str], strays: list[str], advice: str) -> None:
+    if problems or strays:
+        raise EntryError(listed(problems + strays, "\n") + f"\n{advice}" * bool(problems))
+
+
+def _problems(folder: Path, records: Mapping[str, FileRecord]) -> list[str]:
+    found = (_file_problem(folder / name, record) for name, record in records.items())
+    return [problem for problem in found if problem]
+
+
+def _build_problems(entry: Entry) -> list[str]:
+    build = entry.build
+    problems = _problems(entry.build_folder, {**build.artefacts, **build.files})
     if not problems:
         try:
             read_goldens(entry)
         except EntryError as error:
             problems.append(str(error))
-    strays = [
-        f"{path} does not belong to the entry; {_advice(path.name)}" for path in _strays(entry)
-    ]
-    advice = f"\nexport {entry.name} again, or `latentry models remove` it" if problems else ""
-    if problems or strays:
-        raise EntryError(listed(problems + strays, "\n") + advice)
+    return problems
 
 
-def _strays(entry: Entry) -> list[Path]:
-    """Return what lies in the folders of ``entry`` and is none of its files, sorted."""
+def _version_strays(entry: Entry) -> list[str]:
+    names = {MODEL_JSON, RECORD_JSON, BUILDS, DEFAULT_BUILD, *entry.record.files}
+    builds = set(build_names(entry.folder))
+    return [*_strays(entry.folder, names), *_strays(entry.folder / BUILDS, builds)]
+
+
+def _build_strays(entry: Entry) -> list[str]:
     build = entry.build
-    expected = {
-        entry.folder: {MODEL_JSON, RECORD_JSON, BUILDS, DEFAULT_BUILD, *entry.record.files},
-        entry.folder / BUILDS: set(build_names(entry.folder)),
-        entry.build_folder: {BUILD_JSON, *build.artefacts, *build.files},
-    }
+    return _strays(entry.build_folder, {BUILD_JSON, *build.artefacts, *build.files})
+
+
+def _strays(folder: Path, names: set[str]) -> list[str]:
+    """Return a line for each thing in ``folder`` that is none of its files, sorted."""
     return [
-        path
-        for folder, names in expected.items()
+        f"{path} does not belong to the entry; {_advice(path.name)}"
         for path in sorted(folder.iterdir())
         if path.name not in names
     ]

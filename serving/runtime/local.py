@@ -7,6 +7,7 @@ For tests of code that uses a client, for notebooks, and for comparing with a se
 """
 
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -18,9 +19,17 @@ import numpy as np
 from latentry.contract.errors import BadRequest, LatentryError, NotFound, listed
 from latentry.contract.transport import ModelInfo, Reply
 from latentry.contract.wire import Arrays
-from latentry.serving.entries.repository import Entry, list_entries, newest_entries
+from latentry.serving.entries.builds import with_build_digest
+from latentry.serving.entries.manifests import FP32, read_model
+from latentry.serving.entries.repository import (
+    Entry,
+    build_names,
+    newest_entries,
+    read_entry,
+    version_folders,
+)
 from latentry.serving.entries.verification import verify_entry
-from latentry.serving.runtime.engines.choosing import with_build
+from latentry.serving.runtime.engines.choosing import runnable
 from latentry.serving.runtime.engines.registry import expected_class, load_network
 from latentry.serving.runtime.generator import Generator, load_generator
 from latentry.serving.runtime.streaming import stream_from_request
@@ -48,7 +57,8 @@ class LocalTransport:
             models: Names; empty means all.
             threads: Engine threads; 0 means one for each core.
             model_digest: Take the versions with this digest, whether or not they are the newest.
-            build: The build to draw with; None for each entry's default one.
+            build: The build to draw with, its name or, beside ``model_digest``, its digest; None
+                for each entry's default one.
 
         Raises:
             NotFound: There is no such repository, model, version or build.
@@ -64,8 +74,8 @@ class LocalTransport:
             build=build,
         )
         self._entries = {
-            entry.name: with_build(entry, build)
-            for entry in _entries(Path(repository), models, model_digest)
+            entry.name: runnable(entry, is_asked=build is not None)
+            for entry in _entries(Path(repository), models, model_digest, build)
         }
         for entry in self._entries.values():
             verify_entry(entry)
@@ -158,20 +168,47 @@ def _one_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="latentry-local")
 
 
-def _entries(repository: Path, models: tuple[str, ...], model_digest: str | None) -> list[Entry]:
-    newest = newest_entries(repository, models)
+def _entries(
+    repository: Path, models: tuple[str, ...], model_digest: str | None, build: str | None
+) -> list[Entry]:
+    """Return the newest entries, or those with a digest, each with the build that is meant."""
+    names = models or tuple(sorted({path.parent.name for path in version_folders(repository)}))
     if model_digest is None:
-        return newest
-    names = {entry.name for entry in newest}
-    found = [
-        entry
-        for entry in list_entries(repository)[0]
-        if entry.name in names and entry.digest == model_digest
-    ]
-    if not found:
-        there = listed(f"{entry.name} {entry.digest}" for entry in newest)
+        builds = dict.fromkeys(names, build) if build else None
+        return newest_entries(repository, models, builds)
+    found = [_with_digest(repository, name, model_digest, build) for name in names]
+    if not any(found):
+        there = listed(f"{e.name} {e.digest}" for e in newest_entries(repository, models))
         raise NotFound(
-            f"{repository} holds no version of {listed(sorted(names))} with the model digest "
+            f"{repository} holds no version of {listed(names)} with the model digest "
             f"{model_digest}; the newest: {there}"
         )
-    return found
+    return [entry for entry in found if entry]
+
+
+def _with_digest(repository: Path, name: str, digest: str, build: str | None) -> Entry | None:
+    """Return the newest version of a model that has this digest, and the build where one is named.
+
+    Raises:
+        NotFound: There is the model, and no version of it has the build.
+        EntryError: What has the digest is damaged.
+    """
+    folders = sorted(version_folders(repository, name), key=lambda path: -int(path.name))
+    refusal: LatentryError | None = None
+    for folder in folders:
+        try:
+            if read_model(folder).digest != digest:
+                continue
+            if build is None or not re.fullmatch("[0-9a-f]{64}", build):
+                return read_entry(folder, build)
+            if found := with_build_digest(read_entry(folder, FP32), build):
+                return found
+            raise NotFound(
+                f"{name} version {folder.name} has no build with the digest {build}; it has "
+                f"{listed(build_names(folder))}"
+            )
+        except LatentryError as error:
+            refusal = refusal or error
+    if refusal:
+        raise refusal
+    return None

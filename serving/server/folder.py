@@ -22,9 +22,15 @@ import psutil
 from latentry.contract.errors import ServeError
 from latentry.contract.files import open_regular
 from latentry.contract.wire import ENGINE_CLASS, STREAM_SUFFIX
-from latentry.serving.entries.manifests import BUILD_JSON, BUILDS, FP32, MODEL_JSON, RECORD_JSON
-from latentry.serving.entries.repository import (
+from latentry.serving.entries.manifests import (
+    BUILD_JSON,
+    BUILDS,
     DEFAULT_BUILD,
+    FP32,
+    MODEL_JSON,
+    RECORD_JSON,
+)
+from latentry.serving.entries.repository import (
     MODEL_FILE,
     MODEL_PY,
     STREAM_MODEL_PY,
@@ -148,13 +154,13 @@ class ServerFolder:
         build.mkdir(parents=True)
         for path in entry.files().keys() - {Path(MODEL_FILE)}:
             (folder / path).symlink_to(self._hold(entry.folder / path))
-        (folder / MODEL_FILE).write_bytes(MODEL_PY)
-        (folder / MODEL_JSON).write_bytes(entry.model.text)
-        (folder / RECORD_JSON).write_bytes(sealed_bytes(entry.record))
+        _write(folder / MODEL_FILE, MODEL_PY)
+        _write(folder / MODEL_JSON, entry.model.text)
+        _write(folder / RECORD_JSON, sealed_bytes(entry.record))
         # As it is served: with the options of this server, and whatever is tuned meanwhile.
-        (build / BUILD_JSON).write_bytes(sealed_bytes(entry.build))
+        _write(build / BUILD_JSON, sealed_bytes(entry.build))
         if entry.build.name != FP32:
-            (folder / DEFAULT_BUILD).write_text(entry.build.name)
+            _write(folder / DEFAULT_BUILD, entry.build.name.encode())
         config = config_pbtxt(entry, {ENGINE_CLASS: expected_class(entry.build)})
         (folder.parent / CONFIG_FILE).write_text(config)
         return replace(entry, folder=folder)
@@ -287,6 +293,12 @@ def _close_to_others(region: Path) -> None:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a new file; never through a link, which would lead into the model repository."""
+    with path.open("xb") as file:
+        file.write(data)
 
 
 def _write_stream_model(entry: Entry, repository: Path) -> None:

@@ -20,7 +20,7 @@ from latentry.serving.entries.repository import (
 )
 from latentry.serving.entries.tuning import with_serving
 from latentry.serving.entries.verification import verify_entry
-from latentry.serving.runtime.engines.choosing import with_build
+from latentry.serving.runtime.engines.choosing import runnable
 from latentry.serving.server.folder import (
     check_starts_programs,
     create_server_folder,
@@ -147,7 +147,7 @@ def _streams(options: ServeOptions, entries: list[Entry]) -> frozenset[str]:
 
 
 def _verified_entries(options: ServeOptions) -> list[Entry]:
-    newest = newest_entries(options.repository, options.models)
+    newest = newest_entries(options.repository, options.models, options.builds)
     for stray in list_strays(options.repository):
         if stray.is_dir():
             _LOGGER.warning("%s is no entry (it has no model.json) and is not served", stray)
@@ -155,7 +155,7 @@ def _verified_entries(options: ServeOptions) -> list[Entry]:
         raise NotFound(
             f"--build names {listed(missing)}; served are {listed(e.name for e in newest)}"
         )
-    entries = [with_build(entry, options.builds.get(entry.name)) for entry in newest]
+    entries = [runnable(entry, is_asked=entry.name in options.builds) for entry in newest]
     problems = []
     for entry in entries:
         try:

@@ -12,8 +12,9 @@ import triton_python_backend_utils as pb_utils
 
 from latentry.contract.errors import LatentryError
 from latentry.contract.importing import follow_search_path
-from latentry.contract.wire import FROM_STREAM, THREADS
+from latentry.contract.wire import ENGINE_CLASS, FROM_STREAM, THREADS
 from latentry.serving.entries.repository import read_entry
+from latentry.serving.runtime.engines import EngineMissing
 from latentry.serving.runtime.engines.registry import load_network
 from latentry.serving.runtime.generator import Answer, Generator, load_generator
 from latentry.serving.triton.heartbeats import Heart
@@ -42,10 +43,21 @@ class FrontModel:
         threads = int(config["parameters"][THREADS]["string_value"])
         entry = read_entry(Path(args["model_repository"]) / args["model_version"])
         self._generator = load_generator(entry, partial(load_network, threads=threads))
+        self._check_class(config["parameters"])
         with self._heart.execute(0):
             self._generator.warm_up()
         self._metrics = _Metrics(self._generator, args["model_name"], args["model_version"])
         self._heart.say_ready()
+
+    def _check_class(self, parameters: dict[str, dict[str, str]]) -> None:
+        """Refuse to draw by another engine class than the server tells its clients."""
+        told = parameters.get(ENGINE_CLASS, {}).get("string_value")
+        found = self._generator.engine_class
+        if told not in (None, found):
+            raise EngineMissing(
+                f"this process runs the engine class {found} and the server tells {told}: an "
+                "engine was replaced meanwhile; start the server again"
+            )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer Triton's ``requests``, one response each, in their order."""

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import signal
 import subprocess
@@ -113,8 +114,9 @@ def _wait_for_tritonserver(process: psutil.Process) -> list[psutil.Process]:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         family = process.children(recursive=True)
-        if any(member.name() == "tritonserver" for member in family):
-            return family
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that has ended meanwhile
+            if any(member.name() == "tritonserver" for member in family):
+                return family
         time.sleep(0.2)
     raise AssertionError("no server was started")
 

@@ -90,6 +90,8 @@ def test_png_files_carry_their_identity(client: Client, tmp_path: Path, image_fo
             "latentry:model": "digits",
             "latentry:version": "1",
             "latentry:model_digest": "digest-1",
+            "latentry:build": "numpy-fp32",
+            "latentry:build_digest": "build-1",
             "latentry:engine_class": "numpy-1",
         }
 
@@ -208,9 +210,9 @@ def test_a_model_that_was_replaced_meanwhile_is_not_taken_for_the_old_one(client
     samples = samples_of(client)
     reply = reply_of(samples.info.version)
     assert result_from_replies(samples, samples.info, [reply]).info is samples.info
-    for change in ({"model_digest": "other"}, {"engine_class": "other"}):
+    for name in ("model_digest", "build_digest", "engine_class"):
         with pytest.raises(ServerFault, match="plain was replaced while it was drawing; ask again"):
-            result_from_replies(samples, replaced(samples.info, **change), [reply])
+            result_from_replies(samples, replaced(samples.info, **{name: "other"}), [reply])
 
 
 def test_a_newer_version_that_drew_everything_is_named(client: Client) -> None:

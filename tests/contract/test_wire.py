@@ -73,6 +73,30 @@ def test_a_stream_request_holds_no_more_than_8_mib_of_what_is_larger() -> None:
     assert most(wide, image_format=Format.PNG) == 2**23 // 64**2
 
 
+def test_what_is_made_all_the_same_is_not_given() -> None:
+    halves = [{**w(4), "name": name} for name in ("left", "right")]
+    style = {"name": "style", "kind": "vector", "size": 4}
+    spec = make_spec(
+        [z(4), *halves, {**w(4), "name": "w"}],
+        [image(2, 2), style],
+        [
+            {"network": "first", "takes": ["z"], "gives": ["left", "right"]},
+            {"network": "second", "takes": ["left", "right"], "gives": ["w", "style"]},
+            {"network": "third", "takes": ["w"], "gives": ["image"]},
+        ],
+    )
+    row = np.zeros((1, 4), np.float32)
+    seed = np.zeros((1, 1), np.int64)
+    words = (
+        "left is made by a stage that runs for right all the same; leave left out, or give those"
+    )
+    with pytest.raises(BadRequest, match=words):
+        rows_from_request(spec, {"seed": seed, "left": row}, most=1)
+    words = "w is made by a stage that runs for style all the same; leave w out$"
+    with pytest.raises(BadRequest, match=words):
+        rows_from_request(spec, {"seed": seed, "w": row}, most=1)
+
+
 def test_w_goes_around_the_class() -> None:
     rows = rows_from_request(FULL, {"w": W}, most=4)
     assert list(rows.inputs) == ["w", "truncation_psi"]

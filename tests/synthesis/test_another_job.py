@@ -51,7 +51,7 @@ def half(repository: Path, tmp_path: Path, whole: Path) -> Path:
 def test_another_engine_class_is_refused(
     repository: Path, tmp_path: Path, half: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "engine_class", lambda: "tensorrt-10-fp16")
+    monkeypatch.setattr(local, "expected_class", lambda build: "tensorrt-10-fp16")
     message = refusal(write_job(tmp_path), half, repository)
     assert "engine_class was" in message
     assert 'here it is "tensorrt-10-fp16"' in message
@@ -63,7 +63,7 @@ def test_any_engine_class_is_allowed_where_the_job_says_so(
     path, out = write_job(tmp_path, 'engine_class = "any"\n' + DIGITS), tmp_path / "any"
     origin = Origin(repository=repository)
     run_job(job_from_file(path), origin, str(out), limit=120)
-    monkeypatch.setattr(local, "engine_class", lambda: "tensorrt-10-fp16")
+    monkeypatch.setattr(local, "expected_class", lambda build: "tensorrt-10-fp16")
     assert run_here(path, out, repository).samples == 240
     records = [json.loads(path.read_bytes()) for path in out.glob("shard-*.json")]
     assert sum(record["engine_class"] == "tensorrt-10-fp16" for record in records) == 12

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from changed_entries import draft_of
 from jobs.command import COUNTS, DIGITS, Synthesize, json_of, samples_in, write
 from jobs.runs import tree
 from PIL import Image
+from stored.changed_entries import draft_of
 
 from latentry.cli.main import main
 from latentry.clients import Client

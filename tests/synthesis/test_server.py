@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from changed_entries import rewrite_build
 from jobs.runs import JobRun, end, interrupt_and_go_on, local_run, run_here, tree, write_job
 from running_server import RunningServer, run_server, wait_until
+from stored.changed_entries import rewrite_build
 
 from latentry.clients import Client, LatentryError
 from latentry.serving.entries.repository import newest_entries

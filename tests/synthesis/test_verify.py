@@ -224,7 +224,7 @@ def test_another_engine_class_is_a_note(
 ) -> None:
     forge()
     monkeypatch.setattr(
-        "latentry.serving.runtime.local.engine_class", lambda: "tensorrt-10-fp32-sm90"
+        "latentry.serving.runtime.local.expected_class", lambda build: "tensorrt-10-fp32-sm90"
     )
     verdict = verdict_of(out, origin)
     assert verdict.problems == []

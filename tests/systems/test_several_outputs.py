@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from changed_entries import rewrite_goldens
 from numpy.typing import NDArray
 from running_server import LATENTRY, RunningServer, run_server, wait_until
 from specs import image, make_spec, z
+from stored.changed_entries import rewrite_goldens
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 

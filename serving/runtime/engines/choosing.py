@@ -10,21 +10,18 @@ from latentry.serving.runtime.engines.registry import expected_class
 _LOGGER = logging.getLogger(__name__)
 
 
-def with_build(entry: Entry, asked: str | None) -> Entry:
-    """Return ``entry`` with the build that was asked for, its default one, or FP32 in its place.
+def runnable(entry: Entry, *, is_asked: bool) -> Entry:
+    """Return ``entry`` as it is, or with its FP32 build where this machine lacks the engine.
 
-    Where this machine lacks the engine of the default, that is logged in one line.
+    That is logged in one line; the build that somebody asked for is never replaced.
 
     Raises:
-        NotFound: It has no such build.
         EngineMissing: The build that was asked for cannot run here, or not even FP32 can.
     """
-    if asked is not None:
-        entry = read_entry(entry.folder, asked)
     try:
         expected_class(entry.build)
     except EngineMissing as error:
-        if asked is not None or entry.build.name == FP32:
+        if is_asked or entry.build.name == FP32:
             raise
         _LOGGER.warning(
             "%s is run by %s instead of its default %s: %s",

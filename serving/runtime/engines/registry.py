@@ -3,7 +3,8 @@
 from functools import cache
 from importlib.metadata import entry_points
 
-from latentry.contract.errors import NotFound, listed
+from latentry.contract.errors import LatentryError, NotFound, listed
+from latentry.contract.importing import told
 from latentry.serving.entries.manifests import Build
 from latentry.serving.runtime.engines import Engine, EngineMissing, EngineProvider
 from latentry.serving.runtime.engines.onnxruntime_provider import OnnxRuntimeProvider
@@ -17,25 +18,42 @@ def find_provider(engine: str) -> EngineProvider:
 
     Raises:
         NotFound: No installed package has it.
+        EngineMissing: The package that has it cannot be imported here.
     """
-    found = _OURS.get(engine) or _others().get(engine)
-    if found is None:
+    if engine in _OURS:
+        return _OURS[engine]
+    names = sorted(entry.name for entry in entry_points(group=GROUP))
+    if engine not in names:
         raise NotFound(
-            f"engine {engine!r} is not installed here; there: {listed([*_OURS, *_others()])}"
+            f"engine {engine!r} is not installed here; there: {listed([*_OURS, *names])}"
         )
-    return found
+    return _load_provider(engine)
 
 
 def expected_class(build: Build) -> str:
-    """Return the engine class of ``build`` on this machine, without loading it.
+    """Return the engine class of ``build`` on this machine, without loading it; found out once.
 
     Raises:
         EngineMissing: It cannot be loaded here.
     """
+    return _expect(build.engine, build.precision)
+
+
+@cache
+def _expect(engine: str, precision: str) -> str:
     try:
-        return find_provider(build.engine).expect(build.precision)
-    except NotFound as error:
+        expected = find_provider(engine).expect(precision)
+    except EngineMissing:
+        raise
+    except LatentryError as error:
         raise EngineMissing(str(error)) from error
+    except Exception as error:  # whatever an engine does to find out
+        if engine in _OURS:
+            raise  # an extra that is missing: the command line says which
+        raise EngineMissing(f"engine {engine!r} fails: {told(error)}") from error
+    if not isinstance(expected, str):
+        raise EngineMissing(f"engine {engine!r} calls its class {expected!r}, which is no text")
+    return expected
 
 
 def load_network(artefact: bytes, build: Build, *, threads: int) -> Engine:
@@ -45,9 +63,8 @@ def load_network(artefact: bytes, build: Build, *, threads: int) -> Engine:
         EngineMissing: It is not of the class that was expected here, so that its images would be
             others than those that its class is told to draw.
     """
-    provider = find_provider(build.engine)
-    expected = provider.expect(build.precision)
-    engine = provider.load(artefact, build, threads=threads)
+    expected = expected_class(build)
+    engine = find_provider(build.engine).load(artefact, build, threads=threads)
     if engine.engine_class != expected:
         raise EngineMissing(
             f"the build {build.name} is of the engine class {engine.engine_class} once it is "
@@ -57,5 +74,10 @@ def load_network(artefact: bytes, build: Build, *, threads: int) -> Engine:
 
 
 @cache
-def _others() -> dict[str, EngineProvider]:
-    return {entry.name: entry.load()() for entry in entry_points(group=GROUP)}
+def _load_provider(engine: str) -> EngineProvider:
+    (entry, *_) = entry_points(group=GROUP, name=engine)
+    try:
+        provider: EngineProvider = entry.load()()
+    except Exception as error:  # whatever a package does as it is imported
+        raise EngineMissing(f"engine {engine!r} cannot be loaded: {told(error)}") from error
+    return provider

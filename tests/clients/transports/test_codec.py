@@ -96,18 +96,29 @@ def config_with(**parameters: str) -> Any:
 
 def test_info_comes_from_the_configuration(info: InfoOf) -> None:
     spec = info("digits").spec
-    config = config_with(spec=spec.model_dump_json(), model_digest="abc", engine_class="ort-avx2")
+    config = config_with(
+        spec=spec.model_dump_json(),
+        model_digest="abc",
+        build="ort-fp32",
+        build_digest="def",
+        engine_class="ort-avx2",
+    )
     found = codec.info_from_config(config, ["9", "10"])
     assert found.spec == spec
     assert (found.name, found.version, found.max_batch_size) == ("digits", "10", 32)
-    assert (found.model_digest, found.engine_class) == ("abc", "ort-avx2")
+    assert (found.build, found.identity) == ("ort-fp32", ("abc", "def", "ort-avx2"))
 
 
-def test_other_models_are_no_generators() -> None:
+SERVED = {"spec": "{}", "model_digest": "abc", "build": "ort-fp32", "build_digest": "def"}
+
+
+@pytest.mark.parametrize("missing", SERVED)
+def test_other_models_are_no_generators(missing: str) -> None:
+    parameters = {key: value for key, value in SERVED.items() if key != missing}
     with pytest.raises(NotFound, match="digits is not a Latentry generator"):
-        codec.info_from_config(config_with(), ["1"])
+        codec.info_from_config(config_with(**parameters), ["1"])
 
 
 def test_a_spec_of_another_age_is_refused() -> None:
     with pytest.raises(SpecError, match="the configuration of digits is no generator spec"):
-        codec.info_from_config(config_with(spec='{"new": 1}', model_digest="abc"), ["1"])
+        codec.info_from_config(config_with(**{**SERVED, "spec": '{"new": 1}'}), ["1"])

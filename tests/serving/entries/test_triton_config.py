@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from changed_entries import with_spec
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from specs import classes, image, make_spec, z
+from stored.changed_entries import with_spec
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import triton_to_np_dtype
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from latentry.serving.entries import engine_class
+from latentry.serving.runtime.engines import engine_class
 
 
 @pytest.mark.parametrize(

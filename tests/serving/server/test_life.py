@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from changed_entries import rewrite_build, rewrite_goldens
 from running_server import LATENTRY, RunningServer, is_running, run_server, wait_until
+from stored.changed_entries import rewrite_build, rewrite_goldens
 
 from latentry.clients import Client, LatentryError, ServerGone
 from latentry.serving.entries.goldens import read_goldens
