@@ -86,7 +86,7 @@ def test_a_models_recommendation_is_written_once_it_fits(
     assert "no build with the digest 000000000000" in tune({**report, "build_digest": "0" * 64}).err
     assert "is about wide, not digits" in tune(report, "digits").err
     assert "recommends nothing" in tune({**report, "slo": None}).err
-    assert "is no report of `latentry profile`" in tune([1]).err
+    assert "is no report of this version's `latentry profile`; profile again" in tune([1]).err
     done = tune(report)
     assert done.code == 0
     assert "max_batch_size 8" in done.err
