@@ -222,7 +222,9 @@ def write_atomic(path: Path, data: bytes, *, beside: Path | None = None, sync: b
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            error.filename, error.filename2 = os.fspath(path), None
+            error.filename = os.fspath(path)
+            with suppress(AttributeError):
+                del error.filename2  # of the rename; None would be shown
         raise
     if sync:
         sync_folder(path.parent)

@@ -6,13 +6,13 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.files import read_regular
@@ -29,6 +29,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _MOST_FILE_BYTES = 2**28
 _MOST_PIXELS = 2**26
 _PNG_UP = 2
+_ORIENTATION = 0x0112  # of EXIF; its values from 5 on turn by a quarter
+_LYING = range(5, 9)
 
 
 def uint8_from_sample(sample: NDArray[np.float32]) -> Uint8:
@@ -133,7 +135,14 @@ def decode_image(data: bytes, channels: int, size: tuple[int, int] | None = None
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def pixels_from_picture(name: str, picture: Any, channels: int, *, labels: bool = False) -> Uint8:
+def pixels_from_picture(
+    name: str,
+    picture: Any,
+    channels: int,
+    *,
+    labels: bool = False,
+    check_size: Callable[[int, int], None] = lambda height, width: None,
+) -> Uint8:
     """Return uint8 [H, W, channels] of what a caller holds a picture in, turned as its EXIF says.
 
     Args:
@@ -141,6 +150,7 @@ def pixels_from_picture(name: str, picture: Any, channels: int, *, labels: bool 
         picture: A PIL image, a path to a PNG, JPEG or WebP file, or such a file's bytes.
         channels: How many to return: 1, 3 or 4.
         labels: Whether it is a label map: of a palette the indexes are returned, not the colours.
+        check_size: Called with height and width, as they will be, before anything is unpacked.
 
     Raises:
         BadRequest: It is no picture, has more than 8 bits a channel, is transparent where no
@@ -150,23 +160,54 @@ def pixels_from_picture(name: str, picture: Any, channels: int, *, labels: bool 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size decides
             if isinstance(picture, Image.Image):
+                _check_picture(name, picture, check_size)
                 return _pixels(name, picture, channels, labels)
             if isinstance(picture, os.PathLike):
+                name = f"{name} ({os.fspath(picture)})"
                 picture = read_regular(Path(picture), most=_MOST_FILE_BYTES)
             with Image.open(io.BytesIO(picture), formats=_FORMATS) as opened:
+                _check_picture(name, opened, check_size)
                 return _pixels(name, opened, channels, labels)
     except BadRequest:
         raise
     except Exception as error:  # what a damaged file raises shares no base
-        raise BadRequest(f"{name} cannot be read as PNG, JPEG or WebP: {error}") from error
+        raise BadRequest(f"{name} cannot be read as PNG, JPEG or WebP: {_reason(error)}") from error
 
 
-def _pixels(name: str, picture: Image.Image, channels: int, labels: bool) -> Uint8:
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose text names an object in memory
+        return "it is none of them, or damaged"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _check_picture(name: str, picture: Image.Image, check_size: Callable[[int, int], None]) -> None:
+    """Check what a file says of itself before it is unpacked."""
     if picture.width * picture.height > _MOST_PIXELS:
         size = f"{picture.height} x {picture.width}"
         raise BadRequest(f"{name} has {size} pixels, over {_MOST_PIXELS}")
-    if picture.mode[:1] in ("I", "F"):
-        raise BadRequest(f"{name} has mode {picture.mode}; 8 bits a channel are taken")
+    # Of colours with 16 bits Pillow says "RGB", and cuts them as it unpacks them.
+    packed = [str(tile[3]) for tile in getattr(picture, "tile", ())]
+    if picture.mode[:1] in ("I", "F") or any("16" in mode for mode in packed):
+        mode = packed[0] if packed else picture.mode
+        raise BadRequest(f"{name} has mode {mode}; 8 bits a channel are taken")
+    sizes = [(picture.height, picture.width), (picture.width, picture.height)]
+    # In a PNG file it may stand behind the pixels, for which all would be unpacked.
+    if picture.format != "PNG" or "exif" in picture.info:
+        sizes = [sizes[picture.getexif().get(_ORIENTATION, 1) in _LYING]]
+    refusals = [refusal for size in sizes if (refusal := _refusal(check_size, size))]
+    if len(refusals) == len(sizes):
+        raise refusals[0]
+
+
+def _refusal(check_size: Callable[[int, int], None], size: tuple[int, int]) -> BadRequest | None:
+    try:
+        check_size(*size)
+    except BadRequest as refusal:
+        return refusal
+    return None
+
+
+def _pixels(name: str, picture: Image.Image, channels: int, labels: bool) -> Uint8:
     turned = ImageOps.exif_transpose(picture)
     if labels:
         if turned.mode not in ("1", "L", "P"):

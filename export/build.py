@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from latentry.contract.errors import BadRequest, LatentryError
+from latentry.contract.errors import BadRequest, ExportRefused, LatentryError
 from latentry.contract.files import read_regular
+from latentry.contract.importing import told
 from latentry.contract.system import time_now
 from latentry.contract.wire import Arrays
 from latentry.export.proofs.build_proof import BuildFinding, Engines, prove_build
@@ -27,7 +28,8 @@ from latentry.serving.entries.repository import Entry, newest_entries
 from latentry.serving.entries.sealed import file_record
 from latentry.serving.entries.tuning import most_proved_batch
 from latentry.serving.entries.verification import verify_entry
-from latentry.serving.runtime.engines.registry import find_provider, load_network
+from latentry.serving.runtime.engines import EngineProvider
+from latentry.serving.runtime.engines.registry import expect_class, find_provider, load_network
 from latentry.serving.runtime.generator import Generator
 
 LEAST_GAIN = 1.2
@@ -101,7 +103,7 @@ def _base(repository: Path, name: str, engine: str, precision: str) -> Entry:
         raise BadRequest(f"{engine} does not run {precision}; it runs {known}")
     (base,) = newest_entries(repository, (name,), {name: FP32})
     check_is_new(base, f"{engine}-{precision}")
-    provider.expect(precision)
+    expect_class(engine, precision)
     verify_entry(base)
     return base
 
@@ -116,10 +118,22 @@ def _networks(base: Entry) -> dict[str, bytes]:
 
 def _make(base: Entry, networks: Mapping[str, bytes], engine: str, precision: str) -> _Made:
     provider = find_provider(engine)
-    artefacts = {file: provider.make(data, precision) for file, data in networks.items()}
+    artefacts = {file: _made_of(provider, data, precision) for file, data in networks.items()}
     records = {file: file_record(data) for file, data in artefacts.items()}
     changes = {"engine": engine, "precision": precision, "artefacts": records}
     return _Made(base.build.model_copy(update=changes), artefacts)
+
+
+def _made_of(provider: EngineProvider, network: bytes, precision: str) -> bytes:
+    try:
+        made = provider.make(network, precision)
+    except LatentryError:
+        raise
+    except Exception as error:  # an engine of anybody's
+        raise ExportRefused(f"the engine cannot be built: {told(error)}") from error
+    if not isinstance(made, bytes):
+        raise ExportRefused(f"the engine made a {type(made).__name__}; it must be bytes")
+    return made
 
 
 def _load(build: Build, artefacts: Mapping[str, bytes], threads: int = 0) -> Engines:

@@ -133,7 +133,7 @@ class Job(Strict):
 
     model: ModelName
     model_digest: str | None = None
-    build: str | None = None
+    build: Annotated[str, Field(pattern="^[a-z0-9_]+-[a-z0-9_]+$")] | None = None
     engine_class: Literal["any"] | None = None
     samples: SamplesPart
     inputs: dict[str, JobInput] = {}

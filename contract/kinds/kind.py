@@ -24,9 +24,10 @@ RESERVED = frozenset(
     (
         *("seed", "seeds", "n", "count", "index", "model", "format", "chunk_size", "outputs"),
         *("resume", "timeout_s", "self", "watch"),
+        *("version", "model_digest", "build", "build_digest", "engine_class"),
     )
 )
-"""Words that requests use for something else."""
+"""Words that requests, and what is said of a sample in its file, use for something else."""
 
 _MOST_NAME = 64
 
@@ -211,8 +212,8 @@ class InputKind(Strict):
     def to_network(self, rows: Any) -> Any:
         """Return what the module's forward gets for a torch tensor of rows [N, *row_shape].
 
-        By methods of the tensor alone, since there is no torch in this room. A row of one number
-        comes as [N].
+        By methods of the tensor alone, since there is no torch in this room. What is one number,
+        and no vector of one, comes as [N].
         """
         return rows[:, 0] if self.row_shape == (1,) else rows
 

@@ -88,6 +88,10 @@ class LatentInput(InputKind):
         """Return the array in the NPY file that ``text`` names."""
         return array_from_file(self.name, Path(text))
 
+    def to_network(self, rows: Any) -> Any:
+        """Return them as they are, a row of one number as well."""
+        return rows
+
     def examples(self, count: int) -> NDArray[np.float32]:
         """Return normal numbers; rows that are drawn have seeds instead."""
         rows = np.random.RandomState(0).randn(count, *self.shape).astype(np.float32)

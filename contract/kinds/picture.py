@@ -255,7 +255,13 @@ class PixelsInput(InputKind):
         # Here, as Pillow is slow to import, and the process of a stream does not need it.
         from latentry.contract.images import pixels_from_picture
 
-        found = pixels_from_picture(self.name, value, self.colours, labels=self.holds_labels)
+        found = pixels_from_picture(
+            self.name,
+            value,
+            self.colours,
+            labels=self.holds_labels,
+            check_size=self.check_size,
+        )
         self.check_size(*found.shape[:2])
         return found.reshape(self.shape_of(*found.shape[:2]))
 

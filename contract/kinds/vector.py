@@ -84,12 +84,20 @@ class VectorInput(InputKind):
                 return np.array([float(part) for part in text.split(",")])
             row = self.default_row()
             row = np.zeros(self.size, np.float32) if row is None else row
+            named: set[str] = set()
             for part in text.split(","):
                 name, _, number = part.partition("=")
+                if name.strip() in named:
+                    raise BadRequest(f"{self.name} names {name.strip()} twice in {text!r}")
+                named.add(name.strip())
                 row[self.entries.index(name.strip())] = float(number)
         except ValueError:
             raise BadRequest(f"{self.name} holds {text!r}; it takes {self.allowed}") from None
         return row
+
+    def to_network(self, rows: Any) -> Any:
+        """Return them as they are, a row of one number as well."""
+        return rows
 
     def examples(self, count: int) -> NDArray[np.float32]:
         """Return numbers within the range, around its middle where it has one."""

@@ -66,15 +66,23 @@ class EngineBench:
         feed = self.feed(stage, board)
         count = count_rows(feed)
         expected = self.spec.graph_outputs(stage)
+        engine = self.engines[stage.network]
         try:
-            outputs = self.engines[stage.network].run(feed, list(expected))
-        except Exception as error:  # ONNX Runtime's errors share no base of their own
+            outputs = engine.run(feed, list(expected))
+        except Exception as error:  # engines' errors share no base
             raise ExportRefused(
-                f"ONNX Runtime does not run {stage.network} on a batch of {count}: {error}\n"
+                f"{called(engine)} does not run {stage.network} on a batch of {count}: {error}\n"
                 f"where another size works, {FROZEN_BATCH_CAUSES}"
             ) from error
-        for name, array in outputs.items():
-            kind = expected[name]
+        for name, kind in expected.items():
+            array = outputs.get(name)
+            dtype = np.dtype(kind.dtype if kind else np.float32)
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                found = getattr(array, "dtype", type(array).__name__)
+                raise ExportRefused(
+                    f"{called(engine)} gives {name} of {stage.network} as {found}; it must be an "
+                    f"array of {dtype}"
+                )
             if array.shape[:1] != (count,):
                 raise ExportRefused(
                     f"{stage.network} gives {name} of shape {list(array.shape)} for a batch of "
@@ -131,6 +139,12 @@ class ProofBench(EngineBench):
             ) from error
         names = self.spec.graph_outputs(stage)
         return {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+
+
+def called(engine: Engine) -> str:
+    """Return how messages call an engine."""
+    ours = engine.engine_class.startswith("onnxruntime-")
+    return "ONNX Runtime" if ours else engine.engine_class
 
 
 def load_engines(

@@ -148,6 +148,9 @@ def locked(repository: Path) -> Iterator[None]:
     descriptor = os.open(repository, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for folder in (_place(repository), repository):  # what killed writers left
+            for left in folder.glob(f"{_prefix(repository)}*"):
+                shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
         os.close(descriptor)
@@ -156,14 +159,24 @@ def locked(repository: Path) -> Iterator[None]:
 @contextmanager
 def temporary_folder(repository: Path) -> Iterator[Path]:
     """Give a folder on the repository's file system, beside it if possible, for a while."""
-    place = repository.resolve().parent
-    if place.stat().st_dev != repository.stat().st_dev or not os.access(place, os.W_OK):
-        place = repository  # a mount of its own; no Triton ever sees the repository itself
-    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_FOLDER, dir=place))
+    folder = Path(tempfile.mkdtemp(prefix=_prefix(repository), dir=_place(repository)))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _place(repository: Path) -> Path:
+    """Return where temporary folders lie: beside the repository, or in it where it is a mount."""
+    place = repository.resolve().parent
+    if place.stat().st_dev != repository.stat().st_dev or not os.access(place, os.W_OK):
+        return repository  # no Triton ever sees the repository itself
+    return place
+
+
+def _prefix(repository: Path) -> str:
+    """Return how the names of this repository's temporary folders begin; neighbours have others."""
+    return f"{TEMPORARY_FOLDER}{repository.resolve().name}-"
 
 
 def _sound_entry(folder: Path) -> Entry | None:

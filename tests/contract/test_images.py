@@ -205,12 +205,16 @@ def see_through() -> Image.Image:
 @pytest.mark.parametrize(
     ("held", "options", "words"),
     [
-        (b"", {}, "image cannot be read as PNG, JPEG or WebP: cannot identify"),
+        (b"", {}, "image cannot be read as PNG, JPEG or WebP: it is none of them, or damaged"),
         (b"GIF89a", {}, "image cannot be read as PNG, JPEG or WebP"),
         (file_of(picture_of(2, 2), "GIF"), {}, "image cannot be read as PNG, JPEG or WebP"),
         (file_of(picture_of(9, 9))[:55], {}, "image cannot be read as PNG, JPEG or WebP"),
-        (Path("/nowhere/a.png"), {}, "image cannot be read .*No such file.*a.png"),
-        (Path("/dev/null"), {}, "image cannot be read as PNG, JPEG or WebP"),
+        (
+            Path("/nowhere/a.png"),
+            {},
+            r"image \(/nowhere/a.png\) cannot be read .*: No such file or directory$",
+        ),
+        (Path("/dev/null"), {}, r"image \(/dev/null\) cannot be read as PNG, JPEG or WebP"),
         (Image.new("I", (2, 2)), {}, "image has mode I; 8 bits a channel are taken"),
         (Image.new("I;16", (2, 2)), {}, "image has mode I;16; 8 bits a channel are taken"),
         (Image.new("F", (2, 2)), {}, "image has mode F; 8 bits a channel are taken"),
@@ -220,9 +224,44 @@ def see_through() -> Image.Image:
         (picture_of(2, 2), {"labels": True}, "mode RGB; label maps have grey levels or a palette"),
     ],
 )
-def test_what_is_no_picture_is_refused(held: Any, options: dict[str, bool], words: str) -> None:
+def test_what_is_no_picture_is_refused(held: Any, options: dict[str, Any], words: str) -> None:
     with pytest.raises(BadRequest, match=words):
         pixels_from_picture("image", held, 3, **options)
+
+
+def png_of_16_bits() -> bytes:
+    """Return an RGB PNG of 2 x 2 pixels with 16 bits a channel, which Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    head = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes(12)) * 2)
+    chunks = [(b"IHDR", head), (b"IDAT", rows), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*parts) for parts in chunks)
+
+
+def test_colours_of_16_bits_are_not_cut_in_silence() -> None:
+    with pytest.raises(BadRequest, match="image has mode RGB;16B; 8 bits a channel are taken"):
+        pixels_from_picture("image", png_of_16_bits(), 3)
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG"])
+def test_a_picture_of_another_size_is_not_unpacked(format_: str) -> None:
+    def refuse(height: int, width: int) -> None:
+        if (height, width) != (4, 6):
+            raise BadRequest(f"{height} x {width}")
+
+    turn = Image.Exif()
+    turn[0x0112] = 6
+    for exif, size in ((None, (4, 6)), (turn, (6, 4))):
+        options = {"exif": exif} if exif else {}
+        data = file_of(picture_of(*size), format_, **options)
+        assert pixels_from_picture("image", data, 3, check_size=refuse).shape == (4, 6, 3)
+    cut = file_of(picture_of(40, 30), format_)[:-40]  # there is not enough to unpack
+    with pytest.raises(BadRequest, match="^40 x 30$"):
+        pixels_from_picture("image", cut, 3, check_size=refuse)
 
 
 def test_a_file_that_says_it_is_huge_is_not_unpacked() -> None:

@@ -2,10 +2,11 @@
 
 import errno
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,8 @@ class Running:
             part = {name: array[rows : rows + 1] if self.single else array  # type: ignore[operator]
                     for name, array in drawn.items()}  # fmt: skip
             parts.append({name: self.change(name, array) for name, array in part.items()})
+        if not self.single:
+            return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
 
 
@@ -113,6 +116,18 @@ def large_batches(name: str, array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
+def of_another_type(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.int64) if name == "image" else array
+
+
+def nothing(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    return [] if name == "image" else array  # type: ignore[return-value]
+
+
+def failing(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    raise RuntimeError("the device is gone")
+
+
 def not_finite(name: str, array: NDArray[Any]) -> NDArray[Any]:
     if name == "image.sample":
         array = array.copy()
@@ -128,19 +143,31 @@ def own(repository: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Changed]]:
     """Return what installs the engine ``changed``; its speed is measured where that is tested."""
 
-    def install(change: Change, *, measured: bool = False, speed: float = 1.0, **how: Any) -> None:
+    def install(
+        change: Change, *, measured: bool = False, speed: float = 1.0, **how: Any
+    ) -> Changed:
+        provider = Changed(change, **how)
+        point = SimpleNamespace(name="changed", load=lambda: lambda: provider)
+        monkeypatch.setattr(registry, "entry_points", lambda **_: [point])
         if not measured:
             monkeypatch.setattr(build_proof, "relative_speed", lambda *_: speed)
-        monkeypatch.setitem(registry._OURS, "changed", Changed(change, **how))
-        registry._expect.cache_clear()
+        forget()
+        return provider
 
-    return install
+    def forget() -> None:
+        registry._load_provider.cache_clear()
+        registry.expect_class.cache_clear()
+
+    yield install
+    forget()
 
 
-def test_a_build_is_added_with_goldens_of_its_own(own: Path, engine: Callable[..., None]) -> None:
+def test_a_build_is_added_with_goldens_of_its_own(
+    own: Path, engine: Callable[..., Changed]
+) -> None:
     engine(off_by(2e-6), measured=True)
     steps: list[str] = []
     entry = build_model(own, "wide", "changed", "fp32", on_step=steps.append)
@@ -172,14 +199,20 @@ def test_a_build_is_added_with_goldens_of_its_own(own: Path, engine: Callable[..
         (not_finite, "is nan in changed-fp32; not finite"),
         (inverted, r"image\[.* in changed-fp32 and .* levels apart, 1 is allowed"),
         (blind, "watch.* so a NaN could go unseen"),
+        (
+            of_another_type,
+            "changed-fp32 gives image of generator as int64; it must be an array of",
+        ),
+        (nothing, "changed-fp32 gives image of generator as .*; it must be an array of uint8"),
+        (failing, "changed-fp32 does not run generator on a batch of 1: the device is gone"),
         (by_one_thread, "with one engine thread and .* no difference is allowed"),
         (by_the_row, "in a batch of 3 and .* alone: .* apart, and no difference is allowed"),
     ],
 )
 def test_what_draws_something_else_is_refused_and_leaves_nothing(
-    own: Path, engine: Callable[..., None], change: Change, words: str
+    own: Path, engine: Callable[..., Changed], change: Change, words: str
 ) -> None:
-    engine(change)
+    provider = engine(change)
     before = sorted(own.rglob("*"))
     if change is by_the_row:  # by its place in a batch that is never split into rows
 
@@ -187,14 +220,14 @@ def test_what_draws_something_else_is_refused_and_leaves_nothing(
             usual = registry._OURS["onnxruntime"].load(artefact, build, threads=threads)
             return Running(usual, change, single=False)
 
-        registry._OURS["changed"].load = load  # type: ignore[method-assign]
+        provider.load = load  # type: ignore[method-assign]
     with pytest.raises(ExportRefused, match=words):
         build_model(own, "wide", "changed", "fp32")
     assert sorted(own.rglob("*")) == before
 
 
 def test_where_rows_differ_by_the_batch_each_is_computed_alone(
-    own: Path, engine: Callable[..., None]
+    own: Path, engine: Callable[..., Changed]
 ) -> None:
     engine(by_the_batch)
     entry = build_model(own, "wide", "changed", "fp32")
@@ -217,7 +250,7 @@ def test_where_rows_differ_by_the_batch_each_is_computed_alone(
 )
 def test_a_faster_build_becomes_the_default(
     own: Path,
-    engine: Callable[..., None],
+    engine: Callable[..., Changed],
     speed: float,
     may_be_default: bool,
     expected: str,
@@ -234,7 +267,7 @@ def test_a_faster_build_becomes_the_default(
 
 
 def test_what_cannot_be_built_is_told_before_anything_is_made(
-    own: Path, engine: Callable[..., None]
+    own: Path, engine: Callable[..., Changed]
 ) -> None:
     engine(same, missing=True)
     with pytest.raises(EngineMissing, match="changed cannot run here"):
@@ -254,7 +287,7 @@ def test_what_cannot_be_built_is_told_before_anything_is_made(
 
 
 def test_where_it_cannot_run_a_default_gives_way_and_what_was_asked_for_does_not(
-    own: Path, engine: Callable[..., None], caplog: pytest.LogCaptureFixture
+    own: Path, engine: Callable[..., Changed], caplog: pytest.LogCaptureFixture
 ) -> None:
     engine(same)
     set_default_build(
@@ -269,7 +302,7 @@ def test_where_it_cannot_run_a_default_gives_way_and_what_was_asked_for_does_not
 
 
 def test_goldens_are_drawn_in_no_larger_batch_than_was_proved(
-    own: Path, engine: Callable[..., None]
+    own: Path, engine: Callable[..., Changed]
 ) -> None:
     engine(large_batches)
     build_model(own, "wide", "changed", "fp32")
@@ -291,7 +324,7 @@ def test_a_name_that_no_build_may_have_is_told_first(
 
 
 def test_a_version_that_was_replaced_meanwhile_gets_no_build(
-    own: Path, engine: Callable[..., None]
+    own: Path, engine: Callable[..., Changed]
 ) -> None:
     def replace_it(step: str) -> None:
         if step == "publishing":
@@ -309,7 +342,7 @@ def test_a_version_that_was_replaced_meanwhile_gets_no_build(
 
 
 def test_a_disk_that_has_no_room_for_the_default_leaves_no_build(
-    own: Path, engine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    own: Path, engine: Callable[..., Changed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, data: bytes, **_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
@@ -328,7 +361,7 @@ def test_a_disk_that_has_no_room_for_the_default_leaves_no_build(
 
 @pytest.mark.parametrize("harm", ["a flipped bit", "no build.json"])
 def test_a_damaged_default_harms_no_other_build(
-    own: Path, engine: Callable[..., None], harm: str
+    own: Path, engine: Callable[..., Changed], harm: str
 ) -> None:
     engine(same, speed=2.0)
     path = build_model(own, "wide", "changed", "fp32").build_folder / "build.json"
@@ -363,7 +396,7 @@ def test_what_is_no_build_is_neither_removed_nor_the_default(
 
 
 def test_a_job_finds_its_build_in_whichever_version_has_it(
-    own: Path, engine: Callable[..., None]
+    own: Path, engine: Callable[..., Changed]
 ) -> None:
     engine(off_by(5e-5))
     first = build_model(own, "wide", "changed", "fp32", may_be_default=False)
@@ -396,6 +429,39 @@ def test_an_export_that_proves_more_is_a_new_version(own: Path) -> None:
         assert (is_new, published.digest) == (True, entry.digest)
 
 
+@pytest.mark.parametrize(
+    ("where", "what", "words"),
+    [
+        (
+            "make",
+            RuntimeError("no builder"),
+            "the engine cannot be built: RuntimeError: no buil",
+        ),
+        ("make", None, "the engine made a NoneType; it must be bytes"),
+        (
+            "load",
+            RuntimeError("no driver"),
+            "changed-fp32 cannot be loaded: RuntimeError: no dri",
+        ),
+        ("expect", RuntimeError("999"), "engine 'changed' fails: RuntimeError: 999"),
+        ("expect", 7, "engine 'changed' calls its class 7, which is no text"),
+    ],
+)
+def test_an_engine_that_fails_is_one_line(
+    own: Path, engine: Callable[..., Changed], where: str, what: object, words: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+    setattr(engine(same), where, fail)
+    before = sorted(own.rglob("*"))
+    with pytest.raises((EngineMissing, ExportRefused), match=words):
+        build_model(own, "wide", "changed", "fp32")
+    assert sorted(own.rglob("*")) == before
+
+
 def test_a_package_that_cannot_be_imported_is_an_engine_that_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -413,7 +479,7 @@ def test_a_package_that_cannot_be_imported_is_an_engine_that_is_missing(
 
 
 def test_what_goes_on_after_another_default_is_pinned(
-    own: Path, engine: Callable[..., None]
+    own: Path, engine: Callable[..., Changed]
 ) -> None:
     engine(off_by(5e-5))
     entry = build_model(own, "wide", "changed", "fp32", may_be_default=False)

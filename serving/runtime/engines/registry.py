@@ -36,11 +36,12 @@ def expected_class(build: Build) -> str:
     Raises:
         EngineMissing: It cannot be loaded here.
     """
-    return _expect(build.engine, build.precision)
+    return expect_class(build.engine, build.precision)
 
 
 @cache
-def _expect(engine: str, precision: str) -> str:
+def expect_class(engine: str, precision: str) -> str:
+    """Return the engine class of an engine; see :func:`expected_class`."""
     try:
         expected = find_provider(engine).expect(precision)
     except EngineMissing:
@@ -64,7 +65,14 @@ def load_network(artefact: bytes, build: Build, *, threads: int) -> Engine:
             others than those that its class is told to draw.
     """
     expected = expected_class(build)
-    engine = find_provider(build.engine).load(artefact, build, threads=threads)
+    try:
+        engine = find_provider(build.engine).load(artefact, build, threads=threads)
+    except LatentryError:
+        raise
+    except Exception as error:  # an engine of anybody's
+        if build.engine in _OURS:
+            raise
+        raise EngineMissing(f"{build.name} cannot be loaded: {told(error)}") from error
     if engine.engine_class != expected:
         raise EngineMissing(
             f"the build {build.name} is of the engine class {engine.engine_class} once it is "

@@ -49,7 +49,7 @@ def test_latents_of_torch() -> None:
     np.testing.assert_array_equal(rows, ROWS[1:])
     assert is_one
     assert NOISE.to_network(tensor) is tensor
-    assert input_from_any(z(1)).to_network(tensor[:, 0, :1]).shape == (2,)
+    assert input_from_any(z(1)).to_network(tensor[:, 0, :1]).shape == (2, 1)
 
 
 @pytest.mark.parametrize(

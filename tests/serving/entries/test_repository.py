@@ -268,6 +268,18 @@ def test_what_is_written_lies_inside_where_nothing_may_lie_beside(
     assert list_strays(repository) == []
 
 
+def test_what_killed_writers_left_goes_with_the_next_one(repository: Path, entry: Entry) -> None:
+    left = [
+        folder / f".latentry-tmp-{repository.name}-x" for folder in (repository.parent, repository)
+    ]
+    neighbours = repository.parent / ".latentry-tmp-others-x"
+    for folder in (*left, neighbours):
+        (folder / "1").mkdir(parents=True)
+    publish(repository, "other", make())
+    assert [folder.exists() for folder in left] == [False, False]
+    assert neighbours.exists()
+
+
 def test_a_cleaner_may_be_quicker(repository: Path, entry: Entry) -> None:
     with temporary_folder(repository) as folder:
         folder.rmdir()
