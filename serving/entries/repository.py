@@ -194,7 +194,7 @@ def read_entry(folder: Path, build: str | None = None) -> Entry:
     name = check_name(folder.parent.name)
     if (folder / OLD_MANIFEST).exists():
         raise EntryError(
-            f"{folder} was made by Latentry 0.5 or before ({OLD_MANIFEST}); export {name} again"
+            f"{folder} was made by Latentry 0.4 or before ({OLD_MANIFEST}); export {name} again"
         )
     model = read_model(folder)
     record = read_sealed(path := folder / RECORD_JSON, ExportRecord)

@@ -146,7 +146,7 @@ def test_an_entry_of_before_says_that_it_is_one(repository: Path, entry: Entry) 
     old = repository / "old" / "1"
     old.mkdir(parents=True)
     (old / "latentry.json").write_text('{"format": 2}')
-    with pytest.raises(EntryError, match="was made by Latentry 0.5 or before .* export old again"):
+    with pytest.raises(EntryError, match="was made by Latentry 0.4 or before .* export old again"):
         newest_entries(repository, ("old",))
     again, is_new = publish(repository, "old", make())
     assert (again.version, is_new) == (2, True)
