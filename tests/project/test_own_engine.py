@@ -23,6 +23,7 @@ ENGINE = '''
 """ONNX Runtime without its optimisations."""
 
 import os
+import sys
 
 from latentry.serving.runtime.engines import EngineMissing
 from latentry.serving.runtime.engines.engine_class import engine_class
@@ -34,6 +35,8 @@ class Plain:
     def expect(self, precision):
         if os.environ.get("NO_PLAIN"):
             raise EngineMissing("plain needs what this machine lacks")
+        if os.environ.get("MOVED_PLAIN") and "triton_python_backend_utils" in sys.modules:
+            return "plain-moved"
         return f"plain-{engine_class()}"
 
     def make(self, network, precision):
@@ -156,8 +159,8 @@ def test_a_job_stays_with_the_build_that_it_began_with(
     out = str(tmp_path / "out")
     run(project, "synthesize", "job.toml", "--out", out, "--limit", "10", *local)
     said = run(project, "synthesize", "job.toml", "--out", out, *remote, code=1)
-    assert "build" in said
-    assert "onnxruntime-fp32" in said
+    assert "wide is run by the build plain-fp32 now (" in said
+    assert "Serve that: `latentry serve --build wide=onnxruntime-fp32`" in said
     run(project, "models", "default", "wide", PLAIN)
     try:
         run(project, "synthesize", "job.toml", "--out", out, *local)
@@ -185,7 +188,7 @@ def test_a_job_may_name_its_build(project: Path, tmp_path: Path) -> None:
     said = run(
         project, "synthesize", "gone.toml", "--out", str(tmp_path / "gone"), *options, code=1
     )
-    assert "has no build gone-fp32; it has onnxruntime-fp32, plain-fp32" in said
+    assert "has no build 'gone-fp32'; it has onnxruntime-fp32, plain-fp32" in said
 
 
 def test_a_profile_is_of_its_build(project: Path, plain: RunningServer, tmp_path: Path) -> None:
@@ -249,10 +252,16 @@ def test_an_engine_of_another_class_than_expected_is_not_served(project: Path) -
     assert "is of the engine class plain-9 once it is loaded" in said
 
 
+def test_what_was_replaced_since_the_server_began_is_not_served(project: Path) -> None:
+    code, said = serve(project, "--build", f"wide={PLAIN}", MOVED_PLAIN="1")
+    assert code == 1
+    assert "this process runs the engine class plain-moved and the server tells plain-onnx" in said
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["wide=gone-fp32"], "has no build gone-fp32; it has onnxruntime-fp32, plain-fp32"),
+        (["wide=gone-fp32"], "has no build 'gone-fp32'; it has onnxruntime-fp32, plain-fp32"),
         (["cats=plain-fp32"], "--build names cats; served are wide"),
         (["plain-fp32"], "--build plain-fp32 is not understood; say MODEL=BUILD"),
         (["wide=plain-fp32", "wide=plain-fp32"], "say MODEL=BUILD once for a model"),
@@ -276,7 +285,7 @@ def test_a_build_is_removed_and_the_default_follows(project: Path, tmp_path: Pat
     (entry,) = json.loads(run(project, "models", *repository, "--json"))["entries"]
     assert (entry["default_build"], len(entry["builds"])) == ("onnxruntime-fp32", 1)
     said = run(project, "models", "remove", "wide", "--build", PLAIN, *repository, code=1)
-    assert "has no build plain-fp32; it has onnxruntime-fp32" in said
+    assert "has no build 'plain-fp32'; it has onnxruntime-fp32" in said
     said = run(
         project, "models", "remove", "wide", "--build", "onnxruntime-fp32", *repository, code=1
     )
