@@ -164,6 +164,9 @@ def verify(
     draw_with: DrawWithOption = DrawWith.SERVER,
     server: Server = DEFAULT_SERVER,
     repository: RepositoryOption = DEFAULT_REPOSITORY,
+    job: Annotated[
+        Path | None, typer.Option(help="The job's file, where its folders of pictures are told.")
+    ] = None,
     workers: WorkersOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -176,10 +179,13 @@ def verify(
         latentry synthesize verify digits/ --draw-with local --samples 500
     """
     origin = _origin(draw_with, server, repository) if samples else None
+    folders = job_from_file(job).folders if job else {}
     count = workers or len(os.sched_getaffinity(0))
     record = read_job(storage_from_url(out))
     with progress_bar("verify", record.samples, quiet=as_json) as progress:
-        verdict = verify_job(out, origin, samples=samples, workers=count, progress=progress)
+        verdict = verify_job(
+            out, origin, samples=samples, folders=folders, workers=count, progress=progress
+        )
     if as_json:
         echo_json(verdict.as_json())
     else:
@@ -319,7 +325,7 @@ def _show_estimate(job: Job, origin: Origin, workers: int, *, as_json: bool) -> 
         samples = drawer.draw_samples(plan.shard(0), _TRIED)
         elapsed_s = time.perf_counter() - started
     if not samples:
-        raise BadRequest(f"none of the first {_TRIED} samples is finite")
+        raise BadRequest(f"none of the first {_TRIED} samples is finite, or has a sound picture")
     data = shard_bytes(samples, job.output, record.spec, record.model_digest)
     size = len(data) * plan.samples // len(samples)
     # A server is kept busy by one client alone; processes here each have their own core.
@@ -369,9 +375,15 @@ def _show_totals(
             f"{count:,} of class {label}" if label else f"{count:,}"
             for label, count in totals.missing.items()
         )
+        why = (
+            "the shards' reserves are used up, or pictures are bad; look at the rejections, mend "
+            "the pictures or take them out"
+            if read_job(storage).folders
+            else "the shards' reserves are used up; look at the rejections"
+        )
         echo(
-            f"error: incomplete: {which} missing, the shards' reserves are used up; look at the "
-            "rejections, raise [samples] reserve or loosen the filters, and give another --out",
+            f"error: incomplete: {which} missing, {why}, raise [samples] reserve or loosen the "
+            "filters, and give another --out",
             err=True,
         )
         raise typer.Exit(EXIT_FAULT)

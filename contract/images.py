@@ -26,7 +26,10 @@ _PNG_HEAD = len(_PNG_SIGNATURE) + 25  # and the header chunk
 _PNG_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _FORMATS = ("PNG", "JPEG", "WEBP")
-_MOST_FILE_BYTES = 2**28
+_PICTURE_FORMATS = (*_FORMATS, "BMP")  # of pictures that go in; nothing is written as BMP
+MOST_FILE_BYTES = 2**28
+"""The largest file of a picture that goes in."""
+
 _MOST_PIXELS = 2**26
 _PNG_UP = 2
 _ORIENTATION = 0x0112  # of EXIF; its values from 5 on turn by a quarter
@@ -147,7 +150,7 @@ def pixels_from_picture(
 
     Args:
         name: Of the input that it is for, for the message.
-        picture: A PIL image, a path to a PNG, JPEG or WebP file, or such a file's bytes.
+        picture: A PIL image, a path to a PNG, JPEG, WebP or BMP file, or such a file's bytes.
         channels: How many to return: 1, 3 or 4.
         labels: Whether it is a label map: of a palette the indexes are returned, not the colours.
         check_size: Called with height and width, as they will be, before anything is unpacked.
@@ -164,14 +167,15 @@ def pixels_from_picture(
                 return _pixels(name, picture, channels, labels)
             if isinstance(picture, os.PathLike):
                 name = f"{name} ({os.fspath(picture)})"
-                picture = read_regular(Path(picture), most=_MOST_FILE_BYTES)
-            with Image.open(io.BytesIO(picture), formats=_FORMATS) as opened:
+                picture = read_regular(Path(picture), most=MOST_FILE_BYTES)
+            with Image.open(io.BytesIO(picture), formats=_PICTURE_FORMATS) as opened:
                 _check_picture(name, opened, check_size)
                 return _pixels(name, opened, channels, labels)
     except BadRequest:
         raise
     except Exception as error:  # what a damaged file raises shares no base
-        raise BadRequest(f"{name} cannot be read as PNG, JPEG or WebP: {_reason(error)}") from error
+        reason = _reason(error)
+        raise BadRequest(f"{name} cannot be read as PNG, JPEG, WebP or BMP: {reason}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -186,10 +190,10 @@ def _check_picture(name: str, picture: Image.Image, check_size: Callable[[int, i
         size = f"{picture.height} x {picture.width}"
         raise BadRequest(f"{name} has {size} pixels, over {_MOST_PIXELS}")
     # Of colours with 16 bits Pillow says "RGB", and cuts them as it unpacks them.
-    packed = [str(tile[3]) for tile in getattr(picture, "tile", ())]
-    if picture.mode[:1] in ("I", "F") or any("16" in mode for mode in packed):
-        mode = packed[0] if packed else picture.mode
-        raise BadRequest(f"{name} has mode {mode}; 8 bits a channel are taken")
+    packed = [tile[3] for tile in getattr(picture, "tile", ()) if isinstance(tile[3], str)]
+    deep = [mode for mode in (picture.mode, *packed) if mode[:1] in ("I", "F") or "16" in mode]
+    if deep:
+        raise BadRequest(f"{name} has mode {deep[0]}; 8 bits a channel are taken")
     sizes = [(picture.height, picture.width), (picture.width, picture.height)]
     # In a PNG file it may stand behind the pixels, for which all would be unpacked.
     if picture.format != "PNG" or "exif" in picture.info:

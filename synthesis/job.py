@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -19,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.files import parse_toml, read_regular
-from latentry.contract.kinds.kind import InputKind
+from latentry.contract.kinds.kind import FREE, InputKind
 from latentry.contract.seeds import MAX_SEED
 from latentry.contract.spec import GeneratorSpec, ModelName
 from latentry.contract.strict import Strict, explain
@@ -28,7 +29,9 @@ from latentry.synthesis.filters.filters import FILTERS, FilterOptions
 from latentry.synthesis.filters.network import NetworkOptions
 from latentry.synthesis.job_inputs import (
     Choice,
+    Folder,
     JobInput,
+    NumberInput,
     Uniform,
     check_input,
     check_numbers,
@@ -38,16 +41,26 @@ from latentry.synthesis.job_inputs import (
 )
 from latentry.synthesis.sinks.formats import FORMATS, FormatName
 from latentry.synthesis.sinks.image_data import ImageFormat
-from latentry.synthesis.sinks.sample import COLUMNS, is_one_number, one_number_inputs
+from latentry.synthesis.sinks.sample import (
+    COLUMNS,
+    hash_name,
+    is_one_number,
+    one_number_inputs,
+    picture_inputs,
+)
 
 _MOST_FILE_BYTES = 2**20
+_EITHER = 'give either seeds = "0-9999" or per_class = { "0-9" = 1000 }'
 
 InputRows = dict[str, Any]
 """Every input of one number in effect, by name: an array [N], one value a sample."""
 
 
 class SamplesPart(Strict):
-    """Which samples: a range of seeds, or an exact number for each class."""
+    """Which samples: a range of seeds, or an exact number for each class.
+
+    Beside a folder of pictures both may be left out, as it tells how many samples there are.
+    """
 
     seeds: str | None = None
     first_seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
@@ -56,13 +69,18 @@ class SamplesPart(Strict):
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Self:
-        if (self.seeds is None) == (not self.per_class):
-            raise ValueError('give either seeds = "0-9999" or per_class = { "0-9" = 1000 }')
+        if self.seeds is not None and self.per_class:
+            raise ValueError(_EITHER)
         if self.seeds is not None and self.first_seed:
             raise ValueError("first_seed goes with per_class; seeds has its own first seed")
         if self.seeds is not None:
             self._ends()
         return self
+
+    @property
+    def tells_count(self) -> bool:
+        """Whether it says how many samples there are."""
+        return self.seeds is not None or bool(self.per_class)
 
     @property
     def first(self) -> int:
@@ -135,8 +153,8 @@ class Job(Strict):
     model_digest: str | None = None
     build: Annotated[str, Field(pattern="^[a-z0-9_]+-[a-z0-9_]+$")] | None = None
     engine_class: Literal["any"] | None = None
-    samples: SamplesPart
     inputs: dict[str, JobInput] = {}
+    samples: SamplesPart = Field(default=SamplesPart(), validate_default=True)
     output: OutputPart = OutputPart()
     filters: tuple[FilterOptions, ...] = ()
 
@@ -147,20 +165,68 @@ class Job(Strict):
             raise ValueError(f"{value!r} is no model digest, 64 hexadecimal digits")
         return value
 
+    @field_validator("samples")
+    @classmethod
+    def _are_so_many(cls, value: SamplesPart, info: ValidationInfo) -> SamplesPart:
+        inputs = info.data.get("inputs")  # None where something is wrong with them
+        has_folder = any(isinstance(item, Folder) for item in (inputs or {}).values())
+        if inputs is not None and not (has_folder or value.tells_count):
+            raise ValueError(f"{_EITHER}, or a folder of pictures in [inputs]")
+        return value
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folders of pictures, by the names of their inputs."""
+        return {name: v.folder for name, v in self.inputs.items() if isinstance(v, Folder)}
+
+    @property
+    def numbers(self) -> dict[str, NumberInput]:
+        """What is said of inputs of one number, by their names."""
+        return {name: v for name, v in self.inputs.items() if not isinstance(v, Folder)}
+
+    def with_files(self, spec: GeneratorSpec, count: int) -> Self:
+        """Return a job of folders with a seed for each of their ``count`` files.
+
+        Raises:
+            BadRequest: It gives another number of seeds, or a reserve that could replace nothing.
+        """
+        samples = self.samples
+        first = samples.first
+        if samples.seeds is not None and (given := samples.counts(spec)[0][1]) != count:
+            raise BadRequest(
+                f'[samples] seeds = "{samples.seeds}" are {given:,} and there are {count:,} files '
+                f"of {', '.join(self.folders)}; leave seeds out, or give as many"
+            )
+        is_drawn = any(isinstance(value, Uniform | Choice) for value in self.inputs.values())
+        reserve = samples.reserve
+        if not (spec.takes_seed or is_drawn):
+            if reserve and "reserve" in samples.model_fields_set:
+                raise BadRequest(
+                    f"{self.model} draws nothing from seeds: what is rejected comes out the same "
+                    "with any other; take [samples] reserve out"
+                )
+            reserve = 0.0
+        if (last := first + count - 1) > MAX_SEED:
+            raise BadRequest(f"{count:,} files have seeds to {last}, past {MAX_SEED}; start lower")
+        seeds = f"{first}-{last}"
+        return self.model_copy(update={"samples": SamplesPart(seeds=seeds, reserve=reserve)})
+
     def check(self, spec: GeneratorSpec) -> None:
         """Check the job against what the model takes and gives.
 
         Raises:
             BadRequest: Naming what is in the way, what the job holds and what is allowed.
         """
+        self._check_folders(spec)
         self._check_kind_of_model(spec)
         by_class = spec.class_input if self.samples.per_class else None
-        self.samples.counts(spec)
+        if self.samples.tells_count:
+            self.samples.counts(spec)
         if by_class and by_class.name in self.inputs:
             raise BadRequest(
                 f"{by_class.name} is given by per_class already; take it out of [inputs]"
             )
-        for name, value in self.inputs.items():
+        for name, value in self.numbers.items():
             check_input(self._input(spec, name), value)
         if not spec.class_input and any(isinstance(f, ClassifierOptions) for f in self.filters):
             raise BadRequest(
@@ -173,7 +239,7 @@ class Job(Strict):
         """Refuse a model of which no job can be made, whatever its file says."""
         for item in spec.route(frozenset()).inputs:
             is_drawn = bool(item.distribution_to_draw) or item.default_row() is not None
-            if not is_drawn and not is_one_number(item):
+            if not is_drawn and not is_one_number(item) and item.name not in self.folders:
                 raise BadRequest(
                     f"{self.model} needs {item.name} ({item.allowed}); a job gives a model inputs "
                     "of one number only"
@@ -181,14 +247,45 @@ class Job(Strict):
         if spec.picture is None:
             given = ", ".join(f"{item.name} ({item.kind})" for item in spec.outputs)
             raise BadRequest(f"{self.model} gives {given}; a job is made of pictures")
-        if not spec.takes_seed:
+        if FREE in spec.picture.row_shape:
+            raise BadRequest(
+                f"{self.model} gives {spec.picture.name} of {spec.picture.height} x "
+                f"{spec.picture.width} pixels; the pictures of a job have one size"
+            )
+        if not spec.takes_seed and not self.folders:
             raise BadRequest(f"{self.model} draws nothing from seeds, and a job is made of seeds")
-        for item in one_number_inputs(spec):
-            if item.name in COLUMNS:
+        taken = COLUMNS | {hash_name(item.name) for item in picture_inputs(spec)}
+        for named in (*one_number_inputs(spec), *picture_inputs(spec)):
+            if named.name in taken:
                 raise BadRequest(
-                    f"{self.model} takes an input called {item.name}, which is what shards call "
+                    f"{self.model} takes an input called {named.name}, which is what shards call "
                     "something else of a sample; export it with another name for the input"
                 )
+
+    def _check_folders(self, spec: GeneratorSpec) -> None:
+        """Check that pictures, and only those, come out of folders, and all in one size."""
+        pictures = {item.name: item for item in picture_inputs(spec)}
+        for name in self.folders:
+            if name not in pictures:
+                item = spec.find(name)
+                takes = f"it takes {item.allowed}" if item else f"it takes {spec.takes}"
+                raise BadRequest(f"{self.model} takes no pictures as {name}; {takes}")
+        for name, picture in pictures.items():
+            if FREE in picture.row_shape:
+                raise BadRequest(
+                    f"{self.model} takes {name} of many sizes ({picture.allowed}); the pictures of "
+                    "a job have one size, for which the model has to be exported"
+                )
+            if name not in self.folders:
+                raise BadRequest(
+                    f"{self.model} needs {name} ({picture.allowed}); a job gives a model pictures "
+                    f'out of folders: [inputs] {name} = {{ folder = "pictures" }}'
+                )
+        if self.folders and self.samples.per_class:
+            raise BadRequest(
+                f"per_class counts samples, and so does the folder of {min(self.folders)}; give "
+                "classes in [inputs] instead, one for all or by choice"
+            )
 
     def _input(self, spec: GeneratorSpec, name: str) -> InputKind:
         """Return an input of one number; raises BadRequest where there is none of this name."""
@@ -227,8 +324,8 @@ class Job(Strict):
         for item in one_number_inputs(spec):
             if labels is not None and item is spec.class_input:
                 inputs[item.name] = labels
-            elif item.name in self.inputs:
-                inputs[item.name] = rows_of_input(item, self.inputs[item.name], seeds)
+            elif item.name in self.numbers:
+                inputs[item.name] = rows_of_input(item, self.numbers[item.name], seeds)
             elif (row := item.default_row()) is not None:
                 inputs[item.name] = np.repeat(row, len(seeds))
         return inputs
@@ -266,6 +363,7 @@ _TABLES: dict[str, type[Strict]] = {
     "features": NetworkOptions,
     "uniform": Uniform,
     "choice": Choice,
+    "folder": Folder,
     **FILTERS,
 }
 _WORDS = {

@@ -1,14 +1,23 @@
-"""``[inputs]`` of a job's file: inputs of one number, the same for all samples, or drawn."""
+"""``[inputs]`` of a job's file: inputs of one number, the same for all or drawn; and folders."""
 
 import json
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Discriminator, Tag, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Tag,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.kinds.classes import ClassInput
@@ -100,25 +109,48 @@ class Choice(Strict):
         return numbers[(drawn * len(numbers)).astype(np.int64)]
 
 
+class Folder(Strict):
+    """A folder of pictures, one for each sample."""
+
+    folder: Path
+
+    @field_validator("folder")
+    @classmethod
+    def _is_there(cls, value: Path, info: ValidationInfo) -> Path:
+        context = info.context or {}
+        path = Path(context.get("folder", "")) / value
+        if not context.get("recorded") and not path.is_dir():
+            raise ValueError(f"{path} is no folder; give the path of a folder of pictures")
+        return path
+
+    @field_serializer("folder")
+    def _nowhere(self, value: Path) -> str:
+        return ""  # where it lies is this machine's affair; what is in it goes with the job
+
+
 def _kind_of(value: object) -> str:
-    if isinstance(value, Uniform | Choice):
+    if isinstance(value, Uniform | Choice | Folder):
         return type(value).__name__.lower()
     if isinstance(value, dict):
-        return "uniform" if "uniform" in value else "choice"
+        return next((kind for kind in ("uniform", "folder") if kind in value), "choice")
     return "fixed"
 
+
+NumberInput = int | float | str | Uniform | Choice
+"""What a job says of an input of one number: one value for all samples, or how it is drawn."""
 
 JobInput = Annotated[
     Annotated[Value, Tag("fixed")]
     | Annotated[Uniform, Tag("uniform")]
-    | Annotated[Choice, Tag("choice")],
+    | Annotated[Choice, Tag("choice")]
+    | Annotated[Folder, Tag("folder")],
     Discriminator(_kind_of),
 ]
-"""What a job says of an input: one value for all samples, or how it is drawn."""
+"""What a job says of an input: as above, or the folder of its pictures."""
 
 
-def check_input(item: InputKind, value: JobInput) -> None:
-    """Check what a job says of an input; raises BadRequest."""
+def check_input(item: InputKind, value: NumberInput) -> None:
+    """Check what a job says of an input of one number; raises BadRequest."""
     if isinstance(value, Uniform | Choice):
         check_numbers(item, value.numbers(item))
     else:
@@ -132,7 +164,7 @@ def check_numbers(item: InputKind, numbers: Sequence[int | float]) -> None:
         raise BadRequest(f"{item.name} is {bad} in the job; it takes {item.allowed}")
 
 
-def rows_of_input(item: InputKind, value: JobInput, seeds: NDArray[np.int64]) -> NDArray[Any]:
+def rows_of_input(item: InputKind, value: NumberInput, seeds: NDArray[np.int64]) -> NDArray[Any]:
     """Return an input's values for samples with these seeds, [N]."""
     if isinstance(value, Uniform | Choice):
         return value.draw(item, draw_uniform(seeds, f"job:{item.name}"))

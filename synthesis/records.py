@@ -25,6 +25,7 @@ from latentry.synthesis.job import Job
 from latentry.synthesis.plan import JobPlan, plan_from_job
 from latentry.synthesis.sinks.formats import FORMATS
 from latentry.synthesis.sinks.shards import most_shard_bytes, shard_stem
+from latentry.synthesis.sources import FolderRecord
 from latentry.synthesis.storage.protocol import Storage
 
 JOB_FILE = "job.json"
@@ -54,6 +55,7 @@ class JobRecord(Strict):
     spec: GeneratorSpec
     encoders: dict[str, str]
     files: dict[str, str]
+    folders: dict[str, FolderRecord]
     samples: Annotated[int, Field(ge=1, le=MAX_SEED)]
     shards: Annotated[int, Field(ge=1)]
 
@@ -64,6 +66,9 @@ class JobRecord(Strict):
             plan = self.plan
         except BadRequest as error:
             raise ValueError(str(error)) from error
+        counts = {name: folder.files for name, folder in self.folders.items()}
+        if counts != dict.fromkeys(self.job.folders, self.samples):
+            raise ValueError(f"its folders hold {counts} files, and it has {self.samples} samples")
         if (plan.samples, plan.shards) != (self.samples, self.shards):
             raise ValueError(
                 f"it says {self.samples} samples in {self.shards} shards; its job makes "

@@ -40,10 +40,12 @@ from latentry.synthesis.shard_making import Origin, Progress, Work, judges
 from latentry.synthesis.sinks.image_data import image_from_data
 from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sinks.shards import encoder_versions, read_shard
+from latentry.synthesis.sources import Folders, decoder_versions, first_moved
 from latentry.synthesis.storage.protocol import Storage
 from latentry.synthesis.storage.urls import storage_from_url
 
 _SHEET_SHARDS, _SHEET_SAMPLES = 8, 8
+_MOST_LOOKED_AT = 20_000
 
 
 def record_from_job(job: Job, info: ModelInfo) -> JobRecord:
@@ -65,6 +67,9 @@ def record_from_job(job: Job, info: ModelInfo) -> JobRecord:
             f"{info.build}: `latentry serve --build {job.model}={job.build}`"
         )
     job.check(info.spec)
+    folders = Folders(info.spec, job.folders)
+    if job.folders:
+        job = job.with_files(info.spec, folders.count)
     plan = plan_from_job(job, info.spec)
     for options in job.filters:
         options.load()  # so that one which cannot be used is found before anything is written
@@ -81,6 +86,7 @@ def record_from_job(job: Job, info: ModelInfo) -> JobRecord:
         # A job that takes any engine gives up equal bytes, and need not ask for equal encoders.
         encoders={} if job.engine_class else _versions(job),
         files=file_hashes(judges(job)),
+        folders=folders.records,
         samples=plan.samples,
         shards=plan.shards,
     )
@@ -89,6 +95,8 @@ def record_from_job(job: Job, info: ModelInfo) -> JobRecord:
 def _versions(job: Job) -> dict[str, str]:
     """Return the versions of everything but the generator's engine on which a byte depends."""
     versions = encoder_versions(job.output)
+    if job.folders:
+        versions |= decoder_versions()
     networks = any(isinstance(options, NetworkOptions) for options in judges(job))
     return {**versions, **network_versions()} if networks else versions
 
@@ -133,17 +141,34 @@ def begin(storage: Storage, record: JobRecord) -> None:
             )
         storage.write(JOB_FILE, job_bytes(record))
         return
-    before = json.loads(job_bytes(read_job(storage)))
+    started = read_job(storage)
+    before = json.loads(job_bytes(started))
     found = list(_differences(before, json.loads(job_bytes(record))))
     if found and set(sizes) == {JOB_FILE}:
         storage.write(JOB_FILE, job_bytes(record))  # nothing was made by the other one
     elif found:
+        if started.folders != record.folders and started.folders.keys() == record.folders.keys():
+            folders = Folders(record.spec, record.job.folders)
+            found += filter(None, [moved_sample(storage, started, folders)])
         engines = any(text.startswith(("engine_class", "encoders")) for text in found)
         advice = ' (engine_class = "any" in the job allows other engines from the start)' * engines
         raise JobError(
             f"{storage.url} was started differently: {listed(found, '; ')}. Go on as it was "
             f"started, or give another --out{advice}"
         )
+
+
+def moved_sample(storage: Storage, record: JobRecord, folders: Folders) -> str:
+    """Return the first sample that is there and has another file by now; empty for none."""
+    samples = (
+        (sample.index, sample.inputs)
+        for made in made_shards(storage, record)
+        for sample in samples_of_shard(storage, record, made)
+    )
+    try:
+        return first_moved(folders, itertools.islice(samples, _MOST_LOOKED_AT))
+    except JobError:  # a damaged shard says nothing
+        return ""
 
 
 def finish(storage: Storage, record: JobRecord, settled: Mapping[int, bytes]) -> Totals:

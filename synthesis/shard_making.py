@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentry.clients.client import Client
+from latentry.clients.results import GenerateResult
 from latentry.clients.retry import Deadline, Retries, policy_from_retry_for_s
 from latentry.clients.server import DEFAULT_SERVER, Server
 from latentry.contract.errors import BadRequest, InvalidOutput, JobError, TimedOut, listed
@@ -36,6 +37,7 @@ from latentry.synthesis.records import (
 from latentry.synthesis.sinks.image_data import data_from_image
 from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample, pixel_sha256
 from latentry.synthesis.sinks.shards import shard_bytes
+from latentry.synthesis.sources import Folders
 from latentry.synthesis.storage.urls import storage_from_url
 
 DEFAULT_RETRY_FOR_S = 300.0
@@ -197,8 +199,9 @@ class Drawn:
 
     Attributes:
         samples: Those accepted, in order.
-        missing: How many of each class label are not there, the reserve being used up.
-        rejected: Seeds that were replaced.
+        missing: How many of each class label are not there, the reserve being used up or their
+            pictures bad.
+        rejected: Seeds that were replaced, and those of bad pictures.
         engine_class: What drew them.
     """
 
@@ -206,6 +209,14 @@ class Drawn:
     missing: Counter[str]
     rejected: list[Rejection]
     engine_class: str
+
+
+class _Judged(NamedTuple):
+    """What became of a seed: a sample, or why there is none; and whether any seed would do."""
+
+    sample: Sample | None
+    reason: str = ""
+    is_hopeless: bool = False
 
 
 class SampleDrawer:
@@ -219,6 +230,12 @@ class SampleDrawer:
                 "a file of the job's filters was changed while the job ran; put it back "
                 f"({listed(record.files)}), or give another --out"
             )
+        self._folders = Folders(record.spec, self._job.folders)
+        if self._folders.records != record.folders:
+            raise JobError(
+                f"a folder of the job ({listed(record.folders)}) has gained, lost or renamed files "
+                "while the job ran; put it back, or give another --out"
+            )
         self._filters = [options.load() for options in self._job.filters]
         features = self._job.output.features
         self._features = load_network(features) if features else None
@@ -226,9 +243,8 @@ class SampleDrawer:
             self._job.model, record.model_digest, record.build_digest, patient=True
         )
         self._patience_s = origin.patience_s
-        self._together = max(
-            1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // record.spec.image.row_bytes(Format.RAW))
-        )
+        row_bytes = record.spec.image.row_bytes(Format.RAW) + self._folders.row_bytes
+        self._together = max(1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // row_bytes))
         self._engine_class = ""
 
     def close(self) -> None:
@@ -239,10 +255,10 @@ class SampleDrawer:
         """Return the first ``count`` samples of a shard as they are before any is replaced."""
         places = np.arange(min(count, len(plan)))
         judged = self._judged(plan, places, plan.seeds[places], None)
-        return [sample for sample, _ in judged if sample]
+        return [item.sample for item in judged if item.sample]
 
     def draw(self, plan: ShardPlan, progress: Progress) -> Drawn:
-        """Draw until every place of the shard has a sample or the reserve is used up.
+        """Draw until every place of the shard has a sample, a bad picture, or no seed any more.
 
         Round by round: all places with their own seeds, then those rejected, in order, with the
         next seeds of the reserve; so the outcome does not depend on who answers when.
@@ -258,16 +274,17 @@ class SampleDrawer:
             for start in range(0, len(places), self._together):
                 part = slice(start, start + self._together)
                 judged = self._judged(plan, places[part], seeds[part], seen)
-                progress(sum(sample is not None for sample, _ in judged))
-                for place, seed, (sample, reason) in zip(
+                progress(sum(item.sample is not None for item in judged))
+                for place, seed, item in zip(
                     places[part].tolist(), seeds[part].tolist(), judged, strict=True
                 ):
-                    if sample:
-                        accepted[place] = sample
-                    else:
+                    if item.sample:
+                        accepted[place] = item.sample
+                        continue
+                    index = plan.first_index + place
+                    rejected.append(Rejection(index=index, seed=seed, reason=item.reason))
+                    if not item.is_hopeless:
                         again.append(place)
-                        index = plan.first_index + place
-                        rejected.append(Rejection(index=index, seed=seed, reason=reason))
             replacements = [seed for _, seed in zip(again, reserve, strict=False)]
             places = np.array(again[: len(replacements)], np.int64)
             seeds = np.array(replacements, np.int64)
@@ -282,35 +299,43 @@ class SampleDrawer:
         places: NDArray[np.int64],
         seeds: NDArray[np.int64],
         seen: set[str] | None,
-    ) -> list[tuple[Sample | None, str]]:
+    ) -> list[_Judged]:
         """Draw ``seeds`` for ``places``; return for each the sample, or why there is none.
 
         ``seen`` None asks no filter.
         """
         labels = None if plan.labels is None else plan.labels[places]
         inputs = self._job.inputs_of(self._record.spec, seeds, labels)
-        images, finite = self._images(seeds, inputs)
+        pictures = self._folders.read((plan.first_index + places).tolist())
+        sound = np.array([not fault for fault in pictures.faults], np.bool_)
+        images, finite = self._images(seeds, {**inputs, **pictures.rows}, sound)
         hashes = [pixel_sha256(image) for image in images]
-        reasons: list[str | None] = [None if fine else "NaN or infinity" for fine in finite]
+        reasons = [
+            fault or (None if fine else "NaN or infinity")
+            for fault, fine in zip(pictures.faults, finite, strict=True)
+        ]
         if seen is not None:
             asked = inputs.get(class_name(self._record.spec))
             self._ask_filters(Candidates(images, seeds, inputs, asked, hashes, seen), reasons)
         kept = [place for place, reason in enumerate(reasons) if reason is None]
         vectors = dict(zip(kept, self._vectors(images[kept]), strict=True))
-        judged: list[tuple[Sample | None, str]] = []
+        judged: list[_Judged] = []
         for place, reason in enumerate(reasons):
             if reason is not None:
-                judged.append((None, reason))
+                judged.append(_Judged(None, reason, is_hopeless=not sound[place]))
                 continue
             sample = Sample(
                 index=plan.first_index + int(places[place]),
                 seed=int(seeds[place]),
-                inputs={name: values[place] for name, values in inputs.items()},
+                inputs={
+                    **{name: values[place] for name, values in inputs.items()},
+                    **pictures.facts[place],
+                },
                 sha256=hashes[place],
                 data=data_from_image(images[place], self._job.output.image),
                 features=vectors[place],
             )
-            judged.append((sample, ""))
+            judged.append(_Judged(sample))
         return judged
 
     def _ask_filters(self, candidates: Candidates, reasons: list[str | None]) -> None:
@@ -343,31 +368,53 @@ class SampleDrawer:
         return vectors
 
     def _images(
-        self, seeds: NDArray[np.int64], inputs: InputRows
+        self, seeds: NDArray[np.int64], inputs: InputRows, sound: NDArray[np.bool_]
     ) -> tuple[Uint8, NDArray[np.bool_]]:
-        """Return uint8 [N, H, W, C] and where the images are finite; the others are black."""
+        """Return uint8 [N, H, W, C] and where the images are finite; the others are black.
+
+        Those that are not ``sound`` are not drawn.
+        """
         images = np.zeros((len(seeds), *self._record.spec.image.row_shape), np.uint8)
-        finite = np.ones(len(seeds), np.bool_)
-        retries = Retries(policy_from_retry_for_s(self._patience_s), Deadline(None))
-        while finite.any():
+        finite = np.zeros(len(seeds), np.bool_)
+        parts = [np.flatnonzero(sound)]
+        while parts:
+            part = parts.pop()
+            if not len(part):
+                continue
             try:
-                result = self._client.generate(
-                    self._job.model,
-                    seeds=seeds[finite],
-                    **{name: values[finite] for name, values in inputs.items()},
+                result = self._generate(
+                    seeds[part], {name: values[part] for name, values in inputs.items()}
                 )
             except InvalidOutput as error:
-                if not error.seeds:
-                    raise
-                finite &= ~np.isin(seeds, error.seeds)
-                continue
-            except TimedOut as error:  # a server that hangs may come to itself, or be restarted
-                time.sleep(retries.delay_s(error))
+                parts += self._parts_without(part, seeds, error)
                 continue
             self._check_source(result.info)
-            images[finite] = result.images
-            break
+            images[part] = result.images
+            finite[part] = True
         return images, finite
+
+    def _parts_without(
+        self, part: NDArray[np.int64], seeds: NDArray[np.int64], error: InvalidOutput
+    ) -> list[NDArray[np.int64]]:
+        """Return what of a ``part`` is left to draw, of which something was not finite."""
+        if not self._record.spec.takes_seed:  # nobody says which it was
+            return np.array_split(part, 2) if len(part) > 1 else []
+        bad = np.isin(seeds[part], error.seeds)
+        if not bad.any():
+            raise error
+        return [part[~bad]]
+
+    def _generate(self, seeds: NDArray[np.int64], inputs: InputRows) -> GenerateResult:
+        retries = Retries(policy_from_retry_for_s(self._patience_s), Deadline(None))
+        while True:
+            try:
+                return self._client.generate(
+                    self._job.model,
+                    seeds=seeds if self._record.spec.takes_seed else None,
+                    **inputs,
+                )
+            except TimedOut as error:  # a server that hangs may come to itself, or be restarted
+                time.sleep(retries.delay_s(error))
 
     def _check_source(self, info: ModelInfo) -> None:
         record = self._record

@@ -3,10 +3,12 @@
 import hashlib
 import itertools
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,12 +36,19 @@ from latentry.synthesis.run import (
     contact_sheet,
     index_bytes,
     most_sheet_bytes,
+    moved_sample,
     read_sheet,
     samples_of_shard,
 )
 from latentry.synthesis.shard_making import Origin, Progress
 from latentry.synthesis.sinks.image_data import image_from_data
-from latentry.synthesis.sinks.sample import Sample, number_from_scalar, pixel_sha256
+from latentry.synthesis.sinks.sample import (
+    Sample,
+    number_from_scalar,
+    pixel_sha256,
+    text_lengths,
+)
+from latentry.synthesis.sources import Folders, shown_path
 from latentry.synthesis.storage.protocol import MOST_BYTES, Storage
 from latentry.synthesis.storage.urls import storage_from_url
 
@@ -93,6 +102,7 @@ def verify_job(
     origin: Origin | None,
     *,
     samples: int = 64,
+    folders: Mapping[str, Path] | None = None,
     workers: int = 1,
     progress: Progress = lambda _: None,
 ) -> JobVerdict:
@@ -102,14 +112,23 @@ def verify_job(
         out: A folder, or a URL that fsspec knows.
         origin: Where samples are drawn again; None for no such check.
         samples: How many are drawn again, chosen at random.
+        folders: The folders of pictures that the job was made of, by the names of their inputs.
         workers: Processes that read and hash.
         progress: Told of every sample that was read.
 
     Raises:
-        JobError: There is no job in ``out``, or ``origin`` offers another model.
+        JobError: There is no job in ``out``, ``origin`` offers another model, or the folders are
+            not given.
+        BadRequest: A folder cannot be listed.
     """
     storage = storage_from_url(out)
     record = read_job(storage)
+    if origin is not None and set(record.folders) != set(folders or ()):
+        raise JobError(
+            f"{out} was made of folders of {listed(record.folders) or 'nothing'}, of which samples "
+            "are drawn again; give its job's file with --job, or --samples 0"
+        )
+    listed_now = Folders(record.spec, folders or {} if origin is not None else {})
     sizes = storage.sizes()
     index = read_index(storage, record) if INDEX_FILE in sizes else {}
     # By another job than the index's nothing can be judged.
@@ -132,7 +151,8 @@ def verify_job(
     if not verdict.problems:
         verdict.duplicates = find_duplicates(storage, record)
         if origin is not None and verdict.samples:
-            _draw_again(storage, record, origin, samples, verdict)
+            verdict.problems += _moved(storage, record, listed_now)
+            _draw_again(storage, record, origin, samples, verdict, listed_now)
     return verdict
 
 
@@ -231,6 +251,38 @@ def _sample_problems(
             planned = number_from_scalar(values[place])
             if sample.inputs.get(name) not in (planned, values[place]):
                 yield f"sample {index} has {name} {sample.inputs.get(name)}, not {planned}"
+    yield from _path_problems(record, samples)
+
+
+def _path_problems(record: JobRecord, samples: Sequence[Sample]) -> Iterator[str]:
+    """Yield which samples do not say what pictures they were made of, or not in their order."""
+    texts = text_lengths(record.spec)
+    before = ""
+    for sample in samples:
+        said = [sample.inputs.get(name, "") for name in texts]
+        if not all(said):
+            yield f"sample {sample.index} does not say which file it was made of"
+        elif not all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in said[1::2]):
+            yield f"sample {sample.index} has a hash of its file that is none"
+        elif said and not before < said[0]:
+            yield (
+                f"sample {sample.index} was made of {shown_path(said[0])}, which does not come "
+                f"after {shown_path(before)}"
+            )
+        before = said[0] if said else ""
+
+
+def _moved(storage: Storage, record: JobRecord, folders: Folders) -> Iterator[str]:
+    """Yield which folders hold other files than those that the job was made of."""
+    found = {name: now for name, now in folders.records.items() if now != record.folders[name]}
+    for name, now in found.items():
+        yield (
+            f"the folder of {name} holds {now.files:,} files, when the job was made "
+            f"{record.folders[name].files:,}; their list has the SHA-256 {now.sha256}, then it had "
+            f"{record.folders[name].sha256}"
+        )
+    if found and (moved := moved_sample(storage, record, folders)):
+        yield moved
 
 
 def _planned_inputs(record: JobRecord, plan: ShardPlan, made: ShardRecord) -> InputRows:
@@ -302,7 +354,12 @@ def _is_same_picture(found: bytes, wanted: bytes, channels: int) -> bool:
 
 
 def _draw_again(
-    storage: Storage, record: JobRecord, origin: Origin, count: int, verdict: JobVerdict
+    storage: Storage,
+    record: JobRecord,
+    origin: Origin,
+    count: int,
+    verdict: JobVerdict,
+    folders: Folders,
 ) -> None:
     """Draw ``count`` samples again, chosen at random, and compare their pixels."""
     chosen = sorted(random.SystemRandom().sample(range(record.samples), min(count, record.samples)))
@@ -316,12 +373,17 @@ def _draw_again(
                 zip(made.indices, zip(made.seeds, made.sample_sha256, strict=True), strict=True)
             )
             there = [index for index in indices if index in recorded]
+            pictures, faults = _pictures(storage, record, made, there, folders)
+            verdict.problems += faults
+            if record.folders:
+                there = sorted(pictures)
             stored = (
                 _stored(storage, record, made, there)
                 if made.engine_class != info.engine_class
                 else {}
             )
-            images = _drawn(record, client, number, there, [recorded[index][0] for index in there])
+            seeds = [recorded[index][0] for index in there]
+            images = _drawn(record, client, number, there, seeds, list(pictures.values()))
             for index, image in zip(there, images, strict=True):
                 seed, sha256 = recorded[index]
                 if pixel_sha256(image) == sha256:
@@ -341,6 +403,22 @@ def _draw_again(
         )
 
 
+def _pictures(
+    storage: Storage, record: JobRecord, made: ShardRecord, indices: list[int], folders: Folders
+) -> tuple[dict[int, InputRows], list[str]]:
+    """Return by index what samples of a shard are made of, and which pictures were changed."""
+    pictures: dict[int, InputRows] = {}
+    faults = []
+    for sample in samples_of_shard(storage, record, made) if record.folders and indices else ():
+        if sample.index in indices:
+            rows, fault = folders.read_again(sample.inputs)
+            if fault:
+                faults.append(f"sample {sample.index} is not drawn again: {fault}")
+            else:
+                pictures[sample.index] = rows
+    return pictures, faults
+
+
 def _stored(
     storage: Storage, record: JobRecord, made: ShardRecord, indices: list[int]
 ) -> dict[int, Uint8]:
@@ -357,7 +435,12 @@ def _stored(
 
 
 def _drawn(
-    record: JobRecord, client: Client, number: int, indices: list[int], seeds: list[int]
+    record: JobRecord,
+    client: Client,
+    number: int,
+    indices: list[int],
+    seeds: list[int],
+    pictures: list[InputRows],
 ) -> Sequence[Uint8]:
     """Draw samples of shard ``number`` as it was made."""
     if not indices:
@@ -367,9 +450,11 @@ def _drawn(
     if plan.labels is not None:
         labels = plan.labels[[index - plan.first_index for index in indices]]
     inputs = record.job.inputs_of(record.spec, np.array(seeds, np.int64), labels)
+    for name in record.folders:
+        inputs[name] = np.stack([rows[name] for rows in pictures])
     result = client.generate(
         record.job.model,
-        seeds=seeds,
+        seeds=seeds if record.spec.takes_seed else None,
         **inputs,
     )
     return list(result.images)

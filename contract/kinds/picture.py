@@ -205,7 +205,7 @@ class PixelsInput(InputKind):
         """Return rows of one picture for all samples, or of several, one for each.
 
         A picture is a uint8 array of any library, a PIL image, a path (``os.PathLike``, no text)
-        to a PNG, JPEG or WebP file, or such a file's bytes.
+        to a PNG, JPEG, WebP or BMP file, or such a file's bytes.
         """
         if isinstance(value, str):
             raise BadRequest(

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.values.npy import read_npy
-from latentry.synthesis.sinks.sample import Sample, columns_of, input_types, pixel_sha256
+from latentry.synthesis.sinks.sample import (
+    Sample,
+    columns_of,
+    input_types,
+    inputs_from_json,
+    pixel_sha256,
+    text_lengths,
+)
 from latentry.synthesis.sinks.shard_format import ROOM_OF_FILE, ShardFormat
 
 
@@ -47,15 +54,18 @@ class _CarefulFile:
 
 
 def _read(file: BinaryIO, image_format: str, spec: GeneratorSpec, count: int) -> Iterator[Sample]:
+    texts = text_lengths(spec)
     types: dict[str, type[np.generic]] = {"index": np.int64, "seed": np.int64, **input_types(spec)}
     careful = _CarefulFile(file)
     with zipfile.ZipFile(careful) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        if odd := set(names) - {"images", "model_digest", *types}:
+        if odd := set(names) - {"images", "model_digest", *types, *texts}:
             raise ValueError(f"it holds {min(odd)[:100]}")
         careful.most = None
         columns = {
-            name: _read_column(archive, name, types[name], count)
+            name: _read_texts(archive, name, texts[name][1], count)
+            if name in texts
+            else _read_column(archive, name, types[name], count)
             for name in names
             if name not in ("images", "model_digest")
         }
@@ -66,7 +76,7 @@ def _read(file: BinaryIO, image_format: str, spec: GeneratorSpec, count: int) ->
         yield Sample(
             index=row.pop("index"),
             seed=row.pop("seed"),
-            inputs=row,
+            inputs=inputs_from_json(row, texts),
             sha256=pixel_sha256(pixels),
             data=pixels.tobytes(),
         )
@@ -76,6 +86,17 @@ def _read_column(
     archive: zipfile.ZipFile, name: str, dtype: type[np.generic], count: int
 ) -> NDArray[Any]:
     """Return a column of numbers, [count]."""
+    with archive.open(f"{name}.npy") as member:
+        return read_npy(member, dtype, (count,))
+
+
+def _read_texts(archive: zipfile.ZipFile, name: str, most: int, count: int) -> NDArray[Any]:
+    """Return a column of texts of up to ``most`` characters, [count]."""
+    with archive.open(f"{name}.npy") as member:
+        np.lib.format.read_magic(member)  # type: ignore[no-untyped-call]
+        _, _, dtype = np.lib.format.read_array_header_1_0(member)  # type: ignore[no-untyped-call]
+    if dtype.kind != "U" or not dtype.itemsize <= np.dtype("U1").itemsize * most:
+        raise ValueError(f"its column {name} holds {dtype}")
     with archive.open(f"{name}.npy") as member:
         return read_npy(member, dtype, (count,))
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,12 +15,14 @@ from latentry.synthesis.sinks.sample import (
     Sample,
     columns_of,
     input_types,
-    number_from_json,
+    inputs_from_json,
     pixel_sha256,
+    text_lengths,
 )
 from latentry.synthesis.sinks.shard_format import ROOM_OF_FILE, ShardFormat
 
 _SHA256_CHARACTERS = 64
+_MOST_CHARACTER = 4  # bytes in UTF-8
 
 
 def _write(
@@ -58,11 +60,13 @@ def _read(file: BinaryIO, image_format: str, spec: GeneratorSpec, count: int) ->
 
     # A value that stands there once and is named a million times is not unpacked a million times;
     # encodings that grow from one value to the next cannot be read like this, and are refused.
-    texts = {"sha256": (_SHA256_CHARACTERS, _SHA256_CHARACTERS)}
+    said = text_lengths(spec) if count else {}  # of no samples nothing is said
+    texts = {name: (least, _MOST_CHARACTER * most) for name, (least, most) in said.items()}
+    texts["sha256"] = (_SHA256_CHARACTERS, _SHA256_CHARACTERS)
     if image_format != "none":
         texts["image"] = (0, most_image_bytes(image))
     parquet = pyarrow.parquet.ParquetFile(file, read_dictionary=list(texts))
-    names = _checked_columns(parquet, image_format, types)
+    names = _checked_columns(parquet, image_format, types, said)
     _check_sizes(parquet.metadata, names, count, ROOM_OF_FILE + count * most_image_bytes(image))
     for batch in parquet.iter_batches(batch_size=256, columns=names):
         columns = {name: batch.column(name) for name in names}
@@ -77,21 +81,24 @@ def _read(file: BinaryIO, image_format: str, spec: GeneratorSpec, count: int) ->
             yield Sample(
                 index=row["index"],
                 seed=row["seed"],
-                inputs={key: number_from_json(row[key]) for key in types.keys() & row.keys()},
+                inputs=inputs_from_json(
+                    {key: value for key, value in row.items() if key in types or key in said}, said
+                ),
                 sha256=found,
                 data=row.get("image", b""),
             )
 
 
 def _checked_columns(
-    parquet: Any, image_format: str, types: Mapping[str, type[np.generic]]
+    parquet: Any, image_format: str, types: Mapping[str, type[np.generic]], said: Iterable[str]
 ) -> list[str]:
-    """Return the names of the columns to read; feature vectors are not."""
+    """Return the names of the columns to read, ``said`` being texts; feature vectors are not."""
     import pyarrow
 
     texts = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
     files = pyarrow.dictionary(pyarrow.int32(), pyarrow.binary())
     needed = {"index": pyarrow.int64(), "seed": pyarrow.int64(), "sha256": texts}
+    needed |= dict.fromkeys(said, texts)
     if image_format != "none":
         needed["image"] = files
     allowed = {**needed, **{name: pyarrow.from_numpy_dtype(t) for name, t in types.items()}}

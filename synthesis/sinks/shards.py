@@ -12,7 +12,7 @@ from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.job import OutputPart
 from latentry.synthesis.sinks.formats import FORMATS
 from latentry.synthesis.sinks.image_data import image_encoder_versions, most_image_bytes
-from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample
+from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample, most_text_bytes
 from latentry.synthesis.sinks.shard_format import ROOM_OF_FILE
 
 
@@ -60,4 +60,4 @@ def read_shard(
 def most_shard_bytes(output: OutputPart, spec: GeneratorSpec, count: int) -> int:
     """Return the largest size that a file of ``count`` samples may have."""
     features = 4 * MOST_FEATURES if output.features else 0
-    return ROOM_OF_FILE + count * (most_image_bytes(spec.image) + features)
+    return ROOM_OF_FILE + count * (most_image_bytes(spec.image) + most_text_bytes(spec) + features)

@@ -4,7 +4,7 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,9 +16,11 @@ from latentry.contract.values.npy import npy_bytes, read_npy
 from latentry.synthesis.sinks.image_data import image_from_data, most_image_bytes
 from latentry.synthesis.sinks.sample import (
     Sample,
-    number_from_json,
-    number_from_scalar,
+    inputs_from_json,
+    most_text_bytes,
     pixel_sha256,
+    scalar_for_json,
+    text_lengths,
 )
 from latentry.synthesis.sinks.shard_format import ShardFormat
 
@@ -51,7 +53,7 @@ def _sidecar(sample: Sample, model_digest: str) -> bytes:
     facts = {
         "index": sample.index,
         "seed": sample.seed,
-        **{name: number_from_scalar(value) for name, value in sample.inputs.items()},
+        **{name: scalar_for_json(value) for name, value in sample.inputs.items()},
         "model_digest": model_digest,
         "sha256": sample.sha256,
     }
@@ -59,27 +61,28 @@ def _sidecar(sample: Sample, model_digest: str) -> bytes:
 
 
 def _read(file: BinaryIO, image_format: str, spec: GeneratorSpec, count: int) -> Iterator[Sample]:
-    image = spec.image
+    image, lengths = spec.image, text_lengths(spec)
+    most = most_image_bytes(image) + most_text_bytes(spec)
     for _ in range(count):
         # Sorted by name: json before png, npy after it.
-        name, body = _read_member(file, image)
+        name, body = _read_member(file, most)
         members = {name.partition(".")[2]: body}
-        name, body = _read_member(file, image)
+        name, body = _read_member(file, most)
         members[name.partition(".")[2]] = body
         facts = parse_json(members["json"])
         if image_format == "raw":
             data = read_npy(io.BytesIO(members[_NPY]), np.uint8, image.row_shape).tobytes()
         else:
             data = members[image_format]
-        yield _found(facts, data, image_format, image)
+        yield _found(facts, data, image_format, image, lengths)
     if file.read(_BLOCK).strip(b"\0"):
         raise ValueError("it holds more samples than its record says")
 
 
-def _read_member(file: BinaryIO, image: PictureOutput) -> tuple[str, bytes]:
-    """Return the name and the bytes of a tar file's next member, a plain and small one."""
+def _read_member(file: BinaryIO, most: int) -> tuple[str, bytes]:
+    """Return name and bytes of a tar file's next member, a plain one of up to ``most`` bytes."""
     member = tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "strict")
-    if member.type != tarfile.REGTYPE or not 0 <= member.size <= most_image_bytes(image):
+    if member.type != tarfile.REGTYPE or not 0 <= member.size <= most:
         raise ValueError(f"its member {member.name!r} has {member.size:,} bytes")
     padded = math.ceil(member.size / _BLOCK) * _BLOCK
     body = file.read(padded)
@@ -88,12 +91,20 @@ def _read_member(file: BinaryIO, image: PictureOutput) -> tuple[str, bytes]:
     return member.name, body[: member.size]
 
 
-def _found(facts: Any, data: bytes, image_format: str, image: PictureOutput) -> Sample:
+def _found(
+    facts: Any,
+    data: bytes,
+    image_format: str,
+    image: PictureOutput,
+    lengths: Mapping[str, tuple[int, int]],
+) -> Sample:
     known = {"index", "seed", "model_digest", "sha256"}
     return Sample(
         index=facts["index"],
         seed=facts["seed"],
-        inputs={key: number_from_json(value) for key, value in facts.items() if key not in known},
+        inputs=inputs_from_json(
+            {key: value for key, value in facts.items() if key not in known}, lengths
+        ),
         sha256=pixel_sha256(image_from_data(data, image_format, image)),
         data=data,
     )

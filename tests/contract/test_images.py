@@ -146,7 +146,7 @@ def file_of(picture: Image.Image, image_format: str = "PNG", **more: Any) -> byt
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "BMP"])
 def test_a_picture_may_be_held_in_anything(image_format: str, tmp_path: Path) -> None:
     picture = picture_of(4, 5)
     data = file_of(picture, image_format, lossless=True)
@@ -205,16 +205,16 @@ def see_through() -> Image.Image:
 @pytest.mark.parametrize(
     ("held", "options", "words"),
     [
-        (b"", {}, "image cannot be read as PNG, JPEG or WebP: it is none of them, or damaged"),
-        (b"GIF89a", {}, "image cannot be read as PNG, JPEG or WebP"),
-        (file_of(picture_of(2, 2), "GIF"), {}, "image cannot be read as PNG, JPEG or WebP"),
-        (file_of(picture_of(9, 9))[:55], {}, "image cannot be read as PNG, JPEG or WebP"),
+        (b"", {}, "image cannot be read as PNG, JPEG, WebP or BMP: it is none of them, or damaged"),
+        (b"GIF89a", {}, "image cannot be read as PNG, JPEG, WebP or BMP"),
+        (file_of(picture_of(2, 2), "GIF"), {}, "image cannot be read as PNG, JPEG, WebP or BMP"),
+        (file_of(picture_of(9, 9))[:55], {}, "image cannot be read as PNG, JPEG, WebP or BMP"),
         (
             Path("/nowhere/a.png"),
             {},
             r"image \(/nowhere/a.png\) cannot be read .*: No such file or directory$",
         ),
-        (Path("/dev/null"), {}, r"image \(/dev/null\) cannot be read as PNG, JPEG or WebP"),
+        (Path("/dev/null"), {}, r"image \(/dev/null\) cannot be read as PNG, JPEG, WebP or BMP"),
         (Image.new("I", (2, 2)), {}, "image has mode I; 8 bits a channel are taken"),
         (Image.new("I;16", (2, 2)), {}, "image has mode I;16; 8 bits a channel are taken"),
         (Image.new("F", (2, 2)), {}, "image has mode F; 8 bits a channel are taken"),

@@ -40,6 +40,30 @@ class Restyled(nn.Module):
         return torch.tanh(self.colours(photo))
 
 
+class Tinted(nn.Module):
+    """RGB 16 x 12 and a number -> RGB 16 x 12; NaN where the first pixel is white."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colours = nn.Conv2d(3, 3, 1)
+
+    def forward(self, photo: Tensor, strength: Tensor) -> Tensor:
+        sample = torch.tanh(self.colours(photo) + 0.3 * strength[:, None, None, None])
+        broken = photo[:, :1, :1, :1] > 0.999
+        return torch.where(broken, torch.full_like(sample, torch.nan), sample)
+
+
+class Filled(nn.Module):
+    """z [N, 4], RGB 16 x 12 and a mask -> RGB 16 x 12, where the mask is of z."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.style = nn.Linear(4, 3)
+
+    def forward(self, z: Tensor, photo: Tensor, mask: Tensor) -> Tensor:
+        return torch.tanh(photo * (1 - mask) + self.style(z)[:, :, None, None] * mask)
+
+
 class Embedded(nn.Module):
     """z [N, 8] -> 16 features, and no picture."""
 
@@ -69,6 +93,16 @@ STEERED = make_spec(
 )
 
 
+PHOTO = {**image(16, 12), "name": "photo"}
+TINTED = make_spec(
+    [PHOTO, {"name": "strength", "kind": "number", "minimum": 0.0, "maximum": 2.0, "default": 1.0}],
+    [image(16, 12)],
+)
+FILLED = make_spec(
+    [z(4), PHOTO, {"name": "mask", "kind": "mask", "height": 16, "width": 12}], [image(16, 12)]
+)
+
+
 def spec_of_restyled(height: int, width: int, channels: int) -> GeneratorSpec:
     """Return the spec of a :class:`Restyled` for pictures of this size."""
     part = image(height, width, channels)
@@ -91,6 +125,18 @@ def export_embedded(folder: Path) -> None:
     """Publish ``embedded``."""
     torch.manual_seed(3)
     export(folder, "embedded", EMBEDDED, Embedded())
+
+
+def export_tinted(folder: Path) -> None:
+    """Publish ``tinted``."""
+    torch.manual_seed(3)
+    export(folder, "tinted", TINTED, Tinted())
+
+
+def export_filled(folder: Path) -> None:
+    """Publish ``filled``."""
+    torch.manual_seed(3)
+    export(folder, "filled", FILLED, Filled())
 
 
 def export_restyled(folder: Path, name: str, height: int, width: int, channels: int) -> None:

@@ -120,7 +120,7 @@ NUMBER = (
 
 
 WRONG = [
-    (PLAIN, "", "model is missing; samples is missing"),
+    (PLAIN, "", "model is missing; samples: give either seeds = "),
     (PLAIN, "model = ", "is no TOML: Invalid value"),
     (PLAIN, 'model = "My Model"\n[samples]\nseeds = "0-9"', "'My Model' is not allowed; use 1 to"),
     (PLAIN, 'modle = "m"\n' + OK, "modle: there is no such key; there are model, model_digest, "),

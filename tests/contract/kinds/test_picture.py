@@ -107,13 +107,16 @@ def test_the_last_axis_of_a_grey_picture_may_be_left_out() -> None:
         (ROWS.astype(int) + 200, "image holds numbers from 200 to 319"),
         (ROWS[:, :3], r"image has rows of shape \[3, 5, 3\]; it takes rows of shape \[4, 5, 3\]"),
         (ROWS[0, 0], r"image has rows of shape \[3\]"),
-        (b"", "image cannot be read as PNG, JPEG or WebP"),
-        (b"not a picture", "image cannot be read as PNG, JPEG or WebP"),
+        (b"", "image cannot be read as PNG, JPEG, WebP or BMP"),
+        (b"not a picture", "image cannot be read as PNG, JPEG, WebP or BMP"),
         (
             Path("/nowhere.png"),
-            r"image \(/nowhere.png\) cannot be read as PNG, JPEG or WebP: No such",
+            r"image \(/nowhere.png\) cannot be read as PNG, JPEG, WebP or BMP: No such",
         ),
-        ([Path("/nowhere.png")], r"image \(/nowhere.png\) cannot be read as PNG, JPEG or WebP: No"),
+        (
+            [Path("/nowhere.png")],
+            r"image \(/nowhere.png\) cannot be read as PNG, JPEG, WebP or BMP: No",
+        ),
         (
             file_of(np.zeros((5, 4, 3), np.uint8)),
             "image is a picture of 5 x 4; it takes pictures of 4 x 5 x 3, uint8; resize it first",
