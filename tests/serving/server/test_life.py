@@ -96,7 +96,7 @@ def test_a_half_written_entry_is_refused_and_a_stray_folder_is_not(
     assert "is no entry" in re.sub(r"\s+", " ", capfd.readouterr().err)
     half = small / "wide" / "2"
     half.mkdir()
-    (half / "model.json").write_bytes(b"")
+    (half / "perf_input.json").write_bytes(b"")
     assert "half-written" in refuse_to_serve("--repository", str(small))
 
 
