@@ -405,7 +405,7 @@ REFUSED = [
     ),
     *(
         ([Z, integer(name, minimum=0, maximum=9, default=0)], [{**IMAGE, "name": "out"}], "", words)
-        for name in ("sha256", "image", "images", "features", "model_digest")
+        for name in ("sha256", "image", "images", "features")
         for words in [f"m takes an input called {name}, which is what shards call something else"]
     ),
 ]
