@@ -87,9 +87,7 @@ def generate(
     if as_json:
         echo_json(_json_from_result(result, files, grid))
         return
-    typer.echo(_summary(result))
-    for line in [f"{len(files)} files in {out}"] * bool(out) + [f"grid: {grid}"] * bool(grid):
-        typer.echo(line)
+    typer.echo(_told(result, files, out, grid))
 
 
 def _write_grid(result: GenerateResult, path: Path) -> None:
@@ -101,9 +99,30 @@ def _write_grid(result: GenerateResult, path: Path) -> None:
 
 def _summary(result: GenerateResult) -> str:
     if result.seeds is None:
-        return str(result)
+        return f"{_counted(len(result), 'sample')} of {result.model} version {result.version}"
     shown = ", ".join(map(str, result.seeds[:16].tolist())) + ", ..." * (len(result) > 16)
-    return f"{len(result)} samples of {result.model} version {result.version}, seeds {shown}"
+    return (
+        f"{_counted(len(result), 'sample')} of {result.model} version {result.version}, "
+        f"{'seeds' if len(result) != 1 else 'seed'} {shown}"
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _told(result: GenerateResult, files: list[Path], out: Path | None, grid: Path | None) -> str:
+    """Return what was written, and what was not."""
+    lines = [_summary(result)]
+    if out:
+        lines.append(f"{_counted(len(files), 'file')} in {out}")
+    if grid:
+        lines.append(f"grid: {grid}")
+        spec = result.info.spec
+        others = [item.name for item in spec.outputs if item is not spec.picture]
+        if others and not out:
+            lines.append(f"not in it: {', '.join(others)}; --out FOLDER writes every output")
+    return "\n".join(lines)
 
 
 def _json_from_result(

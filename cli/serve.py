@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
 from latentry.cli.common.console import AsJson
 from latentry.cli.common.repository_options import (
@@ -163,15 +164,33 @@ def serve(
         )
         console.print(f"[green]ready[/] on {endpoint.url}: {names}")
         console.print(f"metrics: http://127.0.0.1:{endpoint.metrics_port}/metrics")
-        first = entries[0]
-        label = " --class 0" if first.spec.class_input else ""
         url = "" if endpoint.url == "127.0.0.1:8001" else f" --url {endpoint.url}"
-        console.print(
-            f"try: latentry generate {first.name} --seeds 0-15{label} --grid {first.name}.png{url}"
-        )
+        console.print(Text(f"try: {example_command(entries[0])}{url}"))
         console.print("Ctrl-C stops it")
 
     run(options, say_ready)
+
+
+def example_command(entry: "Entry") -> str:
+    """Return a command that draws from a model; what only its user has is in capitals."""
+    from latentry.contract.kinds.classes import ClassInput
+    from latentry.contract.kinds.numbers import IntegerInput, NumberInput
+    from latentry.contract.kinds.picture import PixelsInput
+
+    spec = entry.spec
+    words = ["latentry generate", entry.name, *(["--seeds 0-15"] if spec.takes_seed else [])]
+    for item in spec.route(frozenset()).inputs:
+        if item.default_row() is not None or item.distribution_to_draw:
+            continue
+        if isinstance(item, ClassInput):
+            words.append("--class 0" if item is spec.class_input else f"--set {item.name}=0")
+        elif isinstance(item, NumberInput | IntegerInput):
+            words.append(f"--set {item.name}={item.text(item.examples(1)[0])}")
+        else:
+            value = "PICTURE.png" if isinstance(item, PixelsInput) else "VALUE"
+            words.append(f"--set {item.name}={value}")
+    words.append(f"--grid {entry.name}.png" if spec.picture else f"--out {entry.name}")
+    return " ".join(words)
 
 
 def _builds(texts: list[str]) -> dict[str, str]:

@@ -68,8 +68,10 @@ def _from_any(value: Any, ours: dict[str, type[K]], base: type[K]) -> K:
     try:
         return kind.model_validate_json(json.dumps(value))
     except ValidationError as error:
-        name = value.get("name")
-        raise ValueError(f"{name}: {explain(error)}" if name else explain(error)) from error
+        name, why = value.get("name"), explain(error)
+        if any(item["type"] == "extra_forbidden" for item in error.errors()):
+            why += f" (a {word} has {', '.join(kind.model_fields)})"
+        raise ValueError(f"{name}: {why}" if name else why) from error
 
 
 def _kinds_of_others(base: type[K]) -> dict[str, type[K]]:

@@ -133,13 +133,17 @@ class StageGraph(nn.Module):
     def network_outputs(self, *rows: Tensor) -> tuple[Tensor, ...]:
         """Return what the network itself gives for rows of what it takes."""
         network = network_of(self.module, self.stage.network)
+        output = network(*self.network_inputs(*rows))
+        return output if isinstance(output, tuple) else (output,)
+
+    def network_inputs(self, *rows: Tensor) -> list[Tensor]:
+        """Return what the network itself gets for rows of what it takes."""
         given = []
         for name, tensor in zip(self.stage.takes, rows, strict=True):
             kind = self.spec.find(name)
             # A tensor that a stage has made comes as it was made.
             given.append(tensor if kind is None else kind.to_network(tensor))
-        output = network(*given)
-        return output if isinstance(output, tuple) else (output,)
+        return given
 
     @property
     def name(self) -> str:
@@ -199,10 +203,11 @@ def _try_stage(graph: StageGraph, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...
         with torch.no_grad():
             outputs = graph.network_outputs(*rows)
     except Exception as error:  # a user's forward may raise anything
-        given = ", ".join(str(list(tensor.shape)) for tensor in rows)
+        given = ", ".join(str(list(tensor.shape)) for tensor in graph.network_inputs(*rows))
         raise ExportRefused(
             f"{graph.name} fails on {', '.join(graph.stage.takes)} of shape {given}: "
-            f"{type(error).__name__}: {error}; correct the forward or the spec"
+            f"{type(error).__name__}: {error}; correct the forward or the spec (inputs stand in "
+            "the order of the forward's arguments)"
         ) from error
     if len(outputs) != len(graph.stage.gives):
         raise ExportRefused(

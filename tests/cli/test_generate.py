@@ -94,6 +94,20 @@ def test_generate_refuses(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_grid_says_what_is_not_in_it(
+    run_command: RunCommand, arithmetic_server: ArithmeticServer, tmp_path: Path
+) -> None:
+    arithmetic_server.double.transport.infos["scene"] = info_of("scene")
+    options = ["--seeds", "7", "--url", arithmetic_server.url]
+    code, out, _ = run_command("generate", "scene", *options, "--grid", tmp_path / "grid.png")
+    assert code == 0
+    assert "1 sample of scene version 1, seed 7\n" in out
+    assert "not in it: embedding, shade, alpha, parts; --out FOLDER writes every output" in out
+    out = run_command("generate", "scene", *options, "--out", tmp_path / "all").out
+    assert "5 files in" in out
+    assert "not in it" not in out
+
+
 def test_a_grid_of_a_model_without_pictures_is_refused_before_anything_is_drawn(
     run_command: RunCommand, arithmetic_server: ArithmeticServer, tmp_path: Path
 ) -> None:

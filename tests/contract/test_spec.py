@@ -263,6 +263,10 @@ REFUSED: list[tuple[object, str]] = [
         "nobody takes x, y, which a stage gives; take the stage out, or declare an output",
     ),
     (
+        {"inputs": [{"name": "rough", "kind": "number", "min": 0}], "outputs": [IMAGE]},
+        r"min: there is no such key \(a number has kind, name, minimum, maximum, default\)",
+    ),
+    (
         {"inputs": [{"role": "z", "shape": [4]}], "outputs": [IMAGE]},
         r"has a role, as in Latentry 0\.4 and before; it has a kind now, such as latent, class",
     ),

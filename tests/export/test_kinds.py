@@ -219,7 +219,7 @@ def test_scores_for_another_number_of_labels_are_refused() -> None:
 def test_inputs_that_a_forward_does_not_take_are_named_with_their_shapes() -> None:
     module = Layers({"conv": conv(3, 3)}, lambda layers, x: torch.tanh(layers["conv"](x)))
     spec = make_spec([INPUTS["photo"], INPUTS["hole"]], [zoo.picture()])
-    message = r"fails on photo, hole of shape \[3, 12, 16, 3\], \[3, 12, 16\]: TypeError: "
+    message = r"fails on photo, hole of shape \[3, 3, 12, 16\], \[3, 1, 12, 16\]: TypeError: "
     with pytest.raises(ExportRefused, match=message):
         onnx_from_module(module, spec)
 
