@@ -42,15 +42,18 @@ _Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 _Count = Annotated[int, Field(ge=0, le=MAX_SEED + 1)]
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
+# As the server tells it; what is longer is in no message of one line.
+_Digest = Annotated[str, Field(max_length=64)]
+
 
 class JobRecord(Strict):
     """``job.json``: the job, and everything else on which a byte of its shards depends."""
 
     format: Literal[2] = 2
     job: Job
-    model_digest: str
-    build: str
-    build_digest: str
+    model_digest: _Digest
+    build: Annotated[str, Field(pattern="^[a-z0-9_]+-[a-z0-9_]+$")]
+    build_digest: _Digest
     engine_class: str
     spec: GeneratorSpec
     encoders: dict[str, str]

@@ -30,7 +30,7 @@ def made(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
     return make_jobs(tmp_path_factory.mktemp("hostile"), repository)
 
 
-@pytest.mark.parametrize("seed", range(36))
+@pytest.mark.parametrize("seed", [*range(36), 1305])
 def test_whatever_is_done_to_a_folder_ends_in_a_line(
     made: list[Path], repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     seed: int,
