@@ -20,6 +20,7 @@ from rich.table import Table
 
 from latentry.cli.common.exit_codes import EXIT_FAULT, EXIT_INTERRUPTED
 from latentry.cli.common.repository_options import DEFAULT_REPOSITORY
+from latentry.cli.common.samples import json_from_info
 from latentry.cli.common.server_options import talks_to_server
 from latentry.cli.common.usage import WrongUsage, reading_options
 from latentry.clients.client import Client
@@ -394,12 +395,7 @@ def _header(info: ModelInfo, url: str, *, with_perf_analyzer: bool) -> dict[str,
             "python": platform.python_version(),
         },
         "machine": {"cores": cores, "load": round(load, 2), "system": platform.system()},
-        "model": info.name,
-        "version": info.version,
-        "model_digest": info.model_digest,
-        "build": info.build,
-        "build_digest": info.build_digest,
-        "engine_class": info.engine_class,
+        **json_from_info(info),
         "configuration": served_configuration(url, info.name),
         "notes": (f"{busy} worse than they need be",) if load > _BUSY_LOAD * cores else (),
     }

@@ -107,10 +107,17 @@ def most_of(side: int | SideRange) -> int:
     return side.maximum if isinstance(side, SideRange) else side
 
 
-def check_pixels(height: int | SideRange, width: int | SideRange) -> None:
-    """Raise ValueError for more pixels than are served."""
-    if most_of(height) * most_of(width) > _MAX_PIXELS:
-        raise ValueError(f"{height} x {width} is over {_MAX_PIXELS} pixels")
+class Sized(Strict):
+    """What has a height and a width, of which each request chooses one where it is a range."""
+
+    height: Side
+    width: Side
+
+    @model_validator(mode="after")
+    def _size_is_served(self) -> Self:
+        if most_of(self.height) * most_of(self.width) > _MAX_PIXELS:
+            raise ValueError(f"{self.height} x {self.width} is over {_MAX_PIXELS} pixels")
+        return self
 
 
 def levels_from_sample(sample: Any, value_range: tuple[float, float]) -> Any:
@@ -129,7 +136,7 @@ def sample_from_levels(levels: Any, value_range: tuple[float, float]) -> Any:
     return levels.float() * ((high - low) / _LEVELS) + low
 
 
-class PixelsInput(InputKind):
+class PixelsInput(Sized, InputKind):
     """What pictures, masks and label maps that go in have in common: uint8.
 
     Attributes:
@@ -139,14 +146,6 @@ class PixelsInput(InputKind):
 
     dtype: ClassVar[type[np.generic]] = np.uint8
     holds_labels: ClassVar[bool] = False
-
-    height: Side
-    width: Side
-
-    @model_validator(mode="after")
-    def _size_is_served(self) -> Self:
-        check_pixels(self.height, self.width)
-        return self
 
     def shape_of(self, height: int, width: int) -> tuple[int, ...]:
         """Return the shape of a row of this size."""
@@ -315,7 +314,7 @@ class PictureInput(PixelsInput):
         return sample_from_levels(rows.permute(0, 3, 1, 2), self.range)
 
 
-class PixelsOutput(OutputKind):
+class PixelsOutput(Sized, OutputKind):
     """What pictures, masks and label maps that come out have in common: uint8 at the edge.
 
     Attributes:
@@ -325,14 +324,6 @@ class PixelsOutput(OutputKind):
 
     flat: ClassVar[bool] = True
     """Whether a row has no axis of channels at the edge."""
-
-    height: Side
-    width: Side
-
-    @model_validator(mode="after")
-    def _size_is_served(self) -> Self:
-        check_pixels(self.height, self.width)
-        return self
 
     @property
     def planes(self) -> int:
