@@ -97,6 +97,7 @@ class SampleOptions:
             if default_seeds is None:
                 raise WrongUsage(_EITHER)
             arguments["seeds"] = seeds_from_text("--seeds", default_seeds)
+        _check_complete(spec, frozenset(values))
         count = count_samples(spec, {**arguments, **values})
         for name, value in values.items():
             arguments[name] = _in_turn(value, count) if isinstance(value, list) else value
@@ -144,12 +145,33 @@ class SampleOptions:
                 given[name] = (option, _value(spec, option, name, typed))
         values = {name: value for name, (_, value) in given.items()}
         if self.images:
-            picture = next((i for i in spec.inputs if isinstance(i, PictureInput)), None)
+            picture = _first_picture(spec)
             if picture is None:
                 raise BadRequest(f"--image: this model takes no picture; it takes {spec.takes}")
             _check_once(given, picture.name, "--image")
             values[picture.name] = _one_or_several(list(self.images))
         return values
+
+
+def _check_complete(spec: GeneratorSpec, given: frozenset[str]) -> None:
+    """Name the option of an input that has to be given and is not."""
+    route = spec.route(given)
+    for item in route.inputs:
+        if item.name not in given and item not in route.drawn and item.default_row() is None:
+            raise BadRequest(
+                f"{_option_for(spec, item)}: {item.name} is required by this model; "
+                f"it takes {item.allowed}"
+            )
+
+
+def _option_for(spec: GeneratorSpec, item: InputKind) -> str:
+    if item is spec.class_input:
+        return "--class"
+    return "--image" if item is _first_picture(spec) else f"--set {item.name}=..."
+
+
+def _first_picture(spec: GeneratorSpec) -> PictureInput | None:
+    return next((item for item in spec.inputs if isinstance(item, PictureInput)), None)
 
 
 def _check_once(given: Mapping[str, tuple[str, Any]], name: str, option: str) -> None:

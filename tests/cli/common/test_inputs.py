@@ -1,6 +1,7 @@
 """The options that give a model its inputs, in the commands that draw."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import pytest
 from arithmetic_server import ArithmeticServer
 from doubles import Done, InfoOf, RunCommand
 from PIL import Image
+from specs import classes, image, make_spec
+
+from latentry.cli.common.samples import SampleOptions
+from latentry.contract.errors import BadRequest
 
 PIXELS = np.arange(54, dtype=np.uint8).reshape(3, 3, 2, 3)
 
@@ -124,12 +129,12 @@ def test_every_output_has_a_file(run_command: RunCommand, here: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "code", "words"),
     [
-        ("upscaler", [], 1, "nothing was given; this model takes image, strength, v, format"),
+        ("upscaler", [], 1, "error: --image: image is required by this model; it takes pictures"),
         (
             "upscaler",
             ["--set", "v=0"],
             1,
-            "image is required by this model; it takes pictures of 3",
+            "error: --image: image is required by this model; it takes pictures of 3",
         ),
         (
             "upscaler",
@@ -177,3 +182,27 @@ def test_no_number_of_samples_makes_a_list_without_end(run_command: RunCommand, 
     assert "n and z were given" in done.err
     images = ["--image", "0.png", "--image", "1.png", "--n", str(10**13)]
     assert "takes no n" in run_command("generate", "upscaler", *images).err
+
+
+def test_what_is_missing_is_told_with_the_option_that_gives_it() -> None:
+    size = {"height": 4, "width": 4}
+    spec = make_spec(
+        [
+            {"name": "photo", "kind": "picture", **size, "channels": 3},
+            {"name": "style", "kind": "picture", **size, "channels": 3},
+            {"name": "hole", "kind": "mask", **size},
+            classes("cat", "dog"),
+        ],
+        [image(4, 4)],
+    )
+    given: list[str] = []
+    for name, option in {
+        "photo=a.png": "--image: photo is required",
+        "style=b.png": "--set style=...: style is required",
+        "hole=c.png": "--set hole=...: hole is required by this model; it takes masks of 4 x 4",
+        "class_label=cat": "--class: class_label is required",
+    }.items():
+        with pytest.raises(BadRequest, match=f"^{re.escape(option)}"):
+            SampleOptions(settings=given).arguments(spec)
+        given.append(name)
+    assert SampleOptions(settings=given).arguments(spec)["class_label"] == 0
