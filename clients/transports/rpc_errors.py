@@ -81,7 +81,8 @@ _ADVICE: dict[type[LatentryError], str] = {
     "waits for its return",
     TimedOut: "{url} gave up on the request ({text}); ask for fewer samples, or later",
     ServerGone: "no answer from {url} ({text}); start a server there with `latentry serve`, give "
-    "another address, or wait for its return (retry_for_s=30, --retry-for-s 30)",
+    "another address (url=, --url or LATENTRY_URL), or wait for its return (retry_for_s=30, "
+    "--retry-for-s 30)",
     ServerFault: "{url} answered with a fault: {code}: {text}",
 }
 
