@@ -29,7 +29,6 @@ from latentry.synthesis.filters.filters import FILTERS, FilterOptions
 from latentry.synthesis.filters.network import NetworkOptions
 from latentry.synthesis.job_inputs import (
     Choice,
-    Folder,
     JobInput,
     NumberInput,
     Uniform,
@@ -48,6 +47,9 @@ from latentry.synthesis.sinks.sample import (
     one_number_inputs,
     picture_inputs,
 )
+from latentry.synthesis.sources.folders import Folder
+from latentry.synthesis.sources.listing import PictureFolder
+from latentry.synthesis.sources.webdataset import WebDataset
 
 _MOST_FILE_BYTES = 2**20
 _EITHER = 'give either seeds = "0-9999" or per_class = { "0-9" = 1000 }'
@@ -169,20 +171,20 @@ class Job(Strict):
     @classmethod
     def _are_so_many(cls, value: SamplesPart, info: ValidationInfo) -> SamplesPart:
         inputs = info.data.get("inputs")  # None where something is wrong with them
-        has_folder = any(isinstance(item, Folder) for item in (inputs or {}).values())
+        has_folder = any(isinstance(item, PictureFolder) for item in (inputs or {}).values())
         if inputs is not None and not (has_folder or value.tells_count):
             raise ValueError(f"{_EITHER}, or a folder of pictures in [inputs]")
         return value
 
     @property
-    def folders(self) -> dict[str, Path]:
-        """The folders of pictures, by the names of their inputs."""
-        return {name: v.folder for name, v in self.inputs.items() if isinstance(v, Folder)}
+    def folders(self) -> dict[str, PictureFolder]:
+        """Where pictures lie, by the names of their inputs."""
+        return {name: v for name, v in self.inputs.items() if isinstance(v, PictureFolder)}
 
     @property
     def numbers(self) -> dict[str, NumberInput]:
         """What is said of inputs of one number, by their names."""
-        return {name: v for name, v in self.inputs.items() if not isinstance(v, Folder)}
+        return {name: v for name, v in self.inputs.items() if not isinstance(v, PictureFolder)}
 
     def with_files(self, spec: GeneratorSpec, count: int) -> Self:
         """Return a job of folders with a seed for each of their ``count`` files.
@@ -364,6 +366,7 @@ _TABLES: dict[str, type[Strict]] = {
     "uniform": Uniform,
     "choice": Choice,
     "folder": Folder,
+    "webdataset": WebDataset,
     **FILTERS,
 }
 _WORDS = {

@@ -1,10 +1,9 @@
-"""``[inputs]`` of a job's file: inputs of one number, the same for all or drawn; and folders."""
+"""``[inputs]`` of a job's file: inputs of one number, the same for all or drawn; and pictures."""
 
 import json
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -13,8 +12,6 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Tag,
-    ValidationInfo,
-    field_serializer,
     field_validator,
     model_validator,
 )
@@ -25,6 +22,9 @@ from latentry.contract.kinds.kind import InputKind
 from latentry.contract.seeds import draw_uniform
 from latentry.contract.strict import Strict
 from latentry.contract.values.ranges import integers_from_text
+from latentry.synthesis.sources.folders import Folder
+from latentry.synthesis.sources.listing import PictureFolder
+from latentry.synthesis.sources.webdataset import WebDataset
 
 _RANGE = re.compile(r"[0-9_]*( *- *[0-9_]*)?")  # or what was meant for one
 _HOW = (
@@ -109,30 +109,12 @@ class Choice(Strict):
         return numbers[(drawn * len(numbers)).astype(np.int64)]
 
 
-class Folder(Strict):
-    """A folder of pictures, one for each sample."""
-
-    folder: Path
-
-    @field_validator("folder")
-    @classmethod
-    def _is_there(cls, value: Path, info: ValidationInfo) -> Path:
-        context = info.context or {}
-        path = Path(context.get("folder", "")) / value
-        if not context.get("recorded") and not path.is_dir():
-            raise ValueError(f"{path} is no folder; give the path of a folder of pictures")
-        return path
-
-    @field_serializer("folder")
-    def _nowhere(self, value: Path) -> str:
-        return ""  # where it lies is this machine's affair; what is in it goes with the job
-
-
 def _kind_of(value: object) -> str:
-    if isinstance(value, Uniform | Choice | Folder):
+    if isinstance(value, Uniform | Choice | PictureFolder):
         return type(value).__name__.lower()
     if isinstance(value, dict):
-        return next((kind for kind in ("uniform", "folder") if kind in value), "choice")
+        kinds = ("uniform", "folder", "webdataset")
+        return next((kind for kind in kinds if kind in value), "choice")
     return "fixed"
 
 
@@ -143,10 +125,11 @@ JobInput = Annotated[
     Annotated[Value, Tag("fixed")]
     | Annotated[Uniform, Tag("uniform")]
     | Annotated[Choice, Tag("choice")]
-    | Annotated[Folder, Tag("folder")],
+    | Annotated[Folder, Tag("folder")]
+    | Annotated[WebDataset, Tag("webdataset")],
     Discriminator(_kind_of),
 ]
-"""What a job says of an input: as above, or the folder of its pictures."""
+"""What a job says of an input: as above, or where its pictures lie."""
 
 
 def check_input(item: InputKind, value: NumberInput) -> None:

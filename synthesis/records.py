@@ -25,7 +25,7 @@ from latentry.synthesis.job import Job
 from latentry.synthesis.plan import JobPlan, plan_from_job
 from latentry.synthesis.sinks.formats import FORMATS
 from latentry.synthesis.sinks.shards import most_shard_bytes, shard_stem
-from latentry.synthesis.sources import FolderRecord
+from latentry.synthesis.sources.listing import FolderRecord
 from latentry.synthesis.storage.protocol import Storage
 
 JOB_FILE = "job.json"

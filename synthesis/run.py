@@ -40,7 +40,7 @@ from latentry.synthesis.shard_making import Origin, Progress, Work, judges
 from latentry.synthesis.sinks.image_data import image_from_data
 from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sinks.shards import encoder_versions, read_shard
-from latentry.synthesis.sources import Folders, decoder_versions, first_moved
+from latentry.synthesis.sources.pictures import Folders, decoder_versions, first_moved
 from latentry.synthesis.storage.protocol import Storage
 from latentry.synthesis.storage.urls import storage_from_url
 

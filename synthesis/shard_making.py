@@ -37,7 +37,7 @@ from latentry.synthesis.records import (
 from latentry.synthesis.sinks.image_data import data_from_image
 from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample, pixel_sha256
 from latentry.synthesis.sinks.shards import shard_bytes
-from latentry.synthesis.sources import Folders
+from latentry.synthesis.sources.pictures import Folders
 from latentry.synthesis.storage.urls import storage_from_url
 
 DEFAULT_RETRY_FOR_S = 300.0

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,8 @@ from latentry.synthesis.sinks.sample import (
     pixel_sha256,
     text_lengths,
 )
-from latentry.synthesis.sources import Folders, shown_path
+from latentry.synthesis.sources.listing import PictureFolder, shown_path
+from latentry.synthesis.sources.pictures import Folders
 from latentry.synthesis.storage.protocol import MOST_BYTES, Storage
 from latentry.synthesis.storage.urls import storage_from_url
 
@@ -102,7 +102,7 @@ def verify_job(
     origin: Origin | None,
     *,
     samples: int = 64,
-    folders: Mapping[str, Path] | None = None,
+    folders: Mapping[str, PictureFolder] | None = None,
     workers: int = 1,
     progress: Progress = lambda _: None,
 ) -> JobVerdict:

@@ -31,7 +31,8 @@ from latentry.cli.main import main
 from latentry.clients import Client
 from latentry.contract.errors import BadRequest
 from latentry.synthesis.job import job_from_file
-from latentry.synthesis.sources import Folders
+from latentry.synthesis.sources.folders import Folder
+from latentry.synthesis.sources.pictures import Folders
 from latentry.synthesis.verify import verify_job
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")
@@ -171,7 +172,7 @@ def test_label_maps_have_their_labels_and_no_others(tmp_path: Path) -> None:
     spec = make_spec([part], [image(8, 8)])
     for name, levels in (("a.png", [[0, 1], [2, 0]]), ("b.png", [[0, 1], [2, 3]])):
         Image.fromarray(np.array(levels, np.uint8)).save(tmp_path / name)
-    found = Folders(spec, {"map": tmp_path}).read([0, 1])
+    found = Folders(spec, {"map": Folder(folder=tmp_path)}).read([0, 1])
     assert found.rows["map"][0].tolist() == [[0, 1], [2, 0]]
     assert found.faults[0] == ""
     assert found.faults[1].startswith("b.png: map in row 0 is 3; it takes label maps of 2 x 2")
@@ -184,7 +185,7 @@ def test_a_machine_that_is_short_of_memory_says_nothing_of_a_file(
     def short(*_: object) -> None:
         raise MemoryError
 
-    folders = Folders(TINTED_SPEC, {"photo": photos})
+    folders = Folders(TINTED_SPEC, {"photo": Folder(folder=photos)})
     monkeypatch.setattr("latentry.contract.images._pixels", short)
     with pytest.raises(MemoryError):
         folders.read([0])
@@ -218,8 +219,10 @@ def test_a_path_out_of_a_shard_leads_to_no_file_but_those_of_the_folder(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = write_picture(photos.parent / "secret.png")
-    folders = Folders(TINTED_SPEC, {"photo": photos})
-    monkeypatch.setattr("latentry.synthesis.sources.read_regular", None)  # nothing is opened
+    folders = Folders(TINTED_SPEC, {"photo": Folder(folder=photos)})
+    monkeypatch.setattr(
+        "latentry.synthesis.sources.folders.read_regular", None
+    )  # nothing is opened
     for path in ("../secret.png", str(secret), "b/../a.png", "./a.png", "b", ""):
         rows, fault = folders.read_again({"photo": path, "photo_sha256": "0" * 64})
         assert (rows, fault) == ({}, f"its photo {path} is no longer in the folder")

@@ -193,7 +193,7 @@ def test_a_fault_of_the_machine_ends_the_job_and_says_nothing_of_the_file(
         return read_regular(path, most=most)
 
     with monkeypatch.context() as patch:
-        patch.setattr("latentry.synthesis.sources.read_regular", failing)
+        patch.setattr("latentry.synthesis.sources.folders.read_regular", failing)
         with pytest.raises(
             JobError, match="c.webp cannot be read: Input/output error; it could be"
         ):

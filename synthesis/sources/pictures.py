@@ -1,4 +1,4 @@
-"""Folders of pictures that go into a model: sample i of a job is made of file i.
+"""The pictures that go into a model: sample i of a job is made of file i.
 
 Files go in the order of their paths. ``job.json`` pins the list of them, and a shard says of which
 file each of its samples was made; so it is known of each whether it is still there and the same.
@@ -6,73 +6,29 @@ file each of its samples was made; so it is known of each whether it is still th
 
 import errno
 import hashlib
-import json
-import os
-import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import features
-from pydantic import Field
 
-from latentry.contract.errors import BadRequest, JobError, listed
-from latentry.contract.files import printable, read_regular
-from latentry.contract.images import MOST_FILE_BYTES
+from latentry.contract.errors import BadRequest, JobError
 from latentry.contract.kinds.picture import PixelsInput
-from latentry.contract.seeds import MAX_SEED
 from latentry.contract.spec import GeneratorSpec
-from latentry.contract.strict import Strict
-from latentry.synthesis.sinks.sample import MOST_PATH, hash_name, picture_inputs
+from latentry.synthesis.sinks.sample import hash_name, picture_inputs
+from latentry.synthesis.sources.listing import (
+    NO_FILE,
+    FolderRecord,
+    Listing,
+    PictureFolder,
+    shown_path,
+)
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-_MOST_ENTRIES = 10_000_000
-_SHOWN = 3
 # Not the machine's trouble, which passes: such a file is bad, and stays so.
 _FAULTS_OF_FILE = (errno.EACCES, errno.EPERM, errno.EFBIG)
-_NO_FILE = -1
-
-_Place = tuple[int, int]  # device and inode
-
-
-class FolderRecord(Strict):
-    """What ``job.json`` pins of a folder.
-
-    Attributes:
-        files: Number of its files.
-        sha256: Of their list: a line ``["relative/path.png", 12345]`` for each, path and size in
-            bytes as JSON, in the order of the paths.
-    """
-
-    files: Annotated[int, Field(ge=1, le=MAX_SEED)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The files of a folder.
-
-    Attributes:
-        folder: The folder.
-        sizes: Size in bytes by relative path, in the order of the paths; -1 for what is no regular
-            file or cannot be looked at.
-    """
-
-    folder: Path
-    sizes: Mapping[str, int]
-
-    @cached_property
-    def record(self) -> FolderRecord:
-        """What is pinned."""
-        digest = hashlib.sha256()
-        for item in self.sizes.items():
-            digest.update(json.dumps(item).encode() + b"\n")
-        return FolderRecord(files=len(self.sizes), sha256=digest.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -93,7 +49,7 @@ class Pictures:
 class Folders:
     """The folders of a job, listed; of a job without any, no pictures for each sample."""
 
-    def __init__(self, spec: GeneratorSpec, folders: Mapping[str, Path]) -> None:
+    def __init__(self, spec: GeneratorSpec, folders: Mapping[str, PictureFolder]) -> None:
         """List the folders, by the names of their inputs.
 
         Raises:
@@ -102,7 +58,7 @@ class Folders:
         """
         self._items = [item for item in picture_inputs(spec) if item.name in folders]
         self._listings = {
-            item.name: list_folder(item.name, folders[item.name]) for item in self._items
+            item.name: folders[item.name].list_files(item.name) for item in self._items
         }
         self._paths = _paired(self._listings)
 
@@ -182,11 +138,11 @@ class Folders:
 
     def _bytes(self, name: str, path: str) -> bytes:
         listing = self._listings[name]
-        size, where = listing.sizes[path], f"{listing.folder}/{shown_path(path)}"
+        size, where = listing.sizes[path], f"{listing.where}/{shown_path(path)}"
         try:
-            data = read_regular(listing.folder / path, most=MOST_FILE_BYTES)
+            data = listing.read(path)
         except OSError as error:
-            if size == _NO_FILE or error.errno in _FAULTS_OF_FILE:
+            if size == NO_FILE or error.errno in _FAULTS_OF_FILE:
                 raise _BadFile(f"{name} cannot be read: {error.strerror}") from error
             raise JobError(
                 f"{where} cannot be read: {error.strerror}; it could be when the folder was "
@@ -226,82 +182,6 @@ def decoder_versions() -> dict[str, str]:
     return {"pillow": version("Pillow"), "jpeg": str(jpeg), "webp": str(webp)}
 
 
-def list_folder(name: str, folder: Path) -> Listing:
-    """Return the files in ``folder`` and below, for the input ``name``.
-
-    Hidden files and folders are left out; links are followed.
-
-    Raises:
-        BadRequest: It cannot be read, holds nothing, or something that is called no picture.
-    """
-    sizes: dict[str, int] = {}
-    odd: list[str] = []
-    try:
-        for path, entry in _files_below(name, folder):
-            if os.path.splitext(path)[1].lower() not in SUFFIXES:
-                odd.append(path)
-            sizes[path] = _size(entry)
-    except OSError as error:
-        where = shown_path(str(error.filename))
-        raise BadRequest(f"{name}: {where} cannot be read: {error.strerror}") from error
-    if odd:
-        shown = listed(map(shown_path, sorted(odd)), most=_SHOWN)
-        raise BadRequest(
-            f"{name}: {folder} holds {shown}; files of pictures end in {', '.join(SUFFIXES)}. Take "
-            "others out, or let their names begin with a dot"
-        )
-    if not sizes:
-        raise BadRequest(f"{name}: {folder} holds no files that end in {', '.join(SUFFIXES)}")
-    return Listing(folder, dict(sorted(sizes.items())))
-
-
-def _files_below(name: str, folder: Path) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-    """Yield the relative path of every file below a folder, and its entry."""
-    waiting: list[tuple[str, tuple[_Place, ...]]] = [("", (_place(os.stat(folder)),))]
-    count = 0
-    while waiting:
-        below, above = waiting.pop()
-        with os.scandir(folder / below) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                path, count = below + entry.name, count + 1
-                _check_path(name, folder, path, count)
-                if not os.path.isdir(entry.path) if entry.is_symlink() else not entry.is_dir():
-                    yield path, entry
-                    continue
-                if (place := _place(entry.stat())) in above:
-                    where = f"{folder}/{shown_path(path)}"
-                    raise BadRequest(f"{name}: {where} leads back to a folder above it")
-                waiting.append((f"{path}/", (*above, place)))
-
-
-def _check_path(name: str, folder: Path, path: str, count: int) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise BadRequest(f"{name}: {folder} holds {shown}, which is no UTF-8; rename it") from None
-    if len(path) > MOST_PATH:
-        raise BadRequest(
-            f"{name}: {folder} holds {shown_path(path[:60])}..., over {MOST_PATH} characters"
-        )
-    if count > _MOST_ENTRIES:
-        raise BadRequest(f"{name}: {folder} holds over {_MOST_ENTRIES:,} files")
-
-
-def _place(state: os.stat_result) -> _Place:
-    return state.st_dev, state.st_ino
-
-
-def _size(entry: "os.DirEntry[str]") -> int:
-    try:
-        state = entry.stat()
-    except OSError:  # such as a link that leads nowhere
-        return _NO_FILE
-    return state.st_size if stat.S_ISREG(state.st_mode) else _NO_FILE
-
-
 def _paired(listings: Mapping[str, Listing]) -> dict[str, Sequence[str]]:
     """Return the paths of each folder in the order of the first; raises BadRequest for no pairs."""
     if len(listings) < 2:
@@ -321,7 +201,7 @@ def _by_stem(name: str, listing: Listing) -> dict[str, str]:
     """Return the paths of a folder by themselves without suffix, which tells pairs."""
     stems: dict[str, str] = {}
     for path in listing.sizes:
-        stem = os.path.splitext(path)[0]
+        stem = listing.stem(path)
         if stem in stems:
             raise BadRequest(
                 f"{name} has {shown_path(stems[stem])} and {shown_path(path)}; beside another "
@@ -345,8 +225,3 @@ def first_moved(folders: Folders, made: Iterable[tuple[int, Mapping[str, Any]]])
                 before, found = shown_path(str(facts.get(name))), shown_path(now.get(name, "none"))
                 return f"sample {index} was made of {name} {before}, which is {found} now"
     return ""
-
-
-def shown_path(path: str) -> str:
-    r"""Return a path as messages show it, in one line: control characters as ``\x1b``."""
-    return printable(path).replace("\n", r"\x0a").replace("\t", r"\x09")

@@ -1,0 +1,1 @@
+"""Where the pictures come from that a job gives to its model."""
