@@ -1,5 +1,6 @@
 """A connection to a Triton server, and what is known of its models while it stands."""
 
+import threading
 from typing import Any
 
 from latentry.clients.transports.channel import Address, is_connected, open_channel
@@ -48,3 +49,13 @@ class GrpcConnection:
         self.grpc = library()
         self.channel = open_channel(self.grpc, address, asynchronous=asynchronous)
         self.stub = GRPCInferenceServiceStub(self.channel)
+
+    def close(self, *, within_s: float) -> None:
+        """Close a channel that is not asynchronous, or leave it alone where that does not end.
+
+        gRPC waits for all calls that were begun. One in whose beginning Ctrl-C came has nobody who
+        would see it end, so that would be for ever.
+        """
+        closing = threading.Thread(target=self.channel.close, daemon=True)
+        closing.start()
+        closing.join(within_s)

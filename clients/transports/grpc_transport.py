@@ -170,7 +170,7 @@ class GrpcTransport:
             still_open = tuple(self._open)
         if connection is not None:
             wait(still_open, timeout=CLOSE_GRACE_S)
-            connection.channel.close()
+            connection.close(within_s=CLOSE_GRACE_S)
 
     def _ready_models(self, *, streams: bool) -> list[str]:
         index = self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(ready=True))

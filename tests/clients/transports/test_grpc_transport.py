@@ -455,3 +455,28 @@ def test_a_client_that_is_not_closed_does_not_keep_the_interpreter(
         [sys.executable, "-W", "error", "-c", code], timeout=120, capture_output=True, check=False
     )
     assert (run.returncode, run.stderr) == (0, b"")
+
+
+INTERRUPTED = """
+import sys
+import grpc._channel
+from latentry.clients import Client
+
+start = grpc._channel._run_channel_spin_thread
+
+def interrupted(state):
+    grpc._channel._run_channel_spin_thread = start
+    raise KeyboardInterrupt  # as Ctrl-C does between the call and the thread that would end it
+
+with Client(sys.argv[1]) as client:
+    grpc._channel._run_channel_spin_thread = interrupted
+    client.health()
+"""
+
+
+def test_an_interrupt_in_the_midst_of_a_call_ends_the_program(
+    arithmetic_server: ArithmeticServer,
+) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, arithmetic_server.url]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.stderr.endswith("KeyboardInterrupt\n"), ended.stderr
