@@ -1,24 +1,30 @@
 # make demo: generated images out of a real Triton, in demo/
-# make test: lint, types and every test that needs no GPU
+# make test: lint, types and every test that needs no GPU and not many minutes
+# make test-slow: the tests that do: kills, hangs, faults, fuzzers; three hours
 # make coverage: the same tests; lines and branches of the rooms that none of them runs
 # make benchmark: the table in docs/performance.md
 # Each sets up .venv/ by itself; the second time they install nothing.
 
 PYTHON ?= python3
 BIN := .venv/bin
-CLIENTS := tests/contract tests/clients tests/systems tests/synthesis tests/profiling tests/cli tests/training
+JOBS := tests/synthesis tests/training tests/cli tests/profiling
+SERVING := tests/contract tests/clients tests/systems tests/serving
 STAMP := .venv/.installed
 EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 
-.PHONY: demo test test-clients test-others check lint types format coverage benchmark clean
+.PHONY: demo test test-slow test-jobs test-serving test-others check lint types format coverage benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/python demo.py
 
-# Two runs beside each other, each with servers and exports of its own, and then the types: a single
-# one would leave a core idle for half of the time.
+# Three runs beside each other, each with servers and exports of its own, and then the types: tests
+# wait for servers for half of their time, so that fewer would leave a core idle.
 test: lint
-	$(MAKE) --no-print-directory --jobs=2 test-clients test-others types
+	exports=$$(mktemp -d) && trap 'rm -rf "$$exports"' EXIT && LATENTRY_TEST_EXPORTS=$$exports \
+	  $(MAKE) --no-print-directory --jobs=3 test-jobs test-serving test-others types
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
 
 check: lint types
 
@@ -29,11 +35,14 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-test-clients: $(STAMP)
-	$(BIN)/pytest $(CLIENTS)
+test-jobs: $(STAMP)
+	$(BIN)/pytest $(JOBS)
+
+test-serving: $(STAMP)
+	$(BIN)/pytest $(SERVING)
 
 test-others: $(STAMP)
-	$(BIN)/pytest tests $(CLIENTS:%=--ignore %)
+	$(BIN)/pytest tests $(JOBS:%=--ignore %) $(SERVING:%=--ignore %)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

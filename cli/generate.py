@@ -16,6 +16,7 @@ from latentry.cli.common.samples import (
     ImageOption,
     Model,
     PsiOption,
+    ResizeOption,
     RetryOption,
     SampleOptions,
     SeedsOption,
@@ -42,6 +43,7 @@ def generate(
     class_label: ClassOption = None,
     psi: PsiOption = None,
     image: ImageOption = None,
+    resize: ResizeOption = False,
     format: FormatOption = "png",
     out: Annotated[Path | None, typer.Option(help="Folder for one file a sample.")] = None,
     grid: Annotated[Path | None, typer.Option(help="PNG file for all pictures in one.")] = None,
@@ -69,7 +71,7 @@ def generate(
         raise WrongUsage(f"--grid {grid} is no PNG file; give a name that ends in .png")
     check_folder("--out", out)
     check_folder("--grid", grid.parent if grid else None)
-    options = SampleOptions(seeds, n, settings or (), class_label, psi, image or ())
+    options = SampleOptions(seeds, n, settings or (), class_label, psi, image or (), resize)
     with open_client(server, retry_for_s=retry_for_s) as client, naming_options():
         spec = client.info(model).spec
         arguments = options.arguments(spec, default_seeds=_DEFAULT_SEEDS)

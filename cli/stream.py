@@ -15,6 +15,7 @@ from latentry.cli.common.samples import (
     ImageOption,
     Model,
     PsiOption,
+    ResizeOption,
     RetryOption,
     SampleOptions,
     SeedsOption,
@@ -39,6 +40,7 @@ def stream(
     class_label: ClassOption = None,
     psi: PsiOption = None,
     image: ImageOption = None,
+    resize: ResizeOption = False,
     format: FormatOption = "png",
     chunk_size: Annotated[
         int | None, typer.Option(min=1, max=MAX_STREAMED_SAMPLES, help="Samples in a chunk.")
@@ -59,7 +61,7 @@ def stream(
     """
     file_format = file_format_from_text(format)
     check_folder("--out", out)
-    options = SampleOptions(seeds, n, settings or (), class_label, psi, image or ())
+    options = SampleOptions(seeds, n, settings or (), class_label, psi, image or (), resize)
     delivered = 0
     with open_client(server, retry_for_s=retry_for_s) as client, naming_options():
         spec = client.info(model).spec

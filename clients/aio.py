@@ -103,11 +103,12 @@ class AsyncClient(ClientBase):
         seeds: Seeds | None = None,
         n: SupportsIndex | None = None,
         format: str = "raw",
+        resize: bool = False,
         timeout_s: float | None | Unset = UNSET,
         **inputs: Any,
     ) -> GenerateResult:
         """Draw images; see :meth:`Client.generate`."""
-        arguments = CallerArguments(seeds, n, inputs, format)
+        arguments = CallerArguments(seeds, n, inputs, format, resize)
         deadline = self._deadline(timeout_s)
         try:
             async with asyncio.timeout(deadline.left_s()):
@@ -122,6 +123,7 @@ class AsyncClient(ClientBase):
         seeds: Seeds | None = None,
         n: SupportsIndex | None = None,
         format: str = "raw",
+        resize: bool = False,
         chunk_size: SupportsIndex | None = None,
         resume: bool = False,
         **inputs: Any,
@@ -130,7 +132,7 @@ class AsyncClient(ClientBase):
 
         To leave early, close it: ``async with contextlib.aclosing(client.stream(...)) as chunks``.
         """
-        arguments = CallerArguments(seeds, n, inputs, format)
+        arguments = CallerArguments(seeds, n, inputs, format, resize)
         size = check_chunk_size(chunk_size)
         info = await self._info(model, self._deadline(UNSET))
         cursor = StreamCursor(samples_from_arguments(info, arguments), size)

@@ -118,6 +118,7 @@ class Client(ClientBase):
         seeds: Seeds | None = None,
         n: SupportsIndex | None = None,
         format: str = "raw",
+        resize: bool = False,
         timeout_s: float | None | Unset = UNSET,
         **inputs: Any,
     ) -> GenerateResult:
@@ -130,6 +131,10 @@ class Client(ClientBase):
             n: Number of samples with seeds of the system's randomness (they are in the result).
             format: How pictures come: ``raw`` (uint8), ``float`` (also the network's float32),
                 ``png``, ``jpeg`` or ``webp``.
+            resize: Whether pictures of other sizes than the model takes are scaled to the nearest
+                that it does, whatever becomes of the proportions; else they are refused. It is
+                done here, bicubic (label maps: the nearest pixel), so what counts as the input
+                are the scaled pixels.
             timeout_s: As in :meth:`__init__`, for this call.
             inputs: Any input that the model declares, by its name (``info(model).spec``): one
                 value for all samples, or one for each. Classes are integers or names; latents
@@ -146,7 +151,7 @@ class Client(ClientBase):
             InvalidOutput: The generator produced NaN or infinity.
             ServerFault: The server answered with another fault.
         """
-        arguments = CallerArguments(seeds, n, inputs, format)
+        arguments = CallerArguments(seeds, n, inputs, format, resize)
         deadline = self._deadline(timeout_s)
         info = self._info(model, deadline)
         samples = samples_from_arguments(info, arguments, max_bytes=MAX_RESULT_BYTES)
@@ -160,6 +165,7 @@ class Client(ClientBase):
         seeds: Seeds | None = None,
         n: SupportsIndex | None = None,
         format: str = "raw",
+        resize: bool = False,
         chunk_size: SupportsIndex | None = None,
         resume: bool = False,
         **inputs: Any,
@@ -175,6 +181,7 @@ class Client(ClientBase):
             seeds: See :meth:`generate`.
             n: See :meth:`generate`.
             format: See :meth:`generate`.
+            resize: See :meth:`generate`.
             chunk_size: Samples in a chunk; None for a small first chunk and large ones after it.
             resume: Go on by itself when the stream breaks, within ``retry_for_s`` each time.
             inputs: See :meth:`generate`.
@@ -185,7 +192,7 @@ class Client(ClientBase):
             InvalidOutput: The generator produced NaN or infinity, at any place of the stream.
                 Before the first images others, too, as for :meth:`generate`.
         """
-        arguments = CallerArguments(seeds, n, inputs, format)
+        arguments = CallerArguments(seeds, n, inputs, format, resize)
         size = check_chunk_size(chunk_size)
         info = self._info(model, self._deadline(UNSET))
         samples = samples_from_arguments(info, arguments)

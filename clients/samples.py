@@ -16,6 +16,7 @@ from latentry.contract.errors import BadRequest
 from latentry.contract.kinds.formats import Format, format_from_text
 from latentry.contract.kinds.kind import sized
 from latentry.contract.kinds.latent import LatentInput
+from latentry.contract.kinds.picture import PixelsInput
 from latentry.contract.seeds import MAX_SEED, check_seed, check_seeds, draw_seeds
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.transport import ModelInfo
@@ -45,6 +46,7 @@ class CallerArguments:
     n: SupportsIndex | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
     format: str = Format.RAW
+    resize: bool = False
 
     @property
     def given(self) -> dict[str, Any]:
@@ -83,7 +85,8 @@ def samples_from_arguments(
     if seeds is not None:
         request["seed"] = seeds[:, None]
     read = {
-        name: _read_input(info.spec, name, value, seeds, sizes) for name, value in given.items()
+        name: _read_input(info.spec, name, value, seeds, sizes, resize=arguments.resize)
+        for name, value in given.items()
     }
     count = _count(seeds, read)
     sizes.check(count)
@@ -203,17 +206,22 @@ def _read_input(
     value: Any,
     seeds: NDArray[np.int64] | None,
     sizes: _Sizes,
+    *,
+    resize: bool,
 ) -> tuple[NDArray[Any], bool]:
     """Return the rows of an input, and whether it is one for all."""
     item = spec.find(name)
     if item is None:
         raise BadRequest(f"this model takes no {name}; it takes {spec.takes}")
+    rows_from_value = item.rows_from_value
+    if resize and isinstance(item, PixelsInput):
+        rows_from_value = item.resized_rows
     if seeds is not None:
-        return item.rows_from_value(value, most=len(seeds))
+        return rows_from_value(value, most=len(seeds))
     row_bytes = math.prod(item.largest_row_shape) * np.dtype(item.dtype).itemsize
     most = sizes.most(row_bytes)
     given = _sized(name, value, item.allowed, sizes, most=most, in_row=item.row_shape[0])
-    return item.rows_from_value(given, most=most)
+    return rows_from_value(given, most=most)
 
 
 def _count(seeds: NDArray[np.int64] | None, read: Mapping[str, tuple[NDArray[Any], bool]]) -> int:

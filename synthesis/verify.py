@@ -128,7 +128,11 @@ def verify_job(
             f"{out} was made of folders of {listed(record.folders) or 'nothing'}, of which samples "
             "are drawn again; give its job's file with --job, or --samples 0"
         )
-    listed_now = Folders(record.spec, folders or {} if origin is not None else {})
+    as_made = {
+        name: folder.model_copy(update={"resize": record.job.folders[name].resize})
+        for name, folder in (folders or {} if origin is not None else {}).items()
+    }
+    listed_now = Folders(record.spec, as_made)
     sizes = storage.sizes()
     index = read_index(storage, record) if INDEX_FILE in sizes else {}
     # By another job than the index's nothing can be judged.

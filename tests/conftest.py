@@ -3,11 +3,12 @@
 Other runs of the same tests may go on beside this one, on a machine that is busy with them.
 """
 
+import fcntl
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -39,6 +40,7 @@ SPECS = {
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any")
 
+EXPORTS = "LATENTRY_TEST_EXPORTS"
 RUN = "LATENTRY_TEST_RUN"  # in the environment of every process of this run
 KEPT = ("ray", ".ses", "torchinductor_")  # what libraries leave in the temporary folder
 
@@ -49,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "NO_COLOR"):
         os.environ.pop(name, None)
     os.environ["TERM"] = "xterm"
+    # PyTorch's threads else spin while they wait: half of the time of cores that others need, too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # A shell that starts this in the background ignores Ctrl-C, and so would every command.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays there
@@ -88,15 +92,40 @@ def nothing_is_left() -> Iterator[None]:
     assert not [path for path in left if path != home and not path.name.startswith(KEPT)]
 
 
+def exported_once(folder: Path, export: Callable[[Path], None]) -> Path:
+    """Return the model repository ``folder``, filled by ``export``.
+
+    Runs beside each other (``make test``) name a folder that they share in EXPORTS: the first of
+    them to come exports, and the others copy.
+    """
+    if EXPORTS not in os.environ:
+        export(folder)
+        return folder
+    shared = Path(os.environ[EXPORTS])
+    made = shared / export.__name__
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            export(shared / "half")
+            (shared / "half").rename(made)
+    shutil.copytree(made, folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model repository with the two committed models and the tests' own generators."""
     pytest.importorskip("torch", reason="exports need the extra [export]")
+    folder = tmp_path_factory.mktemp("serving") / "model_repository"
+    return exported_once(folder, export_committed_and_own)
+
+
+def export_committed_and_own(folder: Path) -> None:
+    """Export the two committed models and the tests' own generators."""
     import sample_generators
 
     from latentry.export.publish import Source, export_generator, source_from_checkpoint
 
-    folder = tmp_path_factory.mktemp("serving") / "model_repository"
     for checkpoint in sorted(CHECKPOINTS.iterdir()):
         export_generator(source_from_checkpoint(checkpoint), folder)
     for name, spec in SPECS.items():
@@ -104,7 +133,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = Source(name, spec, module, name, "0" * 64)
         most = 32 if name == "large" else 16
         export_generator(source, folder, max_batch_size=most)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,9 @@ PsiOption = Annotated[str | None, typer.Option("--psi", help="truncation_psi; 1 
 ImageOption = Annotated[
     list[Path] | None, typer.Option("--image", help="Picture that goes in; may be repeated.")
 ]
+ResizeOption = Annotated[
+    bool, typer.Option("--resize", help="Scale pictures that go in to a size that the model takes.")
+]
 FormatOption = Annotated[str, typer.Option(help=f"Format of the files: {_FORMATS}.")]
 RetryOption = Annotated[
     float | None, typer.Option(min=0, help="Wait so many seconds for a busy or lost server.")
@@ -64,6 +67,7 @@ class SampleOptions:
         classes: Of ``--class``.
         psi: Of ``--psi``.
         images: Of ``--image``.
+        resize: Of ``--resize``.
 
     Raises:
         WrongUsage: The options contradict each other, whatever the model.
@@ -75,6 +79,7 @@ class SampleOptions:
     classes: str | None = None
     psi: str | None = None
     images: Sequence[Path] = field(default_factory=tuple)
+    resize: bool = False
 
     def arguments(self, spec: GeneratorSpec, *, default_seeds: str | None = None) -> dict[str, Any]:
         """Return the arguments of ``Client.generate`` that the options mean for a model.
@@ -88,7 +93,7 @@ class SampleOptions:
             BadRequest: The model takes no such input.
         """
         values = self._values(spec)
-        arguments: dict[str, Any] = {}
+        arguments: dict[str, Any] = {"resize": True} if self.resize else {}
         if self.n is not None:
             arguments["n"] = self.n
         elif self._seeds is not None:

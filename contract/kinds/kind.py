@@ -23,7 +23,7 @@ from latentry.contract.strict import Strict
 RESERVED = frozenset(
     (
         *("seed", "seeds", "n", "count", "index", "model", "format", "chunk_size", "outputs"),
-        *("resume", "timeout_s", "self", "watch"),
+        *("resume", "resize", "timeout_s", "self", "watch"),
         *("version", "model_digest", "build", "build_digest", "engine_class"),
     )
 )

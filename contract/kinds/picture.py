@@ -76,6 +76,12 @@ class SideRange(Strict):
         """Whether a picture may be that high or wide."""
         return self.minimum <= side <= self.maximum and side % self.multiple_of == 0
 
+    def nearest(self, side: int) -> int:
+        """Return the length nearest to ``side`` that a picture may have."""
+        return min(
+            max(self.minimum, round(side / self.multiple_of) * self.multiple_of), self.maximum
+        )
+
 
 def _side_from_any(value: Any) -> Any:
     """Return a side as a spec says it; raises ValueError, in one line for both of its forms."""
@@ -102,9 +108,17 @@ def length_of(side: int | SideRange) -> int:
     return FREE if isinstance(side, SideRange) else side
 
 
+def nearest_to(side: int | SideRange, length: int) -> int:
+    """Return the length nearest to ``length`` that a side may have."""
+    return side.nearest(length) if isinstance(side, SideRange) else side
+
+
 def most_of(side: int | SideRange) -> int:
     """Return the largest length of a side."""
     return side.maximum if isinstance(side, SideRange) else side
+
+
+_ANY_SIDE = SideRange(minimum=1, maximum=_MOST_SIDE)
 
 
 class Sized(Strict):
@@ -192,7 +206,7 @@ class PixelsInput(Sized, InputKind):
             if not fits:
                 raise BadRequest(
                     f"{self.name} is a picture of {height} x {width}; it takes {self.allowed}; "
-                    "resize it first"
+                    "resize it first, or ask for it: resize=True, --resize"
                 )
 
     @property
@@ -220,12 +234,30 @@ class PixelsInput(Sized, InputKind):
             value = without_generators(value, most=most)
             if isinstance(value, Sequence) and any(map(is_file_or_pil, value[:most])):
                 rows = [self.rows_from_value(item, most=1)[0] for item in value[:most]]
-                if len({row.shape for row in rows}) > 1:
-                    raise BadRequest(
-                        f"{self.name} holds pictures of several sizes; one request has one"
-                    )
-                return np.concatenate(rows), False
+                return _together(self.name, rows), False
         return self._rows_of_array(pixels(self.name, value, self.allowed, most=most))
+
+    def resized_rows(self, value: Any, *, most: int) -> tuple[NDArray[Any], bool]:
+        """Return rows as :meth:`rows_from_value`, of pictures of any size, scaled to one it takes.
+
+        Each side goes to the nearest length that is allowed, whatever becomes of the proportions.
+        """
+        from latentry.contract.images import resized
+
+        if isinstance(value, Sequence) and any(map(is_file_or_pil, value[:most])):
+            rows = [self.resized_rows(item, most=1)[0] for item in value[: most + 1]]
+            return _together(self.name, rows), False
+        of_any_size = self.model_copy(update={"height": _ANY_SIDE, "width": _ANY_SIDE})
+        found, is_one = of_any_size.rows_from_value(value, most=most)
+        of_any_size.check(found)
+        height, width = (
+            nearest_to(side, length)
+            for side, length in zip((self.height, self.width), found.shape[1:3], strict=True)
+        )
+        if (height, width) == found.shape[1:3]:
+            return found, is_one
+        rows = [resized(row, height, width, labels=self.holds_labels) for row in found]
+        return np.stack(rows), is_one
 
     def value_from_text(self, text: str) -> Any:
         """Return the path, or the paths of ``a.png,b.png``."""
@@ -271,6 +303,12 @@ class PixelsInput(Sized, InputKind):
         if array.ndim == len(self.row_shape):
             return array[None], True
         return array, False
+
+
+def _together(name: str, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    if len({row.shape for row in rows}) > 1:
+        raise BadRequest(f"{name} holds pictures of several sizes; one request has one")
+    return np.concatenate(rows)
 
 
 def is_file_or_pil(value: Any) -> bool:

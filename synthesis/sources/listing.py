@@ -62,7 +62,13 @@ class Listing:
 
 
 class PictureFolder(Strict, ABC):
-    """What a job's file says of where an input's pictures lie, one for each sample."""
+    """What a job's file says of where an input's pictures lie, one for each sample.
+
+    Attributes:
+        resize: Whether those of another size than the model takes are scaled; else they are bad.
+    """
+
+    resize: bool = False
 
     @abstractmethod
     def list_files(self, name: str) -> Listing:

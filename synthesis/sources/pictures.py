@@ -60,6 +60,7 @@ class Folders:
         self._listings = {
             item.name: folders[item.name].list_files(item.name) for item in self._items
         }
+        self._resize = {name: folder.resize for name, folder in folders.items()}
         self._paths = _paired(self._listings)
 
     @property
@@ -104,7 +105,7 @@ class Folders:
                 path = self._paths[item.name][index]
                 try:
                     data = self._bytes(item.name, path)
-                    rows[item.name][place] = _decoded(item, data)
+                    rows[item.name][place] = self._decoded(item, data)
                 except _BadFile as error:
                     fault = fault or f"{shown_path(path)}: {error}"
                 else:
@@ -131,7 +132,7 @@ class Folders:
                     return {}, (
                         f"{which} was changed since: the SHA-256 is {found}, then it was {sha256}"
                     )
-                rows[item.name] = _decoded(item, data)
+                rows[item.name] = self._decoded(item, data)
             except (_BadFile, JobError) as error:
                 return {}, f"{which} cannot be used: {error}"
         return rows, ""
@@ -155,24 +156,26 @@ class Folders:
             )
         return data
 
+    def _decoded(self, item: PixelsInput, data: bytes) -> NDArray[Any]:
+        """Return a file's picture, [*row_shape]; raises _BadFile."""
+        try:
+            is_scaled = self._resize[item.name]
+            rows, _ = (item.resized_rows if is_scaled else item.rows_from_value)(data, most=1)
+            item.check(rows)
+        except BadRequest as error:
+            if isinstance(error.__cause__, MemoryError):  # of the machine, not of the file
+                raise error.__cause__ from None
+            # What a library says of a damaged file may hold an address, which differs each time.
+            fault = (
+                f"{item.name} is no picture that can be decoded" if error.__cause__ else str(error)
+            )
+            raise _BadFile(fault) from error
+        row: NDArray[Any] = rows[0]
+        return row
+
 
 class _BadFile(Exception):
     """A file of which no sample can be made; says why, in words that are the same each time."""
-
-
-def _decoded(item: PixelsInput, data: bytes) -> NDArray[Any]:
-    """Return a file's picture, [*row_shape]; raises _BadFile."""
-    try:
-        rows, _ = item.rows_from_value(data, most=1)
-        item.check(rows)
-    except BadRequest as error:
-        if isinstance(error.__cause__, MemoryError):  # of the machine, not of the file
-            raise error.__cause__ from None
-        # What a library says of a damaged file may hold an address, which differs each time.
-        fault = f"{item.name} is no picture that can be decoded" if error.__cause__ else str(error)
-        raise _BadFile(fault) from error
-    row: NDArray[Any] = rows[0]
-    return row
 
 
 def decoder_versions() -> dict[str, str]:

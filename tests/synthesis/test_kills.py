@@ -30,7 +30,7 @@ from latentry.synthesis.storage.local_folder import LocalFolder
 from latentry.synthesis.storage.lock import LOCK_FILE
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_at_any_moment(
     job: JobRun, crowd: JobRun, expected: dict[str, bytes], workers: int
 ) -> None:
@@ -44,6 +44,7 @@ def test_killed_at_any_moment(
 
 
 @needs_strace
+@pytest.mark.slow
 def test_killed_at_some_of_its_system_calls(
     job: JobRun, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:

@@ -131,7 +131,7 @@ def test_one_open_stream_keeps_the_server_that_others_have_left(patient: Running
     assert patient.process.wait(timeout=60) == 0
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [MODELS[0], pytest.param(MODELS[1], marks=pytest.mark.slow)])
 def test_a_stopped_stream_of_any_model_is_replaced(two: Path, model: str) -> None:
     with (
         run_server(two, "--instances", "1", command=MISBEHAVING) as server,

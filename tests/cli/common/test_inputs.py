@@ -206,3 +206,18 @@ def test_what_is_missing_is_told_with_the_option_that_gives_it() -> None:
             SampleOptions(settings=given).arguments(spec)
         given.append(name)
     assert SampleOptions(settings=given).arguments(spec)["class_label"] == 0
+
+
+def test_pictures_are_scaled_where_that_is_asked(run_command: RunCommand, here: Path) -> None:
+    Image.fromarray(PIXELS[0]).resize((20, 30)).save(here / "big.png")
+    refused = run_command("generate", "upscaler", "--image", "big.png")
+    assert "image is a picture of 30 x 20; it takes pictures of 3 x 2 x 3" in refused.err
+    assert "--resize" in refused.err
+    both = ("--image", "big.png", "--image", "0.png", "--resize")
+    said = drawn(run_command("generate", "upscaler", *both, "--json"))
+    by_hand = np.asarray(Image.open(here / "big.png").resize((2, 3), Image.Resampling.BICUBIC))
+    Image.fromarray(by_hand).save(here / "small.png")
+    ours = ("--image", "small.png", "--image", "0.png")
+    assert drawn(run_command("generate", "upscaler", *ours, "--json"))["inputs"] == said["inputs"]
+    done = run_command("stream", "upscaler", *both, "--out", "streamed")
+    assert done.code == 0, done.err

@@ -311,7 +311,10 @@ def test_one_asynchronous_client_in_two_event_loops(arithmetic_server: Arithmeti
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    "method",
+    ["fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("forkserver", "spawn"))],
+)
 def test_workers_of_a_data_loader_and_other_processes(triton: RunningServer, method: str) -> None:
     pytest.importorskip("torch", reason="the data loader is torch's")
     command = [sys.executable, str(WORKERS), triton.url, method]

@@ -12,8 +12,8 @@ from specs import image
 from latentry.contract.errors import BadRequest
 from latentry.contract.images import decode_image, uint8_from_sample
 from latentry.contract.kinds.formats import FILE_FORMATS, Format
-from latentry.contract.kinds.kind import TensorType
-from latentry.contract.kinds.picture import are_levels_near
+from latentry.contract.kinds.kind import InputKind, TensorType
+from latentry.contract.kinds.picture import PixelsInput, are_levels_near
 from latentry.contract.kinds.registry import input_from_any, output_from_any
 
 ROWS = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
@@ -240,3 +240,71 @@ def test_black_and_white_are_far_apart() -> None:
     white[0, 0] = 255  # which is one level away where differences wrap
     assert not are_levels_near(black, white)
     assert not are_levels_near(white, black)
+
+
+BIG = np.random.RandomState(0).randint(0, 256, (2, 9, 8, 3)).astype(np.uint8)
+
+
+def resized_rows(item: InputKind, value: Any, most: int) -> tuple[np.ndarray[Any, Any], bool]:
+    assert isinstance(item, PixelsInput)
+    return item.resized_rows(value, most=most)
+
+
+def scaled(pixels: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_one"),
+    [
+        (BIG, False),
+        ([file_of(BIG[0]), file_of(BIG[1])], False),
+        ([Image.fromarray(BIG[0]), bytearray(file_of(BIG[1]))], False),
+        (BIG[0], True),
+        (file_of(BIG[0]), True),
+    ],
+)
+def test_pictures_are_scaled_where_that_is_asked(value: Any, is_one: bool) -> None:
+    with pytest.raises(BadRequest, match="takes rows of shape|ask for it: resize=True, --resize"):
+        rows_of(value)
+    rows, found = resized_rows(RGB, value, most=2)
+    assert found is is_one
+    np.testing.assert_array_equal(rows, [scaled(one, 4, 5) for one in BIG[: len(rows)]])
+    RGB.check(rows)
+
+
+def test_pictures_of_several_sizes_become_one_and_what_fits_stays() -> None:
+    rows, _ = resized_rows(RGB, [file_of(ROWS[0]), file_of(BIG[1])], most=2)
+    np.testing.assert_array_equal(rows, [ROWS[0], scaled(BIG[1], 4, 5)])
+    grey, is_one = resized_rows(GREY, BIG[0, :, :, 0], most=1)
+    assert (grey.shape, is_one) == ((1, 4, 5, 1), True)
+    np.testing.assert_array_equal(grey[0, :, :, 0], scaled(BIG[0, :, :, 0], 4, 5))
+
+
+def test_a_free_side_goes_to_the_nearest_length() -> None:
+    side = {"minimum": 8, "maximum": 16, "multiple_of": 4}
+    free = input_from_any({**image(8, 8), "height": side, "width": side})
+    for height, width, expected in ((8, 12, (8, 12)), (1, 90, (8, 16)), (11, 13, (12, 12))):
+        rows, _ = resized_rows(free, np.zeros((height, width, 3), np.uint8), most=1)
+        assert rows.shape[1:3] == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (BIG / 255, r"image holds 0\.\d+, a float"),
+        (BIG[0, 0], "image has rows of shape"),
+        (BIG[..., :2], "image has rows of shape"),
+        (b"", "image cannot be read as PNG, JPEG, WebP or BMP"),
+        ("a.png", "image is a text"),
+    ],
+)
+def test_what_is_no_picture_is_not_scaled(value: Any, words: str) -> None:
+    with pytest.raises(BadRequest, match=words):
+        resized_rows(RGB, value, most=2)
+
+
+def test_label_maps_are_scaled_without_labels_between() -> None:
+    part = {"name": "map", "kind": "label_map", "height": 4, "width": 4, "labels": 9}
+    rows, _ = resized_rows(input_from_any(part), np.array([[0, 8], [8, 0]], np.uint8), most=1)
+    np.testing.assert_array_equal(rows[0], np.kron([[0, 8], [8, 0]], np.ones((2, 2))))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import quick_exports  # noqa: F401
 import torch
 from numpy.typing import NDArray
 from specs import Part, image, make_spec, z

@@ -126,6 +126,7 @@ def test_ray_tells_nobody_of_its_use_unless_somebody_wants_it(
     assert told == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_killed_workers_and_a_killed_node_change_nothing(
     job: JobRun, cluster: Cluster, expected: dict[str, bytes]
 ) -> None:
@@ -146,6 +147,7 @@ def test_killed_workers_and_a_killed_node_change_nothing(
     assert tree(job.out) == expected
 
 
+@pytest.mark.slow
 def test_a_second_command_is_refused_and_takes_over_once_the_first_is_dead(
     job: JobRun, cluster: Cluster, expected: dict[str, bytes]
 ) -> None:
@@ -165,7 +167,9 @@ def test_a_second_command_is_refused_and_takes_over_once_the_first_is_dead(
     assert job.finish() == expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_ray_on_this_machine_ends_with_the_command(
     repository: Path, tmp_path: Path, expected: dict[str, bytes], number: signal.Signals
 ) -> None:

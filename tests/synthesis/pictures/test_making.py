@@ -246,3 +246,24 @@ def test_what_comes_out_as_nan_is_found_among_pictures_without_seeds(
     assert (totals.samples, dict(totals.missing)) == (5, {"": 3})
     assert dict(totals.rejected) == {"NaN or infinity": 3}
     assert [s.inputs["photo"] for s in samples_in(photos.parent / "out")] == list(NAMES)
+
+
+def test_pictures_of_other_sizes_are_scaled_where_the_job_says_so(
+    tmp_path: Path, models: Path, by_hand: Client
+) -> None:
+    paths = [
+        write_picture(tmp_path / "photos" / f"{size[0]}.png", size=size)
+        for size in ((16, 12), (64, 90), (7, 5))
+    ]
+    totals = make(tmp_path, TINTED, models, "refused")
+    assert (totals.samples, sum(totals.missing.values())) == (1, 2)
+    text = TINTED.replace('"photos"', '"photos", resize = true')
+    assert make(tmp_path, text, models).samples == 3
+    ordered = sorted(paths, key=lambda path: path.name)
+    expected = by_hand.generate("tinted", photo=ordered, strength=0.5, resize=True).images
+    np.testing.assert_array_equal(pixels_in(tmp_path / "out"), expected)
+    assert [s.inputs["photo_sha256"] for s in samples_in(tmp_path / "out")] == [
+        sha256_of(path) for path in ordered
+    ]
+    verdict = verdict_of(tmp_path, models)
+    assert (verdict.problems, verdict.drawn_again) == ([], 3)

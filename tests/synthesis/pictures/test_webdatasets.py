@@ -192,7 +192,7 @@ REFUSED = [
     (TINTED_TARS.replace('"tars"', '"photos"'), "photos is no tar file and no folder or pattern"),
     (TINTED_TARS.replace('"tars"', "5"), "inputs.photo.webdataset is 5; it must be a text, in q"),
     (TINTED_TARS.replace('"tars"', '"tars", extension = ".x"'), "give it without the dot before"),
-    (TINTED_TARS.replace('"tars"', '"tars", part = "x"'), "no such key; there are webdataset, e"),
+    (TINTED_TARS.replace('"tars"', '"tars", part = "x"'), "no such key; there are resize, webd"),
     (TINTED_TARS.replace('"tars"', '"tars", extension = "x"'), "there is no x in the samples tr"),
     (TINTED_TARS, "say which with extension, one of mask.png, photo.png"),
 ]  # fmt: skip
