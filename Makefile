@@ -20,7 +20,7 @@ demo: $(STAMP)
 # Three runs beside each other, each with servers and exports of its own, and then the types: tests
 # wait for servers for half of their time, so that fewer would leave a core idle.
 test: lint
-	exports=$$(mktemp -d) && trap 'rm -rf "$$exports"' EXIT && LATENTRY_TEST_EXPORTS=$$exports \
+	exports=$$(mktemp -d) && trap 'rm -rf "$$exports"' EXIT && trap 'exit 130' INT TERM && LATENTRY_TEST_EXPORTS=$$exports \
 	  $(MAKE) --no-print-directory --jobs=3 test-jobs test-serving test-others types
 
 test-slow: $(STAMP)

@@ -132,9 +132,10 @@ class Client(ClientBase):
             format: How pictures come: ``raw`` (uint8), ``float`` (also the network's float32),
                 ``png``, ``jpeg`` or ``webp``.
             resize: Whether pictures of other sizes than the model takes are scaled to the nearest
-                that it does, whatever becomes of the proportions; else they are refused. It is
-                done here, bicubic (label maps: the nearest pixel), so what counts as the input
-                are the scaled pixels.
+                that it does, each side by itself; else they are refused. It is done here, bicubic
+                (label maps: the nearest pixel; with alpha, transparent pixels lose their colour),
+                so what counts as the input are the scaled pixels. Where sides are free, pictures
+                of one request still have to come out in one size.
             timeout_s: As in :meth:`__init__`, for this call.
             inputs: Any input that the model declares, by its name (``info(model).spec``): one
                 value for all samples, or one for each. Classes are integers or names; latents

@@ -16,7 +16,7 @@ from latentry.contract.errors import BadRequest
 from latentry.contract.kinds.formats import Format, format_from_text
 from latentry.contract.kinds.kind import sized
 from latentry.contract.kinds.latent import LatentInput
-from latentry.contract.kinds.picture import PixelsInput
+from latentry.contract.kinds.picture import MOST_SIDE, PixelsInput
 from latentry.contract.seeds import MAX_SEED, check_seed, check_seeds, draw_seeds
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.transport import ModelInfo
@@ -220,7 +220,8 @@ def _read_input(
         return rows_from_value(value, most=len(seeds))
     row_bytes = math.prod(item.largest_row_shape) * np.dtype(item.dtype).itemsize
     most = sizes.most(row_bytes)
-    given = _sized(name, value, item.allowed, sizes, most=most, in_row=item.row_shape[0])
+    in_row = MOST_SIDE if resize else item.row_shape[0]
+    given = _sized(name, value, item.allowed, sizes, most=most, in_row=in_row)
     return rows_from_value(given, most=most)
 
 

@@ -106,6 +106,7 @@ def exported_once(folder: Path, export: Callable[[Path], None]) -> Path:
     with (shared / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
+            shutil.rmtree(shared / "half", ignore_errors=True)  # of a run that failed at it
             export(shared / "half")
             (shared / "half").rename(made)
     shutil.copytree(made, folder)

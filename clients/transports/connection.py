@@ -57,5 +57,9 @@ class GrpcConnection:
         would see it end, so that would be for ever.
         """
         closing = threading.Thread(target=self.channel.close, daemon=True)
-        closing.start()
-        closing.join(within_s)
+        try:
+            closing.start()
+        except RuntimeError:  # no more threads, or the interpreter is ending
+            self.channel.close()
+        else:
+            closing.join(within_s)

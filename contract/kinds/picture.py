@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -28,7 +29,8 @@ from latentry.contract.values.arrays import converting, pixels, without_generato
 _MAX_PIXELS = 4096 * 4096
 _LEVELS = 255
 _USUAL_SIDE = 64
-_MOST_SIDE = 65536
+MOST_SIDE = 65536
+_CHANNELS = (1, 3, 4)
 
 
 def _runs_upwards(value: tuple[float, float]) -> tuple[float, float]:
@@ -92,9 +94,9 @@ def _side_from_any(value: Any) -> Any:
             return SideRange.model_validate(value)
         except ValidationError as error:
             raise ValueError(explain(error)) from error
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_SIDE:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_SIDE:
         raise ValueError(
-            f"{value!r} is no number of pixels from 1 to {_MOST_SIDE}, and no range of them, "
+            f"{value!r} is no number of pixels from 1 to {MOST_SIDE}, and no range of them, "
             'such as {"minimum": 64, "maximum": 512}'
         )
     return value
@@ -118,7 +120,7 @@ def most_of(side: int | SideRange) -> int:
     return side.maximum if isinstance(side, SideRange) else side
 
 
-_ANY_SIDE = SideRange(minimum=1, maximum=_MOST_SIDE)
+_ANY_SIDE = SideRange(minimum=1, maximum=MOST_SIDE)
 
 
 class Sized(Strict):
@@ -206,7 +208,7 @@ class PixelsInput(Sized, InputKind):
             if not fits:
                 raise BadRequest(
                     f"{self.name} is a picture of {height} x {width}; it takes {self.allowed}; "
-                    "resize it first, or ask for it: resize=True, --resize"
+                    "scale it, or ask for that (resize=True, --resize, in a job resize = true)"
                 )
 
     @property
@@ -244,20 +246,32 @@ class PixelsInput(Sized, InputKind):
         """
         from latentry.contract.images import resized
 
-        if isinstance(value, Sequence) and any(map(is_file_or_pil, value[:most])):
-            rows = [self.resized_rows(item, most=1)[0] for item in value[: most + 1]]
-            return _together(self.name, rows), False
+        if isinstance(value, Iterator):
+            raise BadRequest(f"{self.name} is an iterator; to be scaled it has to be a list")
+        if isinstance(value, Sequence) and any(map(self._is_one, islice(value, most))):
+            ones = islice(value, most + 1)
+            return _together(self.name, [self.resized_rows(one, most=1)[0] for one in ones]), False
         of_any_size = self.model_copy(update={"height": _ANY_SIDE, "width": _ANY_SIDE})
         found, is_one = of_any_size.rows_from_value(value, most=most)
         of_any_size.check(found)
+        if self.colours == 1 and found.shape[2] in _CHANNELS and not is_file_or_pil(value):
+            raise BadRequest(
+                f"{self.name} holds {len(found)} pictures of {found.shape[1]} x {found.shape[2]}, "
+                f"which look like channels; it takes {self.allowed}"
+            )
         height, width = (
             nearest_to(side, length)
             for side, length in zip((self.height, self.width), found.shape[1:3], strict=True)
         )
-        if (height, width) == found.shape[1:3]:
+        if (height, width) == found.shape[1:3] or not len(found):
             return found, is_one
         rows = [resized(row, height, width, labels=self.holds_labels) for row in found]
         return np.stack(rows), is_one
+
+    def _is_one(self, value: Any) -> bool:
+        """Whether it is one picture for sure: a file or PIL's, or an array with all of its axes."""
+        axes = {len(self.row_shape), 2} if self.colours == 1 else {len(self.row_shape)}
+        return is_file_or_pil(value) or getattr(value, "ndim", 0) in axes
 
     def value_from_text(self, text: str) -> Any:
         """Return the path, or the paths of ``a.png,b.png``."""

@@ -89,7 +89,7 @@ def check_path(name: str, folder: object, path: str, count: int) -> None:
     try:
         path.encode()
     except UnicodeEncodeError:
-        shown = os.fsencode(path).decode(errors="backslashreplace")
+        shown = shown_path(os.fsencode(path).decode(errors="backslashreplace"))
         raise BadRequest(f"{name}: {folder} holds {shown}, which is no UTF-8; rename it") from None
     if len(path) > MOST_PATH:
         raise BadRequest(

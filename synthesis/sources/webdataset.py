@@ -6,7 +6,6 @@ See https://github.com/webdataset/webdataset.
 import errno
 import glob
 import os
-import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,9 +23,8 @@ from latentry.synthesis.sources.listing import (
     check_path,
     shown_path,
 )
+from latentry.synthesis.sources.tar import members_of
 
-# Of a tar file's headers; a longer one is no name that anybody gave.
-_MOST_HEADER_BYTES = 2**20
 _SHOWN = 3
 
 
@@ -46,8 +44,11 @@ class WebDataset(PictureFolder):
     @classmethod
     def _is_there(cls, value: Path, info: ValidationInfo) -> Path:
         context = info.context or {}
-        path = Path(context.get("folder", "")) / value
-        if not context.get("recorded") and not _tar_files(path):
+        folder = str(context.get("folder", ""))
+        path = Path(folder) / value
+        if not path.exists():  # a pattern, if anything
+            path = Path(glob.escape(folder)) / value
+        if not context.get("recorded") and not path.exists() and not glob.glob(str(path)):
             raise ValueError(
                 f"{path} is no tar file and no folder or pattern of some; give a path such as "
                 "photos, photos.tar or photos/train-*.tar"
@@ -70,25 +71,24 @@ class WebDataset(PictureFolder):
         places: dict[str, _Place] = {}
         keys: dict[str, list[str]] = {}
         count = 0
-        for tar in _tar_files(self.webdataset):
-            for member in _members(name, tar):
-                path, count = f"{tar.name}/{member.name}", count + 1
-                check_path(name, self.webdataset, path, count)
+        for tar in _tar_files(name, self.webdataset):
+            for path, place in _files_in(name, tar, count):
+                count += 1
                 found = keys.setdefault(_key(path), [])
                 if not self._is_wanted(path):
                     continue
                 found.append(path)
                 if len(found) > 1:
                     raise BadRequest(_several(name, found))
-                places[path] = _Place(tar, member.offset_data, member.size)
+                places[path] = place
         if bare := [key for key, found in keys.items() if not found]:
             what = self.extension or f"picture ({', '.join(SUFFIXES)})"
             shown = listed(map(shown_path, sorted(bare)), most=_SHOWN)
             raise BadRequest(f"{name}: there is no {what} in the samples {shown}")
         if not places:
-            raise BadRequest(f"{name}: {self.webdataset} holds no files")
+            raise BadRequest(f"{name}: {shown_path(str(self.webdataset))} holds no files")
         return Listing(
-            where=str(self.webdataset),
+            where=shown_path(os.path.dirname(next(iter(places.values())).tar)),
             sizes={path: places[path].size for path in sorted(places)},
             read=partial(_read, places),
             stem=_key,
@@ -97,7 +97,7 @@ class WebDataset(PictureFolder):
     def _is_wanted(self, path: str) -> bool:
         extension = path.removeprefix(_key(path) + ".")
         if self.extension is not None:
-            return extension == self.extension
+            return extension.lower() == self.extension.lower()
         return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
@@ -107,48 +107,51 @@ class _Place(NamedTuple):
     size: int
 
 
-class _SmallReads:
-    """A file that gives little at a time: of a hostile tar file, a header may name any length."""
+def _tar_files(name: str, path: Path) -> list[Path]:
+    """Return the tar files that a path means, in the order of their names, which are different."""
+    if path.is_dir():
+        with os.scandir(path) as entries:
+            found = sorted(path / e.name for e in entries if not e.name.startswith("."))
+        if odd := [shown_path(one.name) for one in found if one.suffix.lower() != ".tar"]:
+            raise BadRequest(
+                f"{name}: {shown_path(str(path))} holds {listed(odd, most=_SHOWN)}, which are no "
+                ".tar files; unpack what is compressed, or give a pattern such as photos/*.tar"
+            )
+    else:
+        found = [path] if path.exists() else sorted(map(Path, glob.glob(str(path))))
+    for one, other in zip(sorted(found, key=_name), sorted(found, key=_name)[1:], strict=False):
+        if one.name == other.name:
+            raise BadRequest(
+                f"{name}: {shown_path(str(one))} and {shown_path(str(other))} have one name, by "
+                "which samples are told apart; rename one"
+            )
+    return found
 
-    def __init__(self, file: "os.PathLike[str]") -> None:
-        self._file = open_regular(file)
-        self.seek, self.tell, self.close = self._file.seek, self._file.tell, self._file.close
-        self.name = os.fspath(file)
 
-    def read(self, size: int) -> bytes:
-        if size > _MOST_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {size:,} bytes")
-        return self._file.read(size)
+def _name(path: Path) -> str:
+    return path.name
 
 
-def _tar_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    pattern = f"{glob.escape(str(path))}/*.tar" if path.is_dir() else str(path)
-    return sorted(Path(found) for found in glob.glob(pattern) if os.path.isfile(found))
-
-
-def _members(name: str, tar: Path) -> Iterator[tarfile.TarInfo]:
-    """Yield the files in a tar file."""
+def _files_in(name: str, tar: Path, count: int) -> Iterator[tuple[str, _Place]]:
+    """Yield path and place of the files in a tar file; ``count`` files came before it."""
     try:
-        file = _SmallReads(tar)
-        try:
-            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as members:  # type: ignore[call-overload]
-                while member := members.next():
-                    members.members = []  # it would keep them all
-                    if member.isdir() or os.path.basename(member.name).startswith("."):
-                        continue
-                    if not member.isreg() or member.issparse():
-                        raise BadRequest(
-                            f"{name}: {tar} holds {shown_path(member.name)}, which is no plain file"
-                        )
-                    yield member
-        finally:
-            file.close()
-    except (tarfile.TarError, OSError, ValueError) as error:
+        with open_regular(tar) as file:
+            for member in members_of(file):
+                parts = [part for part in member.name.split("/") if part not in ("", ".")]
+                path, count = "/".join([tar.name, *parts]), count + 1
+                check_path(name, shown_path(str(tar.parent)), path, count)
+                if ".." in parts or not (member.is_file or member.is_folder):
+                    raise BadRequest(
+                        f"{name}: {shown_path(str(tar))} holds {shown_path(member.name)}, which is "
+                        "no plain file"
+                    )
+                if member.is_file and not any(part.startswith(".") for part in parts):
+                    yield path, _Place(tar, member.offset, member.size)
+    except (OSError, ValueError) as error:
+        fault = error.strerror if isinstance(error, OSError) else error
         raise BadRequest(
-            f"{name}: {tar} cannot be read as a tar file: {error}; a compressed one has to be "
-            "unpacked"
+            f"{name}: {shown_path(str(tar))} cannot be read as a tar file: {fault}; a compressed "
+            "one has to be unpacked"
         ) from error
 
 

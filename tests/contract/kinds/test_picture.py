@@ -119,7 +119,7 @@ def test_the_last_axis_of_a_grey_picture_may_be_left_out() -> None:
         ),
         (
             file_of(np.zeros((5, 4, 3), np.uint8)),
-            "image is a picture of 5 x 4; it takes pictures of 4 x 5 x 3, uint8; resize it first",
+            "image is a picture of 5 x 4; it takes pictures of 4 x 5 x 3, uint8; scale it, or ask",
         ),
         (
             [Image.new("RGB", (5, 4)), ROWS[0, :3]],
@@ -265,7 +265,9 @@ def scaled(pixels: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[
     ],
 )
 def test_pictures_are_scaled_where_that_is_asked(value: Any, is_one: bool) -> None:
-    with pytest.raises(BadRequest, match="takes rows of shape|ask for it: resize=True, --resize"):
+    with pytest.raises(
+        BadRequest, match=r"takes rows of shape|ask for that \(resize=True, --resize, in a"
+    ):
         rows_of(value)
     rows, found = resized_rows(RGB, value, most=2)
     assert found is is_one
@@ -297,6 +299,7 @@ def test_a_free_side_goes_to_the_nearest_length() -> None:
         (BIG[..., :2], "image has rows of shape"),
         (b"", "image cannot be read as PNG, JPEG, WebP or BMP"),
         ("a.png", "image is a text"),
+        (iter([file_of(BIG[0])]), "image is an iterator; to be scaled it has to be a list"),
     ],
 )
 def test_what_is_no_picture_is_not_scaled(value: Any, words: str) -> None:
@@ -308,3 +311,21 @@ def test_label_maps_are_scaled_without_labels_between() -> None:
     part = {"name": "map", "kind": "label_map", "height": 4, "width": 4, "labels": 9}
     rows, _ = resized_rows(input_from_any(part), np.array([[0, 8], [8, 0]], np.uint8), most=1)
     np.testing.assert_array_equal(rows[0], np.kron([[0, 8], [8, 0]], np.ones((2, 2))))
+
+
+@pytest.mark.parametrize("shape", [(64, 96, 3), (64, 96, 4), (2, 64, 96, 3)])
+def test_colours_are_no_pictures_of_a_grey_one(shape: tuple[int, ...]) -> None:
+    mask = input_from_any({"name": "hole", "kind": "mask", "height": 8, "width": 8})
+    for item in (GREY, mask):
+        with pytest.raises(BadRequest, match="look like channels|rows of shape"):
+            resized_rows(item, np.zeros(shape, np.uint8), most=99)
+
+
+def test_lists_of_arrays_are_pictures_of_any_size_each() -> None:
+    rows, is_one = resized_rows(RGB, [BIG[0], BIG[1, :5, :7]], most=2)
+    np.testing.assert_array_equal(rows, [scaled(BIG[0], 4, 5), scaled(BIG[1, :5, :7], 4, 5)])
+    assert not is_one
+    rows, is_one = resized_rows(GREY, [BIG[0, :, :, 0], BIG[1, :5, :7, :1]], most=2)
+    assert (rows.shape, is_one) == ((2, 4, 5, 1), False)
+    none, _ = resized_rows(RGB, np.zeros((0, 9, 9, 3), np.uint8), most=2)
+    assert len(none) == 0
