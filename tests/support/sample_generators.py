@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import quick_exports  # noqa: F401
+import exporting.operators  # noqa: F401
 import torch
 from torch import Tensor, nn
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import quick_exports  # noqa: F401
+import exporting.operators  # noqa: F401
 import torch
 from specs import classes, image, make_spec, z
 from torch import Tensor, nn

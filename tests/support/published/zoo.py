@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import exporting.operators  # noqa: F401
 import numpy as np
-import quick_exports  # noqa: F401
 import torch
 from numpy.typing import NDArray
 from specs import Part, image, make_spec, z
