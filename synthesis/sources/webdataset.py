@@ -69,19 +69,19 @@ class WebDataset(PictureFolder):
     def list_files(self, name: str) -> Listing:
         """Return the pictures, as ``NAME.tar/KEY.EXTENSION``; errors as of the base class."""
         places: dict[str, _Place] = {}
-        keys: dict[str, list[str]] = {}
+        chosen: dict[str, str] = {}  # by key; empty where a sample has none yet
         count = 0
         for tar in _tar_files(name, self.webdataset):
             for path, place in _files_in(name, tar, count):
                 count += 1
-                found = keys.setdefault(_key(path), [])
+                other = chosen.setdefault(_key(path), "")
                 if not self._is_wanted(path):
                     continue
-                found.append(path)
-                if len(found) > 1:
-                    raise BadRequest(_several(name, found))
+                if other:
+                    raise BadRequest(_several(name, other, path))
+                chosen[_key(path)] = path
                 places[path] = place
-        if bare := [key for key, found in keys.items() if not found]:
+        if bare := [key for key, found in chosen.items() if not found]:
             what = self.extension or f"picture ({', '.join(SUFFIXES)})"
             shown = listed(map(shown_path, sorted(bare)), most=_SHOWN)
             raise BadRequest(f"{name}: there is no {what} in the samples {shown}")
@@ -161,12 +161,14 @@ def _key(path: str) -> str:
     return f"{folder}{slash}{file.partition('.')[0]}"
 
 
-def _several(name: str, found: list[str]) -> str:
-    first, second = map(shown_path, found)
-    if first == second:
-        return f"{name}: {first} is there twice"
-    endings = listed(sorted(path.removeprefix(_key(path) + ".") for path in found))
-    return f"{name}: a sample has {first} and {second}; say which with extension, one of {endings}"
+def _several(name: str, one: str, other: str) -> str:
+    if one == other:
+        return f"{name}: {shown_path(one)} is there twice"
+    endings = sorted(shown_path(path.removeprefix(_key(path) + ".")) for path in (one, other))
+    return (
+        f"{name}: a sample has {shown_path(one)} and {shown_path(other)}; say which with "
+        f"extension, one of {listed(endings)}"
+    )
 
 
 def _read(places: dict[str, _Place], path: str) -> bytes:
