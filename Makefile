@@ -7,8 +7,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-JOBS := tests/synthesis tests/training tests/cli tests/profiling
-SERVING := tests/contract tests/clients tests/systems tests/serving
+JOBS := tests/synthesis tests/training tests/cli
+SERVING := tests/contract tests/clients tests/profiling tests/systems tests/serving
 STAMP := .venv/.installed
 EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 
@@ -17,11 +17,11 @@ EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 demo: $(STAMP)
 	$(BIN)/python demo.py
 
-# Three runs beside each other, each with servers and exports of its own, and then the types: tests
-# wait for servers for half of their time, so that fewer would leave a core idle.
+# Three runs beside each other, each with servers of its own, and the types: tests wait for servers for
+# half of their time, so that fewer would leave a core idle.
 test: lint
 	exports=$$(mktemp -d) && trap 'rm -rf "$$exports"' EXIT && trap 'exit 130' INT TERM && LATENTRY_TEST_EXPORTS=$$exports \
-	  $(MAKE) --no-print-directory --jobs=3 test-jobs test-serving test-others types
+	  $(MAKE) --no-print-directory --jobs=4 test-jobs test-serving test-others types
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
