@@ -16,7 +16,15 @@ from latentry.clients.client import Client
 from latentry.clients.results import GenerateResult
 from latentry.clients.retry import Deadline, Retries, policy_from_retry_for_s
 from latentry.clients.server import DEFAULT_SERVER, Server
-from latentry.contract.errors import BadRequest, InvalidOutput, JobError, TimedOut, listed
+from latentry.contract.errors import (
+    BadRequest,
+    InvalidOutput,
+    JobError,
+    LatentryError,
+    ServerFault,
+    TimedOut,
+    listed,
+)
 from latentry.contract.images import Uint8
 from latentry.contract.kinds.formats import Format
 from latentry.contract.transport import ModelInfo
@@ -415,6 +423,17 @@ class SampleDrawer:
                 )
             except TimedOut as error:  # a server that hangs may come to itself, or be restarted
                 time.sleep(retries.delay_s(error))
+            except ServerFault:
+                self._check_replaced()
+                raise
+
+    def _check_replaced(self) -> None:
+        """Say what the job draws from where the server came back as another in a call's midst."""
+        try:
+            info = self._client.info(self._job.model)
+        except LatentryError:
+            return
+        self._check_source(info)
 
     def _check_source(self, info: ModelInfo) -> None:
         record = self._record

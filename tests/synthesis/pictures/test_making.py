@@ -121,7 +121,7 @@ def spoil(photos: Path) -> None:
 
 
 BAD = [
-    (1, "a0.png: photo is a picture of 12 x 16; it takes pictures of 16 x 12 x 3, uint8; resize"),
+    (1, "a0.png: photo is a picture of 12 x 16; it takes pictures of 16 x 12 x 3, uint8; scale"),
     (4, "b/c0.png: photo is no picture that can be decoded"),
     (6, "b/d0.png: photo is no picture that can be decoded"),
     (8, "f.jpg: photo cannot be read: it is larger than 268,435,456 bytes"),
