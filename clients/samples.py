@@ -213,14 +213,13 @@ def _read_input(
     item = spec.find(name)
     if item is None:
         raise BadRequest(f"this model takes no {name}; it takes {spec.takes}")
-    rows_from_value = item.rows_from_value
+    rows_from_value, in_row = item.rows_from_value, item.row_shape[0]
     if resize and isinstance(item, PixelsInput):
-        rows_from_value = item.resized_rows
+        rows_from_value, in_row = item.resized_rows, MOST_SIDE
     if seeds is not None:
         return rows_from_value(value, most=len(seeds))
     row_bytes = math.prod(item.largest_row_shape) * np.dtype(item.dtype).itemsize
     most = sizes.most(row_bytes)
-    in_row = MOST_SIDE if resize else item.row_shape[0]
     given = _sized(name, value, item.allowed, sizes, most=most, in_row=in_row)
     return rows_from_value(given, most=most)
 

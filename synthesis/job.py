@@ -376,6 +376,7 @@ _WORDS = {
     "string_type": "a text, in quotes",
     "int_type": "an integer",
     "float_type": "a number",
+    "bool_type": "true or false",
 }
 
 

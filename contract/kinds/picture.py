@@ -249,11 +249,13 @@ class PixelsInput(Sized, InputKind):
         if isinstance(value, Iterator):
             raise BadRequest(f"{self.name} is an iterator; to be scaled it has to be a list")
         if isinstance(value, Sequence) and any(map(self._is_one, islice(value, most))):
-            ones = islice(value, most + 1)
+            ones = list(islice(value, most + 1))
+            self._check_count(len(ones), most)
             return _together(self.name, [self.resized_rows(one, most=1)[0] for one in ones]), False
         of_any_size = self.model_copy(update={"height": _ANY_SIDE, "width": _ANY_SIDE})
         found, is_one = of_any_size.rows_from_value(value, most=most)
         of_any_size.check(found)
+        self._check_count(len(found), most)
         if self.colours == 1 and found.shape[2] in _CHANNELS and not is_file_or_pil(value):
             raise BadRequest(
                 f"{self.name} holds {len(found)} pictures of {found.shape[1]} x {found.shape[2]}, "
@@ -267,6 +269,11 @@ class PixelsInput(Sized, InputKind):
             return found, is_one
         rows = [resized(row, height, width, labels=self.holds_labels) for row in found]
         return np.stack(rows), is_one
+
+    def _check_count(self, count: int, most: int) -> None:
+        """Refuse too many pictures before they are scaled."""
+        if count > most:
+            raise BadRequest(f"{self.name} holds over {most:,} pictures, more than are drawn")
 
     def _is_one(self, value: Any) -> bool:
         """Whether it is one picture for sure: a file or PIL's, or an array with all of its axes."""

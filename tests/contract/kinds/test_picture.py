@@ -299,6 +299,8 @@ def test_a_free_side_goes_to_the_nearest_length() -> None:
         (BIG[..., :2], "image has rows of shape"),
         (b"", "image cannot be read as PNG, JPEG, WebP or BMP"),
         ("a.png", "image is a text"),
+        (np.zeros((3, 9, 9, 3), np.uint8), "image holds over 2 pictures, more than are drawn"),
+        ([file_of(BIG[0])] * 3, "image holds over 2 pictures, more than are drawn"),
         (iter([file_of(BIG[0])]), "image is an iterator; to be scaled it has to be a list"),
     ],
 )

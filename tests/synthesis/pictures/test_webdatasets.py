@@ -293,6 +293,7 @@ REFUSED = [
     (TINTED_TARS.replace('"tars"', '"tars", extension = ".x"'), "give it without the dot before"),
     (TINTED_TARS.replace('"tars"', '"tars", part = "x"'), "no such key; there are resize, webd"),
     (TINTED_TARS.replace('"tars"', '"tars", extension = "x"'), "there is no x in the samples tr"),
+    (TINTED_TARS.replace('"tars"', '"tars", resize = 1'), "resize is 1; it must be true or false"),
     (TINTED_TARS, "say which with extension, one of mask.png, photo.png"),
 ]  # fmt: skip
 
