@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["TERM"] = "xterm"
     # PyTorch's threads else spin while they wait: half of the time of cores that others need, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # likewise, in every process at its start
     # A shell that starts this in the background ignores Ctrl-C, and so would every command.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays there

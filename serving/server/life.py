@@ -261,11 +261,11 @@ class ServerLife:
         most = round(times * self._memory.most)
         while True:
             yield from _wait(_MEMORY_EVERY_S / times)
-            if (used := self._used_bytes()) > most:
+            if (used := self._used_bytes(most)) > most:
                 raise Full(f"the server takes {mib(used)}, more than {mib(most)}")
 
-    def _used_bytes(self) -> int:
-        return used_bytes([psutil.Process(self._process.pid), *self._stubs])
+    def _used_bytes(self, at_least: int = 0) -> int:
+        return used_bytes([psutil.Process(self._process.pid), *self._stubs], at_least)
 
     def _canary_rounds(self) -> Iterator[None]:
         """Ask for one golden after the other, never waiting; one step at each tick."""

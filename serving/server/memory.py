@@ -4,8 +4,9 @@ Triton 2.51 gives nothing back: neither the memory of large requests, nor that o
 nobody read, whatever is set. So above a limit it is drained and started again.
 """
 
+import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -33,14 +34,29 @@ def parse_size(text: str) -> int:
     return size
 
 
-def used_bytes(processes: Iterable[psutil.Process]) -> int:
-    """Return the memory of ``processes``, shared pages counted once (PSS); those gone count 0."""
+def used_bytes(processes: Sequence[psutil.Process], at_least: int = 0) -> int:
+    """Return the memory of ``processes``, shared pages counted once (PSS); those gone count 0.
+
+    Where they cannot take ``at_least`` bytes, that is found out at a hundredth of the cost, and 0
+    returned: the kernel walks through every page to say what is shared.
+    """
+    if _resident_bytes(processes) < at_least:
+        return 0
     total = 0
     for process in processes:
         try:
             total += process.memory_full_info().pss
         except psutil.Error:
             continue
+    return total
+
+
+def _resident_bytes(processes: Sequence[psutil.Process]) -> int:
+    """Return the memory of ``processes``, shared pages counted in each: never less than PSS."""
+    total = 0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
     return total
 
 

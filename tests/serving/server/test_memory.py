@@ -83,6 +83,12 @@ def test_processes_that_are_gone_take_nothing() -> None:
     assert used_bytes([psutil.Process(os.getpid()), gone]) > MIB
 
 
+def test_memory_is_measured_where_it_may_be_as_much_as_asked() -> None:
+    this = psutil.Process(os.getpid())
+    assert used_bytes([this, this], 1000 * GIB) == 0
+    assert used_bytes([this, this], MIB) == pytest.approx(used_bytes([this, this]), rel=0.01)
+
+
 @pytest.mark.server
 def test_a_text_that_means_nothing_is_refused(triton: RunningServer) -> None:
     with InferenceServerClient(triton.url) as raw:

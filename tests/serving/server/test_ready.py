@@ -176,7 +176,7 @@ class Watched:
         monkeypatch.setattr(life, "WatchClock", lambda: WatchClock(lambda: self.now_s))
         monkeypatch.setattr(life, "ReadinessProbe", RightProbe)
         monkeypatch.setattr(life, "Canary", Asked)
-        monkeypatch.setattr(life, "used_bytes", lambda _: self.used)
+        monkeypatch.setattr(life, "used_bytes", lambda *_: self.used)
         monkeypatch.setattr(process, "terminate", lambda: self.told_to_end_s.append(self.now_s))
         place = ServerFolder(folder, "none", self.signs)
         self.life = ServerLife(
