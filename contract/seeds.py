@@ -102,19 +102,22 @@ def stream_words(purpose: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def draw_uniform(seeds: Iterable[Any], purpose: str) -> NDArray[np.float64]:
-    """Return one number in [0, 1) per seed, float64 [N], from a sample's stream for ``purpose``.
+def draw_uniform(
+    seeds: Iterable[Any], purpose: str, row_shape: tuple[int, ...] = ()
+) -> NDArray[np.float64]:
+    """Return numbers in [0, 1), float64 [N, *row_shape], from a sample's stream for ``purpose``.
 
     Args:
         seeds: Integers 0 .. 2^32-1.
         purpose: As for :func:`stream_words`.
+        row_shape: Shape of the numbers for each seed; one number by default.
     """
     state, words = np.random.RandomState(0), stream_words(purpose)
     drawn = []
     for seed in seeds:
         state.seed([int(seed), *words])
-        drawn.append(state.random_sample())
-    return np.array(drawn, np.float64)
+        drawn.append(state.random_sample(row_shape))
+    return np.array(drawn, np.float64).reshape(-1, *row_shape)
 
 
 class LatentDrawer:

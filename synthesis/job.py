@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 from latentry.contract.errors import BadRequest
 from latentry.contract.files import parse_toml, read_regular
 from latentry.contract.kinds.kind import FREE, InputKind
+from latentry.contract.kinds.vector import VectorInput
 from latentry.contract.seeds import MAX_SEED
 from latentry.contract.spec import GeneratorSpec, ModelName
 from latentry.contract.strict import Strict, explain
@@ -30,7 +31,7 @@ from latentry.synthesis.filters.network import NetworkOptions
 from latentry.synthesis.job_inputs import (
     Choice,
     JobInput,
-    NumberInput,
+    SaidInput,
     Uniform,
     check_input,
     check_numbers,
@@ -38,15 +39,16 @@ from latentry.synthesis.job_inputs import (
     rows_of_input,
     shown_in_file,
 )
+from latentry.synthesis.sinks.facts import hash_name, is_said, picture_inputs, said_inputs
 from latentry.synthesis.sinks.formats import FORMATS, FormatName
-from latentry.synthesis.sinks.image_data import ImageFormat
-from latentry.synthesis.sinks.sample import (
-    COLUMNS,
-    hash_name,
-    is_one_number,
-    one_number_inputs,
-    picture_inputs,
+from latentry.synthesis.sinks.output_data import (
+    MAIN,
+    ImageFormat,
+    SampleOutput,
+    check_outputs,
+    sample_outputs,
 )
+from latentry.synthesis.sinks.sample import COLUMNS, FEATURES
 from latentry.synthesis.sources.folders import Folder
 from latentry.synthesis.sources.listing import PictureFolder
 from latentry.synthesis.sources.webdataset import WebDataset
@@ -55,7 +57,7 @@ _MOST_FILE_BYTES = 2**20
 _EITHER = 'give either seeds = "0-9999" or per_class = { "0-9" = 1000 }'
 
 InputRows = dict[str, Any]
-"""Every input of one number in effect, by name: an array [N], one value a sample."""
+"""Every number, class and vector in effect, by name: an array [N], or [N, size] of a vector."""
 
 
 class SamplesPart(Strict):
@@ -129,10 +131,11 @@ def _default_image(part: dict[str, Any]) -> ImageFormat:
 
 
 class OutputPart(Strict):
-    """How samples are written."""
+    """How samples are written, and which outputs of the model make one."""
 
     format: FormatName = "webdataset"
     image: ImageFormat = Field(default_factory=_default_image)
+    outputs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     shard_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     features: NetworkOptions | None = None
 
@@ -146,6 +149,15 @@ class OutputPart(Strict):
         if self.image == "none" and not self.features:
             raise ValueError('image = "none" goes with features; there would be nothing to write')
         return self
+
+    def of_sample(self, spec: GeneratorSpec) -> tuple[SampleOutput, ...]:
+        """Return the outputs that make a sample of a model, the main picture first."""
+        return sample_outputs(spec, self.image, self.outputs)
+
+    def has_sheet(self, spec: GeneratorSpec) -> bool:
+        """Whether pictures are written, of which a contact sheet can be made."""
+        main = self.of_sample(spec)[0]
+        return main.name == MAIN and main.is_written
 
 
 class Job(Strict):
@@ -182,8 +194,8 @@ class Job(Strict):
         return {name: v for name, v in self.inputs.items() if isinstance(v, PictureFolder)}
 
     @property
-    def numbers(self) -> dict[str, NumberInput]:
-        """What is said of inputs of one number, by their names."""
+    def said(self) -> dict[str, SaidInput]:
+        """What is said of numbers, classes and vectors, by their names."""
         return {name: v for name, v in self.inputs.items() if not isinstance(v, PictureFolder)}
 
     def with_files(self, spec: GeneratorSpec, count: int) -> Self:
@@ -228,7 +240,7 @@ class Job(Strict):
             raise BadRequest(
                 f"{by_class.name} is given by per_class already; take it out of [inputs]"
             )
-        for name, value in self.numbers.items():
+        for name, value in self.said.items():
             check_input(self._input(spec, name), value)
         if not spec.class_input and any(isinstance(f, ClassifierOptions) for f in self.filters):
             raise BadRequest(
@@ -241,28 +253,34 @@ class Job(Strict):
         """Refuse a model of which no job can be made, whatever its file says."""
         for item in spec.route(frozenset()).inputs:
             is_drawn = bool(item.distribution_to_draw) or item.default_row() is not None
-            if not is_drawn and not is_one_number(item) and item.name not in self.folders:
+            if not is_drawn and not is_said(item) and item.name not in self.folders:
                 raise BadRequest(
-                    f"{self.model} needs {item.name} ({item.allowed}); a job gives a model inputs "
-                    "of one number only"
+                    f"{self.model} needs {item.name} ({item.allowed}); a job gives a model "
+                    "numbers, classes, vectors and pictures only"
                 )
-        if spec.picture is None:
-            given = ", ".join(f"{item.name} ({item.kind})" for item in spec.outputs)
-            raise BadRequest(f"{self.model} gives {given}; a job is made of pictures")
-        if FREE in spec.picture.row_shape:
-            raise BadRequest(
-                f"{self.model} gives {spec.picture.name} of {spec.picture.height} x "
-                f"{spec.picture.width} pixels; the pictures of a job have one size"
-            )
+        check_outputs(spec, self.output.outputs, self.model)
+        blind = [f"the filter {judge.kind}" for judge in self.filters if judge.needs_picture]
+        blind += ["[output] features"] if self.output.features else []
+        if blind and self.output.of_sample(spec)[0].name != MAIN:
+            made = ", ".join(output.name for output in self.output.of_sample(spec))
+            raise BadRequest(f"{blind[0]} looks at pictures, and samples of this job are {made}")
         if not spec.takes_seed and not self.folders:
             raise BadRequest(f"{self.model} draws nothing from seeds, and a job is made of seeds")
+        self._check_names(spec)
+
+    def _check_names(self, spec: GeneratorSpec) -> None:
+        """Refuse inputs and outputs called as something else that a shard says of a sample."""
         taken = COLUMNS | {hash_name(item.name) for item in picture_inputs(spec)}
-        for named in (*one_number_inputs(spec), *picture_inputs(spec)):
-            if named.name in taken:
+        inputs = {item.name for item in (*said_inputs(spec), *picture_inputs(spec))}
+        may_be = {MAIN} if self.output.features else {MAIN, FEATURES}
+        outputs = {output.name for output in self.output.of_sample(spec)} - may_be
+        for what, names in (("takes an input", inputs), ("gives an output", outputs)):
+            for name in sorted(names & taken):
                 raise BadRequest(
-                    f"{self.model} takes an input called {named.name}, which is what shards call "
-                    "something else of a sample; export it with another name for the input"
+                    f"{self.model} {what} called {name}, which is what shards call something else "
+                    "of a sample; export it with another name for that"
                 )
+            taken |= names
 
     def _check_folders(self, spec: GeneratorSpec) -> None:
         """Check that pictures, and only those, come out of folders, and all in one size."""
@@ -290,24 +308,24 @@ class Job(Strict):
             )
 
     def _input(self, spec: GeneratorSpec, name: str) -> InputKind:
-        """Return an input of one number; raises BadRequest where there is none of this name."""
+        """Return a number, class or vector; raises BadRequest where there is none of this name."""
         item = spec.find(name)
-        if item and not is_one_number(item):
+        if item and not is_said(item):
             raise BadRequest(
-                f"{name} is no single number ({item.allowed}), and a job gives a model inputs of "
-                "one number only; take it out of [inputs]"
+                f"{name} is no number, class or vector ({item.allowed}), and a job gives a model "
+                "no other values; take it out of [inputs]"
             )
         if item is None:
-            there = ", ".join(item.name for item in one_number_inputs(spec))
+            there = ", ".join(item.name for item in said_inputs(spec))
             raise BadRequest(
                 f"{self.model} takes no {name} in a job; it takes "
-                f"{there or 'no inputs of one number'}"
+                f"{there or 'no numbers, classes or vectors'}"
             )
         return item
 
     def _check_required(self, spec: GeneratorSpec, given: Set[str]) -> None:
         """Refuse a job that leaves out what the model needs."""
-        for item in one_number_inputs(spec):
+        for item in said_inputs(spec):
             if item.name in given or item.default_row() is not None:
                 continue
             if item is spec.class_input:
@@ -321,15 +339,16 @@ class Job(Strict):
     def inputs_of(
         self, spec: GeneratorSpec, seeds: NDArray[np.int64], labels: NDArray[np.int64] | None
     ) -> InputRows:
-        """Return every input of one number for samples with these seeds and, maybe, labels."""
+        """Return every number, class and vector for samples with these seeds and, maybe, labels."""
         inputs: InputRows = {}
-        for item in one_number_inputs(spec):
+        for item in said_inputs(spec):
             if labels is not None and item is spec.class_input:
                 inputs[item.name] = labels
-            elif item.name in self.numbers:
-                inputs[item.name] = rows_of_input(item, self.numbers[item.name], seeds)
+            elif item.name in self.said:
+                inputs[item.name] = rows_of_input(item, self.said[item.name], seeds)
             elif (row := item.default_row()) is not None:
-                inputs[item.name] = np.repeat(row, len(seeds))
+                rows = np.tile(row, (len(seeds), 1))
+                inputs[item.name] = rows if isinstance(item, VectorInput) else rows[:, 0]
         return inputs
 
 

@@ -1,4 +1,4 @@
-"""``[inputs]`` of a job's file: inputs of one number, the same for all or drawn; and pictures."""
+"""``[inputs]`` of a job's file: numbers, classes, vectors, the same for all or drawn; pictures."""
 
 import json
 import re
@@ -19,6 +19,7 @@ from pydantic import (
 from latentry.contract.errors import BadRequest
 from latentry.contract.kinds.classes import ClassInput
 from latentry.contract.kinds.kind import InputKind
+from latentry.contract.kinds.vector import VectorInput
 from latentry.contract.seeds import draw_uniform
 from latentry.contract.strict import Strict
 from latentry.contract.values.ranges import integers_from_text
@@ -28,8 +29,8 @@ from latentry.synthesis.sources.webdataset import WebDataset
 
 _RANGE = re.compile(r"[0-9_]*( *- *[0-9_]*)?")  # or what was meant for one
 _HOW = (
-    'give a number, the name of a class, { choice = [0, 1] }, { choice = "0-9" } or '
-    "{ uniform = [0.5, 1] }"
+    "give a number, the name of a class, a vector, { choice = [0, 1] }, "
+    '{ choice = "0-9" } or { uniform = [0.5, 1] }'
 )
 
 
@@ -45,16 +46,22 @@ def _check_number(value: object) -> object:
 
 
 def _check_value(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return tuple(map(_check_number, value))
     return value if isinstance(value, str) else _check_number(value)
 
 
 Number = Annotated[int | float, BeforeValidator(_check_number)]
-Value = Annotated[int | float | str, BeforeValidator(_check_value)]
-"""A number, or the name of a class; where several are allowed also a range, "0-9"."""
+FixedValue = int | float | str | tuple[int | float, ...]
+Value = Annotated[FixedValue, BeforeValidator(_check_value)]
+"""A number, or the name of a class; where several are allowed also a range, "0-9"; or a vector."""
 
 
 class Uniform(Strict):
-    """An input drawn for each sample from its seed, evenly between two numbers."""
+    """An input drawn for each sample from its seed, evenly between two numbers.
+
+    Each number of a vector is drawn by itself.
+    """
 
     uniform: tuple[Number, Number]
 
@@ -64,14 +71,23 @@ class Uniform(Strict):
             raise ValueError(f"uniform = {list(self.uniform)} runs backwards; [low, high]")
         return self
 
-    def numbers(self, item: InputKind) -> Sequence[int | float]:
-        """Return the numbers that have to be allowed."""
+    def check(self, item: InputKind) -> None:
+        """Check that the input takes both ends; raises BadRequest."""
         if isinstance(item, ClassInput):
             raise BadRequest(
                 f"{item.name} is drawn with choice, as classes have no order: "
                 f'{item.name} = {{ choice = "0-{len(item.classes) - 1}" }}'
             )
-        return self.uniform
+        if isinstance(item, VectorInput):
+            for end in self.uniform:
+                _checked_vector(item, (end,) * item.size)
+        else:
+            check_numbers(item, self.uniform)
+
+    def rows(self, item: InputKind, seeds: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the input's values for samples with these seeds."""
+        shape = (item.size,) if isinstance(item, VectorInput) else ()
+        return self.draw(item, draw_uniform(seeds, _purpose(item), shape))
 
     def draw(self, item: InputKind, drawn: NDArray[np.float64]) -> NDArray[Any]:
         """Return the input's values for numbers in [0, 1); integers have both ends."""
@@ -99,14 +115,30 @@ class Choice(Strict):
             return (value,)
         return tuple(value) if isinstance(value, list) else value
 
-    def numbers(self, item: InputKind) -> Sequence[int | float]:
-        """Return the numbers to choose from."""
-        return [number for value in self.choice for number in numbers_of(item, value)]
+    def check(self, item: InputKind) -> None:
+        """Check that the input takes all values; raises BadRequest."""
+        if isinstance(item, VectorInput):
+            self._values(item)
+        else:
+            check_numbers(item, self._numbers(item))
+
+    def rows(self, item: InputKind, seeds: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the input's values for samples with these seeds."""
+        return self.draw(item, draw_uniform(seeds, _purpose(item)))
 
     def draw(self, item: InputKind, drawn: NDArray[np.float64]) -> NDArray[Any]:
-        """Return the input's values for numbers in [0, 1)."""
-        numbers = np.array(self.numbers(item), item.dtype)
-        return numbers[(drawn * len(numbers)).astype(np.int64)]
+        """Return the input's values for numbers in [0, 1), one a sample."""
+        values = self._values(item)
+        return values[(drawn * len(values)).astype(np.int64)]
+
+    def _values(self, item: InputKind) -> NDArray[Any]:
+        """Return what is chosen from, [K] or vectors [K, size]."""
+        if isinstance(item, VectorInput):
+            return np.stack([_checked_vector(item, value) for value in self.choice])
+        return np.array(self._numbers(item), item.dtype)
+
+    def _numbers(self, item: InputKind) -> list[int | float]:
+        return [number for value in self.choice for number in numbers_of(item, value)]
 
 
 def _kind_of(value: object) -> str:
@@ -118,8 +150,8 @@ def _kind_of(value: object) -> str:
     return "fixed"
 
 
-NumberInput = int | float | str | Uniform | Choice
-"""What a job says of an input of one number: one value for all samples, or how it is drawn."""
+SaidInput = FixedValue | Uniform | Choice
+"""What a job says of a number, class or vector: one value for all samples, or how it is drawn."""
 
 JobInput = Annotated[
     Annotated[Value, Tag("fixed")]
@@ -132,10 +164,12 @@ JobInput = Annotated[
 """What a job says of an input: as above, or where its pictures lie."""
 
 
-def check_input(item: InputKind, value: NumberInput) -> None:
-    """Check what a job says of an input of one number; raises BadRequest."""
+def check_input(item: InputKind, value: SaidInput) -> None:
+    """Check what a job says of a number, class or vector; raises BadRequest."""
     if isinstance(value, Uniform | Choice):
-        check_numbers(item, value.numbers(item))
+        value.check(item)
+    elif isinstance(item, VectorInput):
+        _checked_vector(item, value)
     else:
         check_numbers(item, [_fixed_number(item, value)])
 
@@ -147,19 +181,43 @@ def check_numbers(item: InputKind, numbers: Sequence[int | float]) -> None:
         raise BadRequest(f"{item.name} is {bad} in the job; it takes {item.allowed}")
 
 
-def rows_of_input(item: InputKind, value: NumberInput, seeds: NDArray[np.int64]) -> NDArray[Any]:
-    """Return an input's values for samples with these seeds, [N]."""
+def rows_of_input(item: InputKind, value: SaidInput, seeds: NDArray[np.int64]) -> NDArray[Any]:
+    """Return an input's values for samples with these seeds, [N], or [N, size] of a vector."""
     if isinstance(value, Uniform | Choice):
-        return value.draw(item, draw_uniform(seeds, f"job:{item.name}"))
+        return value.rows(item, seeds)
+    if isinstance(item, VectorInput):
+        return np.tile(_checked_vector(item, value), (len(seeds), 1))
     return np.full(len(seeds), _fixed_number(item, value), item.dtype)
 
 
-def numbers_of(item: InputKind, value: int | float | str) -> Sequence[int | float]:
+def _purpose(item: InputKind) -> str:
+    return f"job:{item.name}"
+
+
+def _checked_vector(item: VectorInput, value: FixedValue) -> NDArray[np.float32]:
+    """Return the vector, float32 [size], that a value means; raises BadRequest for none."""
+    if isinstance(value, int | float):
+        raise BadRequest(
+            f"{item.name} is {shown_in_file(value)} in the job; it takes {item.allowed}, as a list"
+        )
+    numbers = item.value_from_text(value) if isinstance(value, str) else value
+    with np.errstate(over="ignore"):  # becomes infinity, which the check refuses
+        row = np.asarray(numbers, np.float32)
+    item.check(row[None])
+    return row
+
+
+def numbers_of(item: InputKind, value: FixedValue) -> Sequence[int | float]:
     """Return the numbers that a value means: itself, or a text's classes, integers and ranges.
 
     Raises:
-        BadRequest: The text means nothing to this input.
+        BadRequest: The text means nothing to this input, or it is a vector.
     """
+    if isinstance(value, tuple):
+        raise BadRequest(
+            f"{item.name} is {shown_in_file(value)} in the job; it takes {item.allowed}: one for "
+            "all samples, or { choice = [...] }, of which each draws one"
+        )
     if not isinstance(value, str):
         return [value]
     if not isinstance(item, ClassInput):
@@ -172,7 +230,7 @@ def numbers_of(item: InputKind, value: int | float | str) -> Sequence[int | floa
     return [int(number) for number in np.asarray(item.value_from_text(value)).flat]
 
 
-def _fixed_number(item: InputKind, value: int | float | str) -> int | float:
+def _fixed_number(item: InputKind, value: FixedValue) -> int | float:
     if isinstance(value, str) and not isinstance(item, ClassInput):
         raise BadRequest(
             f"{item.name} is {shown_in_file(value)} in the job; it takes {item.allowed}"

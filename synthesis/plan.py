@@ -120,9 +120,8 @@ def plan_from_job(job: Job, spec: GeneratorSpec) -> JobPlan:
     """
     first, counts = job.samples.first, job.samples.counts(spec)
     samples = sum(count for _, count in counts)
-    size = job.output.shard_size or max(
-        1, min(_SHARD_SIZE, _SHARD_BYTES // spec.image.row_bytes(Format.RAW))
-    )
+    sample_bytes = sum(output.item.row_bytes(Format.RAW) for output in job.output.of_sample(spec))
+    size = job.output.shard_size or max(1, min(_SHARD_SIZE, _SHARD_BYTES // sample_bytes))
     shards = math.ceil(samples / size)
     if shards > _MOST_SHARDS:
         raise BadRequest(f"{samples} samples in shards of {size} are over {_MOST_SHARDS} shards")

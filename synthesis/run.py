@@ -16,6 +16,7 @@ import numpy as np
 from latentry.contract.errors import JobError, listed
 from latentry.contract.images import Uint8, grid_from_images, png_from_uint8
 from latentry.contract.kinds.formats import Format
+from latentry.contract.spec import GeneratorSpec
 from latentry.contract.transport import ModelInfo
 from latentry.synthesis.crews.crew import Crew, make_here
 from latentry.synthesis.filters.filters import file_hashes
@@ -37,7 +38,6 @@ from latentry.synthesis.records import (
     read_shard_record,
 )
 from latentry.synthesis.shard_making import Origin, Progress, Work, judges
-from latentry.synthesis.sinks.image_data import image_from_data
 from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sinks.shards import encoder_versions, read_shard
 from latentry.synthesis.sources.pictures import Folders, decoder_versions, first_moved
@@ -84,7 +84,7 @@ def record_from_job(job: Job, info: ModelInfo) -> JobRecord:
         engine_class=job.engine_class or info.engine_class,
         spec=info.spec,
         # A job that takes any engine gives up equal bytes, and need not ask for equal encoders.
-        encoders={} if job.engine_class else _versions(job),
+        encoders={} if job.engine_class else _versions(job, info.spec),
         files=file_hashes(judges(job)),
         folders=folders.records,
         samples=plan.samples,
@@ -92,9 +92,9 @@ def record_from_job(job: Job, info: ModelInfo) -> JobRecord:
     )
 
 
-def _versions(job: Job) -> dict[str, str]:
+def _versions(job: Job, spec: GeneratorSpec) -> dict[str, str]:
     """Return the versions of everything but the generator's engine on which a byte depends."""
-    versions = encoder_versions(job.output)
+    versions = encoder_versions(job.output, spec)
     if job.folders:
         versions |= decoder_versions()
     networks = any(isinstance(options, NetworkOptions) for options in judges(job))
@@ -188,7 +188,7 @@ def finish(storage: Storage, record: JobRecord, settled: Mapping[int, bytes]) ->
         totals.add(made)
         sound += settled.get(made.shard) == hashlib.sha256(made.as_bytes()).digest()
     if totals.samples == record.samples and sound == record.shards:
-        if record.job.output.image != "none":
+        if record.job.output.has_sheet(record.spec):
             storage.write(CONTACT_SHEET_FILE, contact_sheet(storage, record))
         storage.write(INDEX_FILE, index_bytes(storage, record))
     return totals
@@ -218,7 +218,7 @@ def index_bytes(storage: Storage, record: JobRecord) -> bytes:
         **totals.as_json(),
         "files": shards,
     }
-    if record.job.output.image != "none":
+    if record.job.output.has_sheet(record.spec):
         sheet = read_sheet(storage, record)
         index["contact_sheet_sha256"] = hashlib.sha256(sheet).hexdigest()
     return json.dumps(index, indent=1).encode() + b"\n"
@@ -228,14 +228,14 @@ def contact_sheet(storage: Storage, record: JobRecord) -> bytes:
     """Return a PNG of a few samples of a few shards, evenly spread over the job."""
     numbers = np.unique(np.linspace(0, record.shards - 1, _SHEET_SHARDS).astype(int))
     per_shard = _SHEET_SHARDS * _SHEET_SAMPLES // len(numbers)
-    output, image = record.job.output, record.spec.image
+    picture = record.job.output.of_sample(record.spec)[0]
     images: list[Uint8] = []
     for turn, number in enumerate(numbers.tolist()):
         samples = samples_of_shard(storage, record, read_shard_record(storage, record, number))
         # Each row begins where the one above ended, so that it goes through the classes.
         first = turn * per_shard % max(1, record.plan.size(number) - per_shard)
         for sample in itertools.islice(samples, first, first + per_shard):
-            images.append(image_from_data(sample.data, output.image, image))
+            images.append(picture.row(sample.data[picture.name]))
     return png_from_uint8(grid_from_images(images))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,8 @@ from latentry.synthesis.records import (
     check_shard,
     most_record_bytes,
 )
-from latentry.synthesis.sinks.image_data import data_from_image
-from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample, pixel_sha256
+from latentry.synthesis.sinks.output_data import MAIN, sample_sha256
+from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample
 from latentry.synthesis.sinks.shards import shard_bytes
 from latentry.synthesis.sources.pictures import Folders
 from latentry.synthesis.storage.urls import storage_from_url
@@ -251,7 +251,8 @@ class SampleDrawer:
             self._job.model, record.model_digest, record.build_digest, patient=True
         )
         self._patience_s = origin.patience_s
-        row_bytes = record.spec.image.row_bytes(Format.RAW) + self._folders.row_bytes
+        self._outputs = self._job.output.of_sample(record.spec)
+        row_bytes = record.spec.row_bytes(Format.RAW) + self._folders.row_bytes
         self._together = max(1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // row_bytes))
         self._engine_class = ""
 
@@ -316,8 +317,9 @@ class SampleDrawer:
         inputs = self._job.inputs_of(self._record.spec, seeds, labels)
         pictures = self._folders.read((plan.first_index + places).tolist())
         sound = np.array([not fault for fault in pictures.faults], np.bool_)
-        images, finite = self._images(seeds, {**inputs, **pictures.rows}, sound)
-        hashes = [pixel_sha256(image) for image in images]
+        drawn, finite = self._draw(seeds, {**inputs, **pictures.rows}, sound)
+        images = drawn.get(MAIN, np.empty((len(seeds), 0, 0, 1), np.uint8))
+        hashes = [sample_sha256(rows) for rows in zip(*drawn.values(), strict=True)]
         reasons = [
             fault or (None if fine else "NaN or infinity")
             for fault, fine in zip(pictures.faults, finite, strict=True)
@@ -340,7 +342,11 @@ class SampleDrawer:
                     **pictures.facts[place],
                 },
                 sha256=hashes[place],
-                data=data_from_image(images[place], self._job.output.image),
+                data={
+                    output.name: output.data(drawn[output.name][place])
+                    for output in self._outputs
+                    if output.is_written
+                },
                 features=vectors[place],
             )
             judged.append(_Judged(sample))
@@ -375,14 +381,17 @@ class SampleDrawer:
             )
         return vectors
 
-    def _images(
+    def _draw(
         self, seeds: NDArray[np.int64], inputs: InputRows, sound: NDArray[np.bool_]
-    ) -> tuple[Uint8, NDArray[np.bool_]]:
-        """Return uint8 [N, H, W, C] and where the images are finite; the others are black.
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+        """Return rows [N, ...] of each output, by what shards call it, and where all are finite.
 
-        Those that are not ``sound`` are not drawn.
+        Those that are not, and those that are not ``sound`` and so not drawn, are zeros.
         """
-        images = np.zeros((len(seeds), *self._record.spec.image.row_shape), np.uint8)
+        drawn = {
+            output.name: np.zeros((len(seeds), *output.shape), output.dtype)
+            for output in self._outputs
+        }
         finite = np.zeros(len(seeds), np.bool_)
         parts = [np.flatnonzero(sound)]
         while parts:
@@ -397,9 +406,10 @@ class SampleDrawer:
                 parts += self._parts_without(part, seeds, error)
                 continue
             self._check_source(result.info)
-            images[part] = result.images
+            for output in self._outputs:
+                drawn[output.name][part] = result[output.item.name]
             finite[part] = True
-        return images, finite
+        return drawn, finite
 
     def _parts_without(
         self, part: NDArray[np.int64], seeds: NDArray[np.int64], error: InvalidOutput
@@ -447,5 +457,5 @@ class SampleDrawer:
 
 
 def judges(job: Job) -> list[FilterOptions | NetworkOptions]:
-    """Return what works on images beside the generator, in the job's own processes."""
+    """Return what works on samples beside the generator, in the job's own processes."""
     return [*job.filters, *([job.output.features] if job.output.features else [])]

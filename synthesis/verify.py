@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import random
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,10 +12,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentry.clients.client import Client
 from latentry.contract.errors import JobError, listed
-from latentry.contract.images import Uint8, decode_image
+from latentry.contract.images import decode_image
 from latentry.synthesis.crews.processes import start_worker
 from latentry.synthesis.job import InputRows
 from latentry.synthesis.plan import ShardPlan
@@ -40,13 +42,9 @@ from latentry.synthesis.run import (
     samples_of_shard,
 )
 from latentry.synthesis.shard_making import Origin, Progress
-from latentry.synthesis.sinks.image_data import image_from_data
-from latentry.synthesis.sinks.sample import (
-    Sample,
-    number_from_scalar,
-    pixel_sha256,
-    text_lengths,
-)
+from latentry.synthesis.sinks.facts import Facts, value_for_json
+from latentry.synthesis.sinks.output_data import sample_sha256
+from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sources.listing import PictureFolder, shown_path
 from latentry.synthesis.sources.pictures import Folders
 from latentry.synthesis.storage.protocol import MOST_BYTES, Storage
@@ -252,15 +250,23 @@ def _sample_problems(
         if (sample.index, sample.seed, sample.sha256) != (index, seed, sha256):
             yield f"sample {index} is not what its record says"
         for name, values in inputs.items():
-            planned = number_from_scalar(values[place])
-            if sample.inputs.get(name) not in (planned, values[place]):
-                yield f"sample {index} has {name} {sample.inputs.get(name)}, not {planned}"
+            found, planned = sample.inputs.get(name), value_for_json(values[place])
+            if isinstance(planned, list):
+                is_right = np.array_equal(np.asarray(found), values[place])
+            else:
+                is_right = found in (planned, values[place])
+            if not is_right:
+                yield f"sample {index} has {name} {_shown(found)}, not {_shown(planned)}"
     yield from _path_problems(record, samples)
+
+
+def _shown(value: object) -> str:
+    return textwrap.shorten(str(value), 100, placeholder=" ...")
 
 
 def _path_problems(record: JobRecord, samples: Sequence[Sample]) -> Iterator[str]:
     """Yield which samples do not say what pictures they were made of, or not in their order."""
-    texts = text_lengths(record.spec)
+    texts = Facts(record.spec).texts
     before = ""
     for sample in samples:
         said = [sample.inputs.get(name, "") for name in texts]
@@ -327,7 +333,7 @@ def _verify_names(
     if INDEX_FILE not in sizes:
         lost = record.samples - there
         yield f"{storage.url} has no {INDEX_FILE}" + (f"; {lost} samples are missing" * (lost > 0))
-    elif record.job.output.image != "none" and CONTACT_SHEET_FILE not in sizes:
+    elif record.job.output.has_sheet(record.spec) and CONTACT_SHEET_FILE not in sizes:
         yield f"{storage.url}/{CONTACT_SHEET_FILE} is missing"
 
 
@@ -340,7 +346,7 @@ def _verify_whole(storage: Storage, record: JobRecord) -> Iterator[str]:
             f"{storage.url}/{INDEX_FILE} was changed: its SHA-256 is {found}, the shards make it "
             f"{wanted}"
         )
-    if record.job.output.image != "none" and not _is_same_picture(
+    if record.job.output.has_sheet(record.spec) and not _is_same_picture(
         read_sheet(storage, record), contact_sheet(storage, record), record.spec.image.channels
     ):
         yield f"{storage.url}/{CONTACT_SHEET_FILE} does not show the samples"
@@ -365,7 +371,7 @@ def _draw_again(
     verdict: JobVerdict,
     folders: Folders,
 ) -> None:
-    """Draw ``count`` samples again, chosen at random, and compare their pixels."""
+    """Draw ``count`` samples again, chosen at random, and compare them."""
     chosen = sorted(random.SystemRandom().sample(range(record.samples), min(count, record.samples)))
     different = 0
     with origin.open_client(record.job.model, record.model_digest, record.build_digest) as client:
@@ -387,14 +393,12 @@ def _draw_again(
                 else {}
             )
             seeds = [recorded[index][0] for index in there]
-            images = _drawn(record, client, number, there, seeds, list(pictures.values()))
-            for index, image in zip(there, images, strict=True):
+            drawn = _drawn(record, client, number, there, seeds, list(pictures.values()))
+            for index, rows in zip(there, drawn, strict=True):
                 seed, sha256 = recorded[index]
-                if pixel_sha256(image) == sha256:
+                if sample_sha256(rows) == sha256:
                     verdict.drawn_again += 1
-                elif index in stored and record.spec.image.is_same_but_for_rounding(
-                    image, stored[index]
-                ):
+                elif index in stored and _are_near(record, rows, stored[index]):
                     different += 1
                 else:
                     verdict.problems.append(
@@ -425,17 +429,28 @@ def _pictures(
 
 def _stored(
     storage: Storage, record: JobRecord, made: ShardRecord, indices: list[int]
-) -> dict[int, Uint8]:
-    """Return the images of these samples as the shard's file holds them; none without images."""
-    output = record.job.output
-    if output.image == "none":
+) -> dict[int, list[NDArray[Any]]]:
+    """Return the outputs of these samples as the shard's file holds them, where it holds all."""
+    outputs = record.job.output.of_sample(record.spec)
+    if not all(output.is_written for output in outputs):
         return {}
     samples = samples_of_shard(storage, record, made)
     return {
-        sample.index: image_from_data(sample.data, output.image, record.spec.image)
+        sample.index: [output.row(sample.data[output.name]) for output in outputs]
         for sample in samples
         if sample.index in indices
     }
+
+
+def _are_near(
+    record: JobRecord, found: Sequence[NDArray[Any]], stored: Sequence[NDArray[Any]]
+) -> bool:
+    """Whether the outputs of a sample are as near as those of two engine classes must be."""
+    outputs = record.job.output.of_sample(record.spec)
+    return all(
+        output.item.is_same_but_for_rounding(row, other)
+        for output, row, other in zip(outputs, found, stored, strict=True)
+    )
 
 
 def _drawn(
@@ -445,8 +460,8 @@ def _drawn(
     indices: list[int],
     seeds: list[int],
     pictures: list[InputRows],
-) -> Sequence[Uint8]:
-    """Draw samples of shard ``number`` as it was made."""
+) -> list[tuple[NDArray[Any], ...]]:
+    """Draw samples of shard ``number`` as it was made; return the outputs of each."""
     if not indices:
         return []
     plan = record.plan.shard(number)
@@ -461,4 +476,5 @@ def _drawn(
         seeds=seeds if record.spec.takes_seed else None,
         **inputs,
     )
-    return list(result.images)
+    outputs = record.job.output.of_sample(record.spec)
+    return list(zip(*(result[output.item.name] for output in outputs), strict=True))

@@ -1,12 +1,14 @@
-"""The filter ``duplicates``: images that are in the shard already."""
+"""The filter ``duplicates``: samples that are in the shard already."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from latentry.synthesis.filters.judging import Candidates, Filter, JudgeOptions
 
 
 class DuplicatesOptions(JudgeOptions):
-    """Reject images that are in the shard already, pixel by pixel."""
+    """Reject samples that are in the shard already, pixel by pixel."""
+
+    needs_picture: ClassVar[bool] = False
 
     kind: Literal["duplicates"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,12 @@ class Candidates:
     """Samples that are judged together, in the order of the shard.
 
     Attributes:
-        images: uint8 [N, H, W, C].
+        images: The main pictures, uint8 [N, H, W, C]; of samples without one [N, 0, 0, 1].
         seeds: int64 [N].
         inputs: Every input of one number in effect, by name, [N].
         labels: The class that was asked for, int64 [N]; None where there are no classes.
-        sha256: Hexadecimal SHA-256 of each image's pixels.
-        seen: Those of all images of the shard that were judged before; for filters to add to.
+        sha256: Hexadecimal SHA-256 of each sample.
+        seen: Those of all samples of the shard that were judged before; for filters to add to.
     """
 
     images: Uint8
@@ -42,7 +42,10 @@ class Filter(Protocol):
 
 
 class JudgeOptions(Strict):
-    """What a job's file says of something that judges images, or looks at them."""
+    """What a job's file says of something that judges samples, or looks at them."""
+
+    needs_picture: ClassVar[bool] = True
+    """Whether it looks at the main picture."""
 
     def files(self) -> list[Path]:
         """Return the files on which the verdict depends."""

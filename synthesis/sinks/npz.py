@@ -1,8 +1,8 @@
-"""NPZ: an array of pixels, and one of each thing that is said of a sample."""
+"""NPZ: an array of each output, and one of each thing that is said of a sample."""
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -10,29 +10,33 @@ from numpy.typing import NDArray
 
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.values.npy import read_npy
+from latentry.synthesis.sinks.facts import Facts
+from latentry.synthesis.sinks.output_data import MAIN, SampleOutput, sample_sha256
 from latentry.synthesis.sinks.sample import (
     Sample,
     columns_of,
-    input_types,
-    inputs_from_json,
-    pixel_sha256,
-    text_lengths,
 )
 from latentry.synthesis.sinks.shard_format import ROOM_OF_FILE, ShardFormat
 
 
 def _write(
-    samples: Sequence[Sample], image_format: str, spec: GeneratorSpec, model_digest: str
+    samples: Sequence[Sample],
+    outputs: Sequence[SampleOutput],
+    spec: GeneratorSpec,
+    model_digest: str,
 ) -> bytes:
-    pixels = np.frombuffer(b"".join(sample.data for sample in samples), np.uint8)
-    arrays: dict[str, NDArray[Any]] = {
-        "images": pixels.reshape(len(samples), *spec.image.row_shape),
-        **columns_of(samples),
-        "model_digest": np.array(model_digest),
-    }
+    arrays: dict[str, NDArray[Any]] = {}
+    for output in outputs:
+        rows = np.frombuffer(b"".join(sample.data[output.name] for sample in samples), output.dtype)
+        arrays[_array_name(output)] = rows.reshape(len(samples), *output.shape)
+    arrays |= {**columns_of(samples), "model_digest": np.array(model_digest)}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def _array_name(output: SampleOutput) -> str:
+    return "images" if output.name == MAIN else output.name
 
 
 class _CarefulFile:
@@ -53,41 +57,59 @@ class _CarefulFile:
         return data
 
 
-def _read(file: BinaryIO, image_format: str, spec: GeneratorSpec, count: int) -> Iterator[Sample]:
-    texts = text_lengths(spec)
-    types: dict[str, type[np.generic]] = {"index": np.int64, "seed": np.int64, **input_types(spec)}
+def _read(
+    file: BinaryIO, outputs: Sequence[SampleOutput], spec: GeneratorSpec, count: int
+) -> Iterator[Sample]:
+    facts = Facts(spec)
+    types: dict[str, type[np.generic]] = {"index": np.int64, "seed": np.int64, **facts.numbers}
+    arrays = {_array_name(output) for output in outputs}
     careful = _CarefulFile(file)
     with zipfile.ZipFile(careful) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        if odd := set(names) - {"images", "model_digest", *types, *texts}:
+        if odd := set(names) - {"model_digest", *arrays, *types, *facts.texts, *facts.vectors}:
             raise ValueError(f"it holds {min(odd)[:100]}")
         careful.most = None
         columns = {
-            name: _read_texts(archive, name, texts[name][1], count)
-            if name in texts
-            else _read_column(archive, name, types[name], count)
+            name: _read_texts(archive, name, facts.texts[name][1], count)
+            if name in facts.texts
+            else _read_column(archive, name, *_column_type(name, types, facts), count)
             for name in names
-            if name not in ("images", "model_digest")
+            if name not in (*arrays, "model_digest")
         }
-        with archive.open("images.npy") as member:
-            images = read_npy(member, np.uint8, (count, *spec.image.row_shape))
-    for place, pixels in enumerate(images):
-        row = {name: values[place].item() for name, values in columns.items()}
+        rows = {}
+        for output in outputs:
+            with archive.open(f"{_array_name(output)}.npy") as member:
+                rows[output.name] = read_npy(member, output.dtype, (count, *output.shape))
+    for place in range(count):
+        row = {name: values[place].tolist() for name, values in columns.items()}
         yield Sample(
             index=row.pop("index"),
             seed=row.pop("seed"),
-            inputs=inputs_from_json(row, texts),
-            sha256=pixel_sha256(pixels),
-            data=pixels.tobytes(),
+            inputs=facts.read(row),
+            sha256=sample_sha256([values[place] for values in rows.values()]),
+            data={name: values[place].tobytes() for name, values in rows.items()},
         )
 
 
+def _column_type(
+    name: str, types: Mapping[str, type[np.generic]], facts: Facts
+) -> tuple[type[np.generic], tuple[int, ...]]:
+    """Return the element type of a column of numbers, and the shape of a row."""
+    if name in facts.vectors:
+        return np.float32, (facts.vectors[name],)
+    return types[name], ()
+
+
 def _read_column(
-    archive: zipfile.ZipFile, name: str, dtype: type[np.generic], count: int
+    archive: zipfile.ZipFile,
+    name: str,
+    dtype: type[np.generic],
+    row_shape: tuple[int, ...],
+    count: int,
 ) -> NDArray[Any]:
-    """Return a column of numbers, [count]."""
+    """Return a column of numbers, [count, *row_shape]."""
     with archive.open(f"{name}.npy") as member:
-        return read_npy(member, dtype, (count,))
+        return read_npy(member, dtype, (count, *row_shape))
 
 
 def _read_texts(archive: zipfile.ZipFile, name: str, most: int, count: int) -> NDArray[Any]:

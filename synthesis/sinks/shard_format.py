@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from latentry.contract.spec import GeneratorSpec
+from latentry.synthesis.sinks.output_data import SampleOutput
 from latentry.synthesis.sinks.sample import Sample
 
 # What a file may take beside its samples; more is nothing that was written here.
@@ -17,18 +18,17 @@ class ShardFormat:
 
     Attributes:
         suffix: Ending of a file's name.
-        write: Return the file of samples, given how their images are written, what the model takes
-            and gives, and its digest.
-        read: Yield so many samples of a file, given how their images are written, and what
-            the model takes and gives.
+        write: Return the file of samples, given what makes a sample, what the model takes, and its
+            digest.
+        read: Yield so many samples of a file, given what makes a sample, and what the model takes.
         library: On whose version a file's bytes depend; empty for Python alone.
-        pixels_only: Whether images are written as raw pixels and no other way.
+        pixels_only: Whether pictures are written as raw pixels and no other way.
         takes_features: Whether feature vectors can be written.
     """
 
     suffix: str
-    write: Callable[[Sequence[Sample], str, GeneratorSpec, str], bytes]
-    read: Callable[[BinaryIO, str, GeneratorSpec, int], Iterator[Sample]]
+    write: Callable[[Sequence[Sample], Sequence[SampleOutput], GeneratorSpec, str], bytes]
+    read: Callable[[BinaryIO, Sequence[SampleOutput], GeneratorSpec, int], Iterator[Sample]]
     library: str = ""
     pixels_only: bool = False
     takes_features: bool = False

@@ -10,9 +10,10 @@ from typing import BinaryIO
 
 from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.job import OutputPart
+from latentry.synthesis.sinks.facts import Facts
 from latentry.synthesis.sinks.formats import FORMATS
-from latentry.synthesis.sinks.image_data import image_encoder_versions, most_image_bytes
-from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample, most_text_bytes
+from latentry.synthesis.sinks.output_data import image_encoder_versions
+from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample
 from latentry.synthesis.sinks.shard_format import ROOM_OF_FILE
 
 
@@ -22,11 +23,11 @@ def shard_stem(number: int, shards: int) -> str:
     return f"shard-{number:0{digits}d}"
 
 
-def encoder_versions(output: OutputPart) -> dict[str, str]:
+def encoder_versions(output: OutputPart, spec: GeneratorSpec) -> dict[str, str]:
     """Return the versions of the libraries on which a shard's bytes depend."""
     library = FORMATS[output.format].library
     versions = {library: version(library)} if library else {}
-    return {"shards": "1", **versions, **image_encoder_versions(output.image)}
+    return {"shards": "2", **versions, **image_encoder_versions(output.of_sample(spec))}
 
 
 def shard_bytes(
@@ -40,13 +41,13 @@ def shard_bytes(
         spec: What the model takes and gives.
         model_digest: The model that drew them.
     """
-    return FORMATS[output.format].write(samples, output.image, spec, model_digest)
+    return FORMATS[output.format].write(samples, output.of_sample(spec), spec, model_digest)
 
 
 def read_shard(
     file: BinaryIO, output: OutputPart, spec: GeneratorSpec, count: int
 ) -> Iterator[Sample]:
-    """Yield the ``count`` samples of a shard's file; their ``sha256`` is that of the pixels found.
+    """Yield the ``count`` samples of a shard's file; their ``sha256`` is that of what was found.
 
     Nothing larger than such samples is unpacked, whatever the file says of itself.
 
@@ -54,10 +55,11 @@ def read_shard(
         Exception: The file is not what :func:`shard_bytes` writes. What the libraries that read it
             raise shares no base.
     """
-    return FORMATS[output.format].read(file, output.image, spec, count)
+    return FORMATS[output.format].read(file, output.of_sample(spec), spec, count)
 
 
 def most_shard_bytes(output: OutputPart, spec: GeneratorSpec, count: int) -> int:
     """Return the largest size that a file of ``count`` samples may have."""
+    most = sum(item.most_bytes for item in output.of_sample(spec)) + Facts(spec).most_bytes
     features = 4 * MOST_FEATURES if output.features else 0
-    return ROOM_OF_FILE + count * (most_image_bytes(spec.image) + most_text_bytes(spec) + features)
+    return ROOM_OF_FILE + count * (most + features)

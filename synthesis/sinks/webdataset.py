@@ -1,80 +1,79 @@
-"""WebDataset: a tar file, in which a sample is an image and a JSON beside it."""
+"""WebDataset: a tar file, in which a sample is a file for each output and a JSON beside them."""
 
 import io
 import json
 import math
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import BinaryIO
 
 from latentry.contract.files import parse_json
-from latentry.contract.kinds.picture import PictureOutput
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.values.npy import npy_bytes, read_npy
-from latentry.synthesis.sinks.image_data import image_from_data, most_image_bytes
+from latentry.synthesis.sinks.facts import Facts, value_for_json
+from latentry.synthesis.sinks.output_data import MAIN, SampleOutput, sha256_of_data
 from latentry.synthesis.sinks.sample import (
     Sample,
-    inputs_from_json,
-    most_text_bytes,
-    pixel_sha256,
-    scalar_for_json,
-    text_lengths,
 )
 from latentry.synthesis.sinks.shard_format import ShardFormat
 
-_NPY = "npy"
+_JSON, _NPY = "json", "npy"
+_ROOM_OF_JSON = 8 * 2**10  # beside its texts
 _BLOCK = tarfile.BLOCKSIZE
 
 
 def _write(
-    samples: Sequence[Sample], image_format: str, spec: GeneratorSpec, model_digest: str
+    samples: Sequence[Sample],
+    outputs: Sequence[SampleOutput],
+    spec: GeneratorSpec,
+    model_digest: str,
 ) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in samples:
-            key = f"{sample.index:010d}"
+            members = {_JSON: _sidecar(sample, model_digest)}
+            for output in outputs:
+                data = sample.data[output.name]
+                if output.file_format is None:
+                    data = npy_bytes(output.row(data))
+                members[_suffix(output)] = data
             # Sorted by name, as tar --sort=name would: json before png, npy after it.
-            members = {"json": _sidecar(sample, model_digest)}
-            if image_format == "raw":
-                members[_NPY] = npy_bytes(image_from_data(sample.data, "raw", spec.image))
-            else:
-                members[image_format] = sample.data
             for suffix, data in sorted(members.items()):
                 # A TarInfo's defaults: no time, no owner, mode 0644.
-                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member = tarfile.TarInfo(f"{sample.index:010d}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
+
+
+def _suffix(output: SampleOutput) -> str:
+    """Return what an output's file is called after a sample's key."""
+    kind = _NPY if output.file_format is None else output.file_format.value
+    return kind if output.name == MAIN else f"{output.name}.{kind}"
 
 
 def _sidecar(sample: Sample, model_digest: str) -> bytes:
     facts = {
         "index": sample.index,
         "seed": sample.seed,
-        **{name: scalar_for_json(value) for name, value in sample.inputs.items()},
+        **{name: value_for_json(value) for name, value in sample.inputs.items()},
         "model_digest": model_digest,
         "sha256": sample.sha256,
     }
     return json.dumps(facts, separators=(",", ":")).encode()
 
 
-def _read(file: BinaryIO, image_format: str, spec: GeneratorSpec, count: int) -> Iterator[Sample]:
-    image, lengths = spec.image, text_lengths(spec)
-    most = most_image_bytes(image) + most_text_bytes(spec)
+def _read(
+    file: BinaryIO, outputs: Sequence[SampleOutput], spec: GeneratorSpec, count: int
+) -> Iterator[Sample]:
+    facts = Facts(spec)
+    most = max(facts.most_bytes + _ROOM_OF_JSON, *(output.most_bytes for output in outputs))
     for _ in range(count):
-        # Sorted by name: json before png, npy after it.
-        name, body = _read_member(file, most)
-        members = {name.partition(".")[2]: body}
-        name, body = _read_member(file, most)
-        members[name.partition(".")[2]] = body
-        facts = parse_json(members["json"])
-        if image_format == "raw":
-            data = read_npy(io.BytesIO(members[_NPY]), np.uint8, image.row_shape).tobytes()
-        else:
-            data = members[image_format]
-        yield _found(facts, data, image_format, image, lengths)
+        members = {}
+        for _ in range(1 + len(outputs)):
+            name, body = _read_member(file, most)
+            members[name.partition(".")[2]] = body
+        yield _found(members, outputs, facts)
     if file.read(_BLOCK).strip(b"\0"):
         raise ValueError("it holds more samples than its record says")
 
@@ -92,20 +91,23 @@ def _read_member(file: BinaryIO, most: int) -> tuple[str, bytes]:
 
 
 def _found(
-    facts: Any,
-    data: bytes,
-    image_format: str,
-    image: PictureOutput,
-    lengths: Mapping[str, tuple[int, int]],
+    members: Mapping[str, bytes],
+    outputs: Sequence[SampleOutput],
+    facts: Facts,
 ) -> Sample:
+    said = parse_json(members[_JSON])
     known = {"index", "seed", "model_digest", "sha256"}
+    data = {}
+    for output in outputs:
+        body = members[_suffix(output)]
+        if output.file_format is None:
+            body = read_npy(io.BytesIO(body), output.dtype, output.shape).tobytes()
+        data[output.name] = body
     return Sample(
-        index=facts["index"],
-        seed=facts["seed"],
-        inputs=inputs_from_json(
-            {key: value for key, value in facts.items() if key not in known}, lengths
-        ),
-        sha256=pixel_sha256(image_from_data(data, image_format, image)),
+        index=said["index"],
+        seed=said["seed"],
+        inputs=facts.read({name: value for name, value in said.items() if name not in known}),
+        sha256=sha256_of_data(outputs, data),
         data=data,
     )
 

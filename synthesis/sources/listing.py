@@ -15,7 +15,7 @@ from latentry.contract.errors import BadRequest
 from latentry.contract.files import printable
 from latentry.contract.seeds import MAX_SEED
 from latentry.contract.strict import Strict
-from latentry.synthesis.sinks.sample import MOST_PATH
+from latentry.synthesis.sinks.facts import MOST_PATH
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 MOST_ENTRIES = 10_000_000

@@ -18,7 +18,7 @@ from PIL import features
 from latentry.contract.errors import BadRequest, JobError
 from latentry.contract.kinds.picture import PixelsInput
 from latentry.contract.spec import GeneratorSpec
-from latentry.synthesis.sinks.sample import hash_name, picture_inputs
+from latentry.synthesis.sinks.facts import hash_name, picture_inputs
 from latentry.synthesis.sources.listing import (
     NO_FILE,
     FolderRecord,

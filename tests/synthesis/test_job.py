@@ -114,7 +114,7 @@ FILTER = OK + "[[filters]]\nkind = "
 
 
 NUMBER = (
-    'give a number, the name of a class, { choice = [0, 1] }, { choice = "0-9" } or '
+    'give a number, the name of a class, a vector, { choice = [0, 1] }, { choice = "0-9" } or '
     "{ uniform = [0.5, 1] }"
 )
 
@@ -155,7 +155,8 @@ WRONG = [
     (DIGITS, LABEL + '"0-9"', 'class_label = "0-9" names 10 classes; give one, or { choice = '),
     (DIGITS, LABEL + '"a"', "class_label has no class 'a'; it takes an integer from 0 to 9"),
     (DIGITS, LABEL + "true", "inputs.class_label: holds true; " + NUMBER),
-    (DIGITS, LABEL + "[0, 1]", "inputs.class_label: holds [0, 1]; " + NUMBER),
+    (DIGITS, LABEL + "[0, 1]", "class_label is [0, 1] in the job; it takes an integer from 0 to 9"),
+    (DIGITS, LABEL + "[0, true]", "inputs.class_label: holds true; " + NUMBER),
     (DIGITS, LABEL + "{ uniform = [0, 9] }", "drawn with choice, as classes have no"),
     (DIGITS, LABEL + '{ choice = "0-12" }', "class_label is 10 in the job; it takes an integer fr"),
     (DIGITS, LABEL + '{ choice = "a" }', "class_label has no class 'a'; it takes an integer from"),
@@ -375,27 +376,26 @@ REFUSED = [
         "m needs photo (pictures of 8 x 8 x 3, uint8); a job gives a model",
     ),
     ([Z, MASK_IN], [IMAGE], "", "m needs mask (masks of 8 x 8, uint8, 0 to 255); a job gives a m"),
-    ([Z, VECTOR_IN], [IMAGE], "", "m needs attributes (40 finite numbers a sample); a job gives"),
-    ([Z, ONE_IN], [IMAGE], "", "m needs attributes (1 finite numbers a sample); a job gives a m"),
-    ([Z], [FEATURES], "", "m gives features (vector); a job is made of pictures"),
+    ([Z, VECTOR_IN], [IMAGE], "", "m needs [inputs] attributes; it takes 40 finite numbers a sa"),
+    ([Z, ONE_IN], [IMAGE], "", "m needs [inputs] attributes; it takes 1 finite numbers a sample"),
     ([integer(minimum=0, maximum=9)], [IMAGE], "", "m draws nothing from seeds, and a job is made"),
     (
         [Z],
         [IMAGE],
         "[inputs]\nz = 1",
-        "z is no single number (8 finite float32 numbers a sample (n",
+        "z is no number, class or vector (8 finite float32 numbers a sample (n",
     ),
     (
         [z(1), {**VECTOR_IN, "default": [0.0] * 40}],
         [IMAGE],
         "[inputs]\nattributes = 1",
-        "attributes is no single number (40 finite numbers a sample), and a job gives a model",
+        "attributes is 1 in the job; it takes 40 finite numbers a sample, as a list",
     ),
     (
         [z(1)],
         [IMAGE],
         "[inputs]\nz = 1",
-        "z is no single number (1 finite float32 numbers a sample",
+        "z is no number, class or vector (1 finite float32 numbers a sample",
     ),
     (
         [Z, integer(minimum=0, maximum=9)],
@@ -424,7 +424,7 @@ def test_a_model_of_which_no_job_can_be_made_is_refused_with_the_reason(
 
 def test_what_has_a_default_of_several_numbers_is_left_at_it() -> None:
     spec = make_spec([Z, {**VECTOR_IN, "default": [0.0] * 40}], [IMAGE, FEATURES])
-    assert inputs_of(job_with(), np.arange(3), spec=spec) == {}
+    assert inputs_of(job_with(), np.arange(3), spec=spec)["attributes"].tolist() == [[0.0] * 40] * 3
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from jobs.runs import (
     stamps,
     write_job,
 )
+from jobs.samples import pixel_sha256
 
 from latentry.clients import Client
 from latentry.contract.errors import InvalidOutput, JobError
@@ -25,7 +26,6 @@ from latentry.synthesis.job import Job
 from latentry.synthesis.plan import plan_from_job
 from latentry.synthesis.run import run_job
 from latentry.synthesis.shard_making import Origin, Progress, Settled, Work
-from latentry.synthesis.sinks.sample import pixel_sha256
 from latentry.synthesis.verify import verify_job
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from jobs.runs import flip
+from jobs.samples import data_of, pixel_sha256, pixels_of_data
 
 from latentry.contract.errors import JobError, NotFound
 from latentry.contract.images import png_from_uint8
@@ -22,8 +23,7 @@ from latentry.synthesis.job import Job
 from latentry.synthesis.records import JOB_FILE, made_shards, read_job, read_shard_record
 from latentry.synthesis.run import finish, run_job
 from latentry.synthesis.shard_making import Origin
-from latentry.synthesis.sinks.image_data import data_from_image, image_from_data
-from latentry.synthesis.sinks.sample import Sample, pixel_sha256
+from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sinks.shards import read_shard, shard_bytes
 from latentry.synthesis.storage.local_folder import LocalFolder
 from latentry.synthesis.verify import JobVerdict, find_duplicates, verify_job
@@ -165,15 +165,15 @@ def forge(out: Path) -> Forge:
         storage = LocalFolder(out)
         record = read_job(storage)
         made = read_shard_record(storage, record, 3)
-        output, image = record.job.output, record.spec.image
+        output = record.job.output
         with storage.open(made.file, size=made.size) as file:
             samples = list(read_shard(file, output, record.spec, len(made.seeds)))
-        pixels = image_from_data(samples[2].data, output.image, image).copy()
+        pixels = pixels_of_data(samples[2].data, output, record.spec).copy()
         pixels[0, 0] ^= 1
         samples[2] = dataclasses.replace(
             samples[2],
             sha256=pixel_sha256(pixels),
-            data=data_from_image(pixels, output.image),
+            data=data_of(pixels, output, record.spec),
         )
         typed = [
             dataclasses.replace(

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jobs.samples import pixel_sha256
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
 
 from latentry.synthesis.filters.filters import FilterOptions
 from latentry.synthesis.filters.judging import Candidates, Filter
-from latentry.synthesis.sinks.sample import pixel_sha256
 
 OPTIONS: TypeAdapter[Any] = TypeAdapter(FilterOptions)
 

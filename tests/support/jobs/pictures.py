@@ -8,6 +8,7 @@ from jobs.runs import (
     run_here,
     write_job,
 )
+from jobs.samples import pixels_of_data
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,7 +16,6 @@ from latentry.synthesis.job import job_from_file
 from latentry.synthesis.records import Totals, made_shards, read_job
 from latentry.synthesis.run import samples_of_shard
 from latentry.synthesis.shard_making import Origin
-from latentry.synthesis.sinks.image_data import image_from_data
 from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.storage.local_folder import LocalFolder
 from latentry.synthesis.verify import JobVerdict, verify_job
@@ -50,8 +50,8 @@ def samples_in(out: Path) -> list[Sample]:
 
 def pixels_in(out: Path) -> list[NDArray[np.uint8]]:
     record = read_job(LocalFolder(out))
-    output, picture = record.job.output, record.spec.image
-    return [image_from_data(sample.data, output.image, picture) for sample in samples_in(out)]
+    output = record.job.output
+    return [pixels_of_data(sample.data, output, record.spec) for sample in samples_in(out)]
 
 
 def rejections(out: Path) -> list[tuple[int, int, str]]:

@@ -6,6 +6,7 @@ import json
 import resource
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from specs import classes, image, make_spec, psi, z
 
 from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.job import OutputPart
-from latentry.synthesis.sinks.image_data import data_from_image
-from latentry.synthesis.sinks.sample import Sample, pixel_sha256
+from latentry.synthesis.sinks.output_data import MAIN, sample_sha256
+from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sinks.shards import read_shard, shard_bytes
 
 DIGEST = "d" * 64
@@ -53,6 +54,24 @@ def pixels_of(spec: GeneratorSpec, count: int, seed: int = 0) -> NDArray[np.uint
     return np.random.RandomState(seed).randint(0, 256, shape).astype(np.uint8)
 
 
+def pixel_sha256(pixels: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of a sample that is a picture and nothing else."""
+    return sample_sha256([pixels])
+
+
+def data_of(pixels: NDArray[np.uint8], output: OutputPart, spec: GeneratorSpec) -> dict[str, bytes]:
+    """Return a picture as a sample's data."""
+    picture = output.of_sample(spec)[0]
+    return {MAIN: picture.data(pixels)} if picture.is_written else {}
+
+
+def pixels_of_data(
+    data: Mapping[str, bytes], output: OutputPart, spec: GeneratorSpec
+) -> NDArray[np.uint8]:
+    """Return the picture of a sample's data, uint8 [H, W, C]."""
+    return output.of_sample(spec)[0].row(data[MAIN])
+
+
 def samples_of(output: OutputPart, spec: GeneratorSpec, count: int = 7) -> list[Sample]:
     """Return samples with every input of one number, from index 1000 on."""
     return [
@@ -61,7 +80,7 @@ def samples_of(output: OutputPart, spec: GeneratorSpec, count: int = 7) -> list[
             seed=2**32 - 1 - place,
             inputs={"class_label": np.int64(place % 3), "truncation_psi": np.float32(0.7)},
             sha256=pixel_sha256(pixels),
-            data=data_from_image(pixels, output.image),
+            data=data_of(pixels, output, spec),
             features=np.arange(4, dtype=np.float32) + place
             if output.image == "none"
             else np.empty(0, np.float32),

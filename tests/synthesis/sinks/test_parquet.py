@@ -13,6 +13,7 @@ from jobs.samples import (
     RGB,
     SMALL,
     pixels_of,
+    pixels_of_data,
     plain,
     png_of,
     read,
@@ -22,7 +23,6 @@ from jobs.samples import (
 )
 
 from latentry.synthesis.job import OutputPart
-from latentry.synthesis.sinks.image_data import image_from_data
 from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sinks.shards import read_shard, shard_bytes
 
@@ -63,7 +63,8 @@ def test_parquet_reads_with_columns_of_their_types(tmp_path: Path, image_format:
         assert vectors[9] == [2.0, 3.0, 4.0, 5.0]
         return
     for data, pixels in zip(whole["image"].to_pylist(), pixels_of(RGB, 7), strict=False):
-        np.testing.assert_array_equal(image_from_data(data, image_format, RGB.image), pixels)
+        found = pixels_of_data({"image": data}, output, RGB)
+        np.testing.assert_array_equal(found, pixels)
 
 
 def test_features_go_beside_images() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs.samples import DIGEST, any_output, pixels_of, read
+from jobs.samples import DIGEST, any_output, data_of, pixel_sha256, pixels_of, read
 from specs import image, make_spec, z
 
 from latentry.synthesis.job import OutputPart
-from latentry.synthesis.sinks.image_data import data_from_image
-from latentry.synthesis.sinks.sample import MOST_PATH, Sample, pixel_sha256
+from latentry.synthesis.sinks.facts import MOST_PATH
+from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sinks.shards import most_shard_bytes, shard_bytes
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")
@@ -29,9 +29,7 @@ def samples_of(output: OutputPart, *paths: Any) -> list[Sample]:
     images = pixels_of(SPEC, len(paths))
     facts = [{"photo": path, "photo_sha256": "ab" * 32} for path in paths]
     return [
-        Sample(
-            place, place, facts[place], pixel_sha256(pixels), data_from_image(pixels, output.image)
-        )
+        Sample(place, place, facts[place], pixel_sha256(pixels), data_of(pixels, output, SPEC))
         for place, pixels in enumerate(images)
     ]
 

@@ -19,7 +19,10 @@ from jobs.samples import (
     RGB,
     any_image,
     any_output,
+    data_of,
+    pixel_sha256,
     pixels_of,
+    pixels_of_data,
     plain,
     read,
     samples_of,
@@ -30,8 +33,7 @@ from jobs.samples import (
 from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.job import OutputPart
 from latentry.synthesis.sinks.formats import FORMATS, FormatName
-from latentry.synthesis.sinks.image_data import data_from_image, image_from_data
-from latentry.synthesis.sinks.sample import Sample, pixel_sha256
+from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sinks.shards import encoder_versions, shard_bytes, shard_stem
 
 pytest.importorskip("pyarrow", reason="Parquet needs the extra [synthesis]")
@@ -48,7 +50,7 @@ def test_what_is_written_is_read_back(output: OutputPart, spec: GeneratorSpec) -
     found = read(shard_bytes(samples, output, spec, DIGEST), output, spec, len(samples))
     assert [plain(sample) for sample in found] == [plain(sample) for sample in samples]
     for sample, pixels in zip(found, pixels_of(spec, len(samples)), strict=True):
-        shown = image_from_data(sample.data, output.image, spec.image)
+        shown = pixels_of_data(sample.data, output, spec)
         np.testing.assert_array_equal(shown, pixels)
 
 
@@ -57,7 +59,7 @@ def test_a_changed_pixel_is_seen_by_the_hash(output: OutputPart) -> None:
     (sample,) = samples_of(output, GREY, count=1)
     other = pixels_of(GREY, 1)[0].copy()
     other[3, 2] ^= 1
-    changed = Sample(**{**sample.__dict__, "data": data_from_image(other, output.image)})
+    changed = Sample(**{**sample.__dict__, "data": data_of(other, output, GREY)})
     (found,) = read(shard_bytes([changed], output, GREY, DIGEST), output, GREY, 1)
     assert found.sha256 == pixel_sha256(other) != sample.sha256
 
@@ -116,7 +118,7 @@ def test_any_size_makes_the_round_trip(
     spec = spec_of(height, width, channels)
     images = pixels_of(spec, count, seed)
     samples = [
-        Sample(place, seed + place, {}, "0" * 64, data_from_image(pixels, output.image))
+        Sample(place, seed + place, {}, "0" * 64, data_of(pixels, output, spec))
         for place, pixels in enumerate(images)
     ]
     found = read(shard_bytes(samples, output, spec, DIGEST), output, spec, len(samples))
@@ -138,8 +140,12 @@ def test_names_sort_as_the_shards_do() -> None:
 
 
 def test_the_versions_are_of_what_writes_the_format() -> None:
-    assert set(encoder_versions(OutputPart())) == {"shards", "zlib"}
-    assert set(encoder_versions(OutputPart(image="webp"))) == {"shards", "webp"}
-    assert set(encoder_versions(OutputPart(image="raw"))) == {"shards"}
-    assert set(encoder_versions(OutputPart(format="parquet"))) == {"shards", "pyarrow", "zlib"}
-    assert set(encoder_versions(OutputPart(format="npz"))) == {"shards", "numpy"}
+    assert set(encoder_versions(OutputPart(), GREY)) == {"shards", "zlib"}
+    assert set(encoder_versions(OutputPart(image="webp"), GREY)) == {"shards", "webp"}
+    assert set(encoder_versions(OutputPart(image="raw"), GREY)) == {"shards"}
+    assert set(encoder_versions(OutputPart(format="parquet"), GREY)) == {
+        "shards",
+        "pyarrow",
+        "zlib",
+    }
+    assert set(encoder_versions(OutputPart(format="npz"), GREY)) == {"shards", "numpy"}

@@ -15,6 +15,7 @@ from jobs.samples import (
     OUTPUTS,
     RGB,
     SMALL,
+    pixel_sha256,
     pixels_of,
     png_of,
     read,
@@ -24,7 +25,6 @@ from jobs.samples import (
 from PIL import Image
 
 from latentry.synthesis.job import OutputPart
-from latentry.synthesis.sinks.sample import pixel_sha256
 
 
 @pytest.mark.parametrize("image_format", ["png", "webp", "raw"])

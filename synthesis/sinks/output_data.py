@@ -1,0 +1,151 @@
+"""How a sample's outputs are written into a shard.
+
+Pictures, masks and label maps as files or as pixels, or not at all; vectors and tensors as numbers.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import features as pillow_features
+
+from latentry.contract.errors import BadRequest
+from latentry.contract.images import decode_image
+from latentry.contract.kinds.formats import Format
+from latentry.contract.kinds.kind import FREE, OutputKind, sized
+from latentry.contract.spec import GeneratorSpec
+
+ImageFormat = Literal["png", "webp", "raw", "none"]
+
+MAIN = "image"
+"""What shards call the main picture, whatever the model calls it."""
+
+# What one sample's output may take beside its numbers; more is nothing that was written here.
+_ROOM = 8 * 2**10
+
+
+@dataclass(frozen=True)
+class SampleOutput:
+    """An output that makes a sample, and how a shard holds it.
+
+    Attributes:
+        item: The output.
+        name: What shards call it: ``image`` for the main picture, else its own name.
+        image_format: Of which format pictures are; ``raw`` for pixels, ``none`` for those that are
+            not written.
+    """
+
+    item: OutputKind
+    name: str
+    image_format: str
+
+    @property
+    def is_written(self) -> bool:
+        """Whether a shard holds it."""
+        return self.image_format != "none"
+
+    @cached_property
+    def file_format(self) -> Format | None:
+        """Of which format its files are; None where it is written as numbers, or not at all."""
+        travels_in_files = any(name.endswith(".encoded") for name in self.item.tensors(Format.PNG))
+        if self.image_format in ("raw", "none") or not travels_in_files:
+            return None
+        return self.item.file_format(Format(self.image_format))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample's row."""
+        return self.item.raw.row_shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type of a row."""
+        return np.dtype(self.item.raw.dtype)
+
+    @property
+    def most_bytes(self) -> int:
+        """What one sample may take, however badly it compresses."""
+        return 2 * self.item.row_bytes(Format.RAW) + _ROOM
+
+    def data(self, row: NDArray[Any]) -> bytes:
+        """Return a row as it is written: a file, or its numbers one after the other."""
+        if self.file_format is None:
+            return row.tobytes()
+        return self.item.encode(row, self.file_format)
+
+    def row(self, data: bytes) -> NDArray[Any]:
+        """Return the row of what :meth:`data` gave; raises for what is none of this shape."""
+        if self.file_format is None:
+            return np.frombuffer(data, self.dtype).reshape(self.shape)
+        channels = self.shape[2] if len(self.shape) == 3 else 1
+        found = decode_image(data, channels, size=(self.shape[0], self.shape[1]))
+        return found.reshape(self.shape)
+
+
+def sample_outputs(
+    spec: GeneratorSpec, image_format: str, chosen: Collection[str] | None
+) -> tuple[SampleOutput, ...]:
+    """Return the outputs that make a sample, the main picture first.
+
+    Args:
+        spec: What the model gives.
+        image_format: How pictures are written; ``none`` is meant of the main picture alone.
+        chosen: The outputs' names; None for all.
+    """
+    found = []
+    for item in spec.outputs:
+        is_main = item is spec.picture
+        how = "raw" if image_format == "none" and not is_main else image_format
+        if chosen is None or item.name in chosen:
+            found.append(SampleOutput(item, MAIN if is_main else item.name, how))
+    return tuple(sorted(found, key=lambda output: output.name != MAIN))
+
+
+def check_outputs(spec: GeneratorSpec, chosen: Sequence[str] | None, model: str) -> None:
+    """Check that a job can be made of what a model gives.
+
+    Raises:
+        BadRequest: It gives no such output, or pictures of many sizes.
+    """
+    there = {item.name: item for item in spec.outputs}
+    for name in chosen or ():
+        if name not in there:
+            raise BadRequest(f"{model} gives no {name}; it gives {', '.join(there)}")
+    for item in spec.outputs:
+        if FREE in item.raw.row_shape and (chosen is None or item.name in chosen):
+            raise BadRequest(
+                f"{model} gives {item.name} of many sizes ({sized(item.raw.row_shape)}); the "
+                "samples of a job have one, for which the model has to be exported"
+            )
+
+
+def sample_sha256(rows: Sequence[NDArray[Any]]) -> str:
+    """Return the SHA-256 of a sample: of the bytes of its outputs, one after the other.
+
+    That of a sample of one picture is the SHA-256 of its pixels, as in the goldens.
+    """
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(np.ascontiguousarray(row).data)
+    return found.hexdigest()
+
+
+def sha256_of_data(outputs: Sequence[SampleOutput], data: Mapping[str, bytes]) -> str:
+    """Return the SHA-256 of a sample of which all is written, by what a shard holds of it."""
+    return sample_sha256([output.row(data[output.name]) for output in outputs])
+
+
+def image_encoder_versions(outputs: Sequence[SampleOutput]) -> dict[str, str]:
+    """Return the versions of the libraries on which the bytes of pictures depend."""
+    formats = {output.file_format for output in outputs}
+    versions = {}
+    if Format.PNG in formats:
+        versions["zlib"] = zlib.ZLIB_RUNTIME_VERSION
+    if Format.WEBP in formats:
+        versions["webp"] = str(pillow_features.version_module("webp"))
+    return versions
