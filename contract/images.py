@@ -110,7 +110,7 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
 
-def decode_image(data: bytes, channels: int, size: tuple[int, int] | None = None) -> Uint8:
+def decode_image(data: bytes, channels: int, largest: tuple[int, int] | None = None) -> Uint8:
     """Return uint8 [H, W, channels] of a PNG, JPEG or WebP file; ``channels`` is 1, 3 or 4.
 
     WebP knows no grey images; one that was grey comes back so.
@@ -118,10 +118,10 @@ def decode_image(data: bytes, channels: int, size: tuple[int, int] | None = None
     Args:
         data: The file.
         channels: How many to return.
-        size: Height and width that it must have; a file that says otherwise is not unpacked.
+        largest: Height and width that it may have; a file that says more is not unpacked.
 
     Raises:
-        ValueError: It is of another size.
+        ValueError: It is larger.
         OSError: It is no image.
     """
     with warnings.catch_warnings():
@@ -131,9 +131,9 @@ def decode_image(data: bytes, channels: int, size: tuple[int, int] | None = None
         except Image.DecompressionBombError as error:  # it alone is no OSError
             raise OSError(str(error)) from error
         with picture:
-            if size is not None and (picture.height, picture.width) != size:
+            if largest is not None and (picture.height > largest[0] or picture.width > largest[1]):
                 found = f"{picture.height} x {picture.width}"
-                raise ValueError(f"it is an image of {found}, not {size[0]} x {size[1]}")
+                raise ValueError(f"it is an image of {found}, over {largest[0]} x {largest[1]}")
             pixels = np.asarray(picture.convert(_MODES[channels]))
     return pixels.reshape(*pixels.shape[:2], channels)
 

@@ -96,7 +96,7 @@ def rows_from_request(spec: GeneratorSpec, request: Arrays, *, most: int) -> Row
         else:
             values = np.repeat(row[None], count, axis=0)
         inputs[item.name] = values
-    _check_sizes(spec, inputs)
+    check_sizes(spec, inputs)
     return Rows(count, seeds, inputs, image_format)
 
 
@@ -160,8 +160,12 @@ def _count_rows(spec: GeneratorSpec, request: Arrays, most: int) -> int:
     return count
 
 
-def _check_sizes(spec: GeneratorSpec, inputs: Arrays) -> None:
-    """Refuse pictures of different sizes where their sides have one range: they share it."""
+def check_sizes(spec: GeneratorSpec, inputs: Arrays) -> None:
+    """Refuse pictures of different sizes where their sides have one range: they share it.
+
+    Raises:
+        BadRequest: Naming both.
+    """
     sides: dict[tuple[int, SideRange], tuple[str, int]] = {}
     for item in spec.free_inputs:
         for axis, side in ((1, item.height), (2, item.width)):

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.files import parse_toml, read_regular
-from latentry.contract.kinds.kind import FREE, InputKind
+from latentry.contract.kinds.kind import FREE, InputKind, sized
 from latentry.contract.kinds.vector import VectorInput
 from latentry.contract.seeds import MAX_SEED
 from latentry.contract.spec import GeneratorSpec, ModelName
@@ -39,7 +39,7 @@ from latentry.synthesis.job_inputs import (
     rows_of_input,
     shown_in_file,
 )
-from latentry.synthesis.sinks.facts import hash_name, is_said, picture_inputs, said_inputs
+from latentry.synthesis.sinks.facts import Facts, is_said, picture_inputs, said_inputs
 from latentry.synthesis.sinks.formats import FORMATS, FormatName
 from latentry.synthesis.sinks.output_data import (
     MAIN,
@@ -258,20 +258,29 @@ class Job(Strict):
                     f"{self.model} needs {item.name} ({item.allowed}); a job gives a model "
                     "numbers, classes, vectors and pictures only"
                 )
-        check_outputs(spec, self.output.outputs, self.model)
-        blind = [f"the filter {judge.kind}" for judge in self.filters if judge.needs_picture]
-        blind += ["[output] features"] if self.output.features else []
-        if blind and self.output.of_sample(spec)[0].name != MAIN:
-            made = ", ".join(output.name for output in self.output.of_sample(spec))
-            raise BadRequest(f"{blind[0]} looks at pictures, and samples of this job are {made}")
+        check_outputs(spec, self.output.outputs, self.output.image, self.model)
+        self._check_what_looks(self.output.of_sample(spec))
         if not spec.takes_seed and not self.folders:
             raise BadRequest(f"{self.model} draws nothing from seeds, and a job is made of seeds")
         self._check_names(spec)
 
+    def _check_what_looks(self, outputs: Sequence[SampleOutput]) -> None:
+        """Refuse filters and features that look at pictures where there is none to be looked at."""
+        looking = [f"the filter {judge.kind}" for judge in self.filters if judge.needs_picture]
+        looking += ["[output] features"] if self.output.features else []
+        if looking and outputs[0].name != MAIN:
+            made = ", ".join(output.name for output in outputs)
+            raise BadRequest(f"{looking[0]} looks at pictures, and samples of this job are {made}")
+        if looking and FREE in outputs[0].shape:
+            raise BadRequest(
+                f"{looking[0]} looks at pictures of one size, and {self.model} gives "
+                f"{sized(outputs[0].shape)}"
+            )
+
     def _check_names(self, spec: GeneratorSpec) -> None:
         """Refuse inputs and outputs called as something else that a shard says of a sample."""
-        taken = COLUMNS | {hash_name(item.name) for item in picture_inputs(spec)}
-        inputs = {item.name for item in (*said_inputs(spec), *picture_inputs(spec))}
+        taken = COLUMNS | Facts(spec).texts.keys()
+        inputs = {item.name for item in said_inputs(spec)}
         may_be = {MAIN} if self.output.features else {MAIN, FEATURES}
         outputs = {output.name for output in self.output.of_sample(spec)} - may_be
         for what, names in (("takes an input", inputs), ("gives an output", outputs)):
@@ -283,7 +292,7 @@ class Job(Strict):
             taken |= names
 
     def _check_folders(self, spec: GeneratorSpec) -> None:
-        """Check that pictures, and only those, come out of folders, and all in one size."""
+        """Check that pictures, and only those, come out of folders."""
         pictures = {item.name: item for item in picture_inputs(spec)}
         for name in self.folders:
             if name not in pictures:
@@ -291,11 +300,6 @@ class Job(Strict):
                 takes = f"it takes {item.allowed}" if item else f"it takes {spec.takes}"
                 raise BadRequest(f"{self.model} takes no pictures as {name}; {takes}")
         for name, picture in pictures.items():
-            if FREE in picture.row_shape:
-                raise BadRequest(
-                    f"{self.model} takes {name} of many sizes ({picture.allowed}); the pictures of "
-                    "a job have one size, for which the model has to be exported"
-                )
             if name not in self.folders:
                 raise BadRequest(
                     f"{self.model} needs {name} ({picture.allowed}); a job gives a model pictures "

@@ -8,7 +8,7 @@ is there; a later run checks it before it believes so. docs/synthesis.md describ
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -236,7 +236,16 @@ def contact_sheet(storage: Storage, record: JobRecord) -> bytes:
         first = turn * per_shard % max(1, record.plan.size(number) - per_shard)
         for sample in itertools.islice(samples, first, first + per_shard):
             images.append(picture.row(sample.data[picture.name]))
-    return png_from_uint8(grid_from_images(images))
+    return png_from_uint8(grid_from_images(_of_one_size(images)))
+
+
+def _of_one_size(images: Sequence[Uint8]) -> list[Uint8]:
+    """Return pictures with black to the right of them and below, where others are larger."""
+    height, width, _ = np.max([image.shape for image in images], axis=0)
+    return [
+        np.pad(image, ((0, height - len(image)), (0, width - len(image[0])), (0, 0)))
+        for image in images
+    ]
 
 
 def read_sheet(storage: Storage, record: JobRecord) -> bytes:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +45,12 @@ from latentry.synthesis.records import (
 from latentry.synthesis.sinks.output_data import MAIN, sample_sha256
 from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample
 from latentry.synthesis.sinks.shards import shard_bytes
-from latentry.synthesis.sources.pictures import Folders
+from latentry.synthesis.sources.pictures import (
+    Folders,
+    Pictures,
+    groups_of_one_size,
+    stacked,
+)
 from latentry.synthesis.storage.urls import storage_from_url
 
 DEFAULT_RETRY_FOR_S = 300.0
@@ -316,9 +321,8 @@ class SampleDrawer:
         labels = None if plan.labels is None else plan.labels[places]
         inputs = self._job.inputs_of(self._record.spec, seeds, labels)
         pictures = self._folders.read((plan.first_index + places).tolist())
-        sound = np.array([not fault for fault in pictures.faults], np.bool_)
-        drawn, finite = self._draw(seeds, {**inputs, **pictures.rows}, sound)
-        images = drawn.get(MAIN, np.empty((len(seeds), 0, 0, 1), np.uint8))
+        drawn, finite = self._draw(seeds, inputs, pictures)
+        images = self._looked_at(drawn)
         hashes = [sample_sha256(rows) for rows in zip(*drawn.values(), strict=True)]
         reasons = [
             fault or (None if fine else "NaN or infinity")
@@ -332,7 +336,7 @@ class SampleDrawer:
         judged: list[_Judged] = []
         for place, reason in enumerate(reasons):
             if reason is not None:
-                judged.append(_Judged(None, reason, is_hopeless=not sound[place]))
+                judged.append(_Judged(None, reason, is_hopeless=bool(pictures.faults[place])))
                 continue
             sample = Sample(
                 index=plan.first_index + int(places[place]),
@@ -381,33 +385,45 @@ class SampleDrawer:
             )
         return vectors
 
-    def _draw(
-        self, seeds: NDArray[np.int64], inputs: InputRows, sound: NDArray[np.bool_]
-    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
-        """Return rows [N, ...] of each output, by what shards call it, and where all are finite.
+    def _looked_at(self, drawn: Mapping[str, Sequence[NDArray[Any]]]) -> Uint8:
+        """Return the main pictures for filters and networks; of no size where nobody looks."""
+        pictures = drawn.get(MAIN, ())
+        is_looked_at = any(judge.needs_picture for judge in judges(self._job))
+        if is_looked_at and len(pictures):
+            return np.stack(pictures)
+        return np.empty((len(next(iter(drawn.values()))), 0, 0, 1), np.uint8)
 
-        Those that are not, and those that are not ``sound`` and so not drawn, are zeros.
+    def _draw(
+        self, seeds: NDArray[np.int64], inputs: InputRows, pictures: Pictures
+    ) -> tuple[dict[str, list[NDArray[Any]]], NDArray[np.bool_]]:
+        """Return the rows of each output, by what shards call it, and where all are finite.
+
+        Those that are not, and those of bad pictures, which are not drawn, are zeros.
         """
         drawn = {
-            output.name: np.zeros((len(seeds), *output.shape), output.dtype)
+            output.name: [np.zeros([max(side, 0) for side in output.shape], output.dtype)]
+            * len(seeds)
             for output in self._outputs
         }
         finite = np.zeros(len(seeds), np.bool_)
-        parts = [np.flatnonzero(sound)]
+        sound = [place for place, fault in enumerate(pictures.faults) if not fault]
+        groups = groups_of_one_size([pictures.rows[place] for place in sound])
+        parts = [np.array(sound, np.int64)[group] for group in groups]
         while parts:
             part = parts.pop()
             if not len(part):
                 continue
+            rows = {name: values[part] for name, values in inputs.items()}
+            rows |= stacked([pictures.rows[place] for place in part])
             try:
-                result = self._generate(
-                    seeds[part], {name: values[part] for name, values in inputs.items()}
-                )
+                result = self._generate(seeds[part], rows)
             except InvalidOutput as error:
                 parts += self._parts_without(part, seeds, error)
                 continue
             self._check_source(result.info)
             for output in self._outputs:
-                drawn[output.name][part] = result[output.item.name]
+                for place, row in zip(part, result[output.item.name], strict=True):
+                    drawn[output.name][place] = row
             finite[part] = True
         return drawn, finite
 

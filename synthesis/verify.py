@@ -46,7 +46,12 @@ from latentry.synthesis.sinks.facts import Facts, value_for_json
 from latentry.synthesis.sinks.output_data import sample_sha256
 from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sources.listing import PictureFolder, shown_path
-from latentry.synthesis.sources.pictures import Folders
+from latentry.synthesis.sources.pictures import (
+    Folders,
+    PictureRows,
+    groups_of_one_size,
+    stacked,
+)
 from latentry.synthesis.storage.protocol import MOST_BYTES, Storage
 from latentry.synthesis.storage.urls import storage_from_url
 
@@ -413,9 +418,9 @@ def _draw_again(
 
 def _pictures(
     storage: Storage, record: JobRecord, made: ShardRecord, indices: list[int], folders: Folders
-) -> tuple[dict[int, InputRows], list[str]]:
+) -> tuple[dict[int, PictureRows], list[str]]:
     """Return by index what samples of a shard are made of, and which pictures were changed."""
-    pictures: dict[int, InputRows] = {}
+    pictures: dict[int, PictureRows] = {}
     faults = []
     for sample in samples_of_shard(storage, record, made) if record.folders and indices else ():
         if sample.index in indices:
@@ -459,22 +464,25 @@ def _drawn(
     number: int,
     indices: list[int],
     seeds: list[int],
-    pictures: list[InputRows],
+    pictures: Sequence[PictureRows],
 ) -> list[tuple[NDArray[Any], ...]]:
     """Draw samples of shard ``number`` as it was made; return the outputs of each."""
-    if not indices:
-        return []
     plan = record.plan.shard(number)
     labels = None
     if plan.labels is not None:
         labels = plan.labels[[index - plan.first_index for index in indices]]
     inputs = record.job.inputs_of(record.spec, np.array(seeds, np.int64), labels)
-    for name in record.folders:
-        inputs[name] = np.stack([rows[name] for rows in pictures])
-    result = client.generate(
-        record.job.model,
-        seeds=seeds if record.spec.takes_seed else None,
-        **inputs,
-    )
     outputs = record.job.output.of_sample(record.spec)
-    return list(zip(*(result[output.item.name] for output in outputs), strict=True))
+    drawn: dict[int, tuple[NDArray[Any], ...]] = {}
+    groups = groups_of_one_size(pictures) if record.folders else [[*range(len(indices))]]
+    for part in filter(None, groups):
+        rows: InputRows = {name: values[part] for name, values in inputs.items()}
+        rows |= stacked([pictures[place] for place in part]) if record.folders else {}
+        result = client.generate(
+            record.job.model,
+            seeds=np.array(seeds)[part] if record.spec.takes_seed else None,
+            **rows,
+        )
+        found = zip(*(result[output.item.name] for output in outputs), strict=True)
+        drawn |= zip(part, found, strict=True)
+    return [drawn[place] for place in range(len(indices))]

@@ -21,9 +21,10 @@ _BYTES_ACKED = struct.Struct("=QQ")  # acknowledged and received, at 120
 _BYTES_ACKED_AT = 120
 
 # A reader that takes something lets the server know; a connection without that is an idle one.
-_STILL_S = 3.0
-# Slow readers let it know in steps, by the window of their HTTP/2; the next one may take longer.
-_LONGER = 4.0
+_IDLE_S = 3.0
+# Slow readers let it know in steps, by the window of their HTTP/2; the next one may take longer,
+# on a busy machine many times as long.
+_STILL_S, _LONGER = 6.0, 6.0
 
 Moved = dict[tuple[int, bytes], int]
 
@@ -99,11 +100,12 @@ class Delivery:
         """Whether nobody is connected, or nothing moves any more.
 
         Three seconds without anything are enough where nothing has moved before; where something
-        has, four times the longest pause so far.
+        has, it takes six, or six times the longest pause so far.
         """
         moved, still_s = self._look(self._port), self._clock() - self._moved_s
         if moved != self._moved:
             self._longest_s = max(self._longest_s, still_s)
             self._moved, self._moved_s = moved, self._clock()
             still_s = 0.0
-        return not moved or still_s > max(_STILL_S, _LONGER * self._longest_s)
+        patience_s = max(_STILL_S, _LONGER * self._longest_s) if self._longest_s else _IDLE_S
+        return not moved or still_s > patience_s

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,7 @@ from latentry.serving.triton.tritonserver import SERVER_ID
 _SHM = Path("/dev/shm")
 # When, after its start, the Python backend has made its folder in /tmp at the latest.
 _FOLDER_MADE_S = 60.0
+_YOUNG_S, _AGAIN_S = 1.0, 0.01
 
 
 @dataclass(eq=False)
@@ -199,9 +201,16 @@ class ServerFolder:
 
     def _owns(self, process: psutil.Process) -> bool:
         try:
-            return process.environ().get(SERVER_ID) == self.server_id
+            # While a program is being loaded, the kernel shows an empty environment for a moment.
+            while not (environment := process.environ()) and _is_young(process):
+                time.sleep(_AGAIN_S)
+            return environment.get(SERVER_ID) == self.server_id
         except (psutil.Error, OSError):
             return False
+
+
+def _is_young(process: psutil.Process) -> bool:
+    return bool(time.time() - process.create_time() < _YOUNG_S)
 
 
 @contextmanager

@@ -41,6 +41,11 @@ def picture_inputs(spec: GeneratorSpec) -> list[PixelsInput]:
     return [item for item in spec.route(frozenset()).inputs if isinstance(item, PixelsInput)]
 
 
+def path_name(name: str) -> str:
+    """Return what the path of a picture's file is called, that goes into the input ``name``."""
+    return f"{name}_path"
+
+
 def hash_name(name: str) -> str:
     """Return what the hash of a picture's file is called, that goes into the input ``name``."""
     return f"{name}_sha256"
@@ -69,7 +74,7 @@ class Facts:
         """The least and largest length of the texts, by name."""
         lengths = {}
         for item in picture_inputs(self.spec):
-            lengths[item.name] = (1, MOST_PATH)
+            lengths[path_name(item.name)] = (1, MOST_PATH)
             lengths[hash_name(item.name)] = (_SHA256_CHARACTERS, _SHA256_CHARACTERS)
         return lengths
 

@@ -59,7 +59,7 @@ class SampleOutput:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample's row."""
+        """Shape of one sample's row, with free axes where pictures are of many sizes."""
         return self.item.raw.row_shape
 
     @property
@@ -83,8 +83,12 @@ class SampleOutput:
         if self.file_format is None:
             return np.frombuffer(data, self.dtype).reshape(self.shape)
         channels = self.shape[2] if len(self.shape) == 3 else 1
-        found = decode_image(data, channels, size=(self.shape[0], self.shape[1]))
-        return found.reshape(self.shape)
+        height, width = (self.item.raw.largest or self.shape)[:2]
+        found = decode_image(data, channels, largest=(height, width))
+        row = found if len(self.shape) == 3 else found[:, :, 0]
+        if not self.item.raw.fits(row.shape):
+            raise ValueError(f"{self.name} is {sized(row.shape)}, not {sized(self.shape)}")
+        return row
 
 
 def sample_outputs(
@@ -106,21 +110,23 @@ def sample_outputs(
     return tuple(sorted(found, key=lambda output: output.name != MAIN))
 
 
-def check_outputs(spec: GeneratorSpec, chosen: Sequence[str] | None, model: str) -> None:
-    """Check that a job can be made of what a model gives.
+def check_outputs(
+    spec: GeneratorSpec, chosen: Sequence[str] | None, image_format: str, model: str
+) -> None:
+    """Check that a job can write what a model gives.
 
     Raises:
-        BadRequest: It gives no such output, or pictures of many sizes.
+        BadRequest: It gives no such output, or pictures of many sizes, which are to be no files.
     """
     there = {item.name: item for item in spec.outputs}
     for name in chosen or ():
         if name not in there:
             raise BadRequest(f"{model} gives no {name}; it gives {', '.join(there)}")
-    for item in spec.outputs:
-        if FREE in item.raw.row_shape and (chosen is None or item.name in chosen):
+    for output in sample_outputs(spec, image_format, chosen):
+        if FREE in output.shape and output.file_format is None:
             raise BadRequest(
-                f"{model} gives {item.name} of many sizes ({sized(item.raw.row_shape)}); the "
-                "samples of a job have one, for which the model has to be exported"
+                f"{model} gives {output.item.name} of many sizes ({sized(output.shape)}), which "
+                'are written as files: format = "webdataset" or "parquet", image = "png" or "webp"'
             )
 
 

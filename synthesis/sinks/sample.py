@@ -24,8 +24,8 @@ class Sample:
     Attributes:
         index: Its place in the whole job.
         seed: What it was drawn from.
-        inputs: Every number, class and vector in effect, by name; of a picture the path of its
-            file in the job's folder, and as ``NAME_sha256`` the hash of its bytes.
+        inputs: Every number, class and vector in effect, by name; of a picture ``NAME_path``, that
+            of its file in the job's folder, and ``NAME_sha256``, the hash of its bytes.
         sha256: Hexadecimal SHA-256 of its outputs.
         data: Each output that is written, by what shards call it: a file's bytes, or raw numbers.
         features: float32 [D]; empty where none are written.

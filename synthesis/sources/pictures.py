@@ -6,6 +6,7 @@ file each of its samples was made; so it is known of each whether it is still th
 
 import errno
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,7 +19,8 @@ from PIL import features
 from latentry.contract.errors import BadRequest, JobError
 from latentry.contract.kinds.picture import PixelsInput
 from latentry.contract.spec import GeneratorSpec
-from latentry.synthesis.sinks.facts import hash_name, picture_inputs
+from latentry.contract.wire import check_sizes
+from latentry.synthesis.sinks.facts import hash_name, path_name, picture_inputs
 from latentry.synthesis.sources.listing import (
     NO_FILE,
     FolderRecord,
@@ -31,17 +33,21 @@ from latentry.synthesis.sources.listing import (
 _FAULTS_OF_FILE = (errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
+PictureRows = dict[str, NDArray[Any]]
+"""The pictures that one sample is made of, [*row_shape] each, by the names of their inputs."""
+
+
 @dataclass(frozen=True)
 class Pictures:
     """What some samples are made of.
 
     Attributes:
-        rows: Rows [N, *row_shape] of each input that is a folder, by name; of a bad file zeros.
+        rows: Of each sample the row of each input that is a folder, by name; without bad files.
         facts: What the shard says of each sample: paths and SHA-256.
         faults: Of each sample why it cannot be drawn; empty for nothing.
     """
 
-    rows: dict[str, NDArray[Any]]
+    rows: list[PictureRows]
     facts: list[dict[str, str]]
     faults: list[str]
 
@@ -56,6 +62,7 @@ class Folders:
             BadRequest: One cannot be listed, holds what is no picture, or no files; or the names of
                 two of them do not match.
         """
+        self._spec = spec
         self._items = [item for item in picture_inputs(spec) if item.name in folders]
         self._listings = {
             item.name: folders[item.name].list_files(item.name) for item in self._items
@@ -80,8 +87,8 @@ class Folders:
 
     @property
     def row_bytes(self) -> int:
-        """What a sample's pictures take."""
-        return sum(int(np.prod(item.row_shape)) for item in self._items)
+        """What a sample's pictures take, at most."""
+        return sum(math.prod(item.largest_row_shape) for item in self._items)
 
     def paths(self, index: int) -> dict[str, str]:
         """Return the relative path of each folder's file for the sample with this index."""
@@ -93,28 +100,38 @@ class Folders:
         Raises:
             JobError: A file was changed or removed since it was listed, or the machine failed.
         """
-        rows = {
-            item.name: np.zeros((len(indices), *item.row_shape), item.dtype) for item in self._items
-        }
-        facts: list[dict[str, str]] = []
-        faults: list[str] = []
-        for place, index in enumerate(indices):
-            facts.append({})
-            fault = ""
-            for item in self._items:
-                path = self._paths[item.name][index]
-                try:
-                    data = self._bytes(item.name, path)
-                    rows[item.name][place] = self._decoded(item, data)
-                except _BadFile as error:
-                    fault = fault or f"{shown_path(path)}: {error}"
-                else:
-                    facts[-1][item.name] = path
-                    facts[-1][hash_name(item.name)] = hashlib.sha256(data).hexdigest()
-            faults.append(fault)
-        return Pictures(rows, facts, faults)
+        found = [self._read_one(index) for index in indices]
+        rows, facts, faults = zip(*found, strict=True) if found else ((), (), ())
+        return Pictures([*rows], [*facts], [*faults])
 
-    def read_again(self, facts: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], str]:
+    def _read_one(self, index: int) -> tuple[PictureRows, dict[str, str], str]:
+        """Return the pictures of the sample with this index, what is said of it, and its fault."""
+        rows: PictureRows = {}
+        facts: dict[str, str] = {}
+        fault = ""
+        for item in self._items:
+            path = self._paths[item.name][index]
+            try:
+                data = self._bytes(item.name, path)
+                rows[item.name] = self._decoded(item, data)
+            except _BadFile as error:
+                fault = fault or f"{shown_path(path)}: {error}"
+            else:
+                facts[path_name(item.name)] = path
+                facts[hash_name(item.name)] = hashlib.sha256(data).hexdigest()
+        if not fault:
+            fault = self._sizes_fault(rows)
+        return rows, facts, fault
+
+    def _sizes_fault(self, rows: PictureRows) -> str:
+        """Return why pictures of these sizes do not go together; empty where they do."""
+        try:
+            check_sizes(self._spec, {name: row[None] for name, row in rows.items()})
+        except BadRequest as error:
+            return str(error)
+        return ""
+
+    def read_again(self, facts: Mapping[str, Any]) -> tuple[PictureRows, str]:
         """Read what a shard says that a sample was made of.
 
         Returns:
@@ -122,7 +139,7 @@ class Folders:
         """
         rows = {}
         for item in self._items:
-            path, sha256 = facts[item.name], facts[hash_name(item.name)]
+            path, sha256 = facts[path_name(item.name)], facts[hash_name(item.name)]
             which = f"its {item.name} {shown_path(path)}"
             if path not in self._listings[item.name].sizes:
                 return {}, f"{which} is no longer in the folder"
@@ -214,6 +231,19 @@ def _by_stem(name: str, listing: Listing) -> dict[str, str]:
     return stems
 
 
+def groups_of_one_size(rows: Sequence[PictureRows]) -> list[list[int]]:
+    """Return the places of samples whose pictures have equal sizes, which one request may hold."""
+    groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(tuple(picture.shape for picture in row.values()), []).append(place)
+    return [*groups.values()]
+
+
+def stacked(rows: Sequence[PictureRows]) -> PictureRows:
+    """Return the pictures of samples of one size, [N, *row_shape] each."""
+    return {name: np.stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+
+
 def first_moved(folders: Folders, made: Iterable[tuple[int, Mapping[str, Any]]]) -> str:
     """Return the first of the samples that the folders now have another file for, for people.
 
@@ -224,7 +254,7 @@ def first_moved(folders: Folders, made: Iterable[tuple[int, Mapping[str, Any]]])
     for index, facts in made:
         now = folders.paths(index)
         for name in folders.names:
-            if facts.get(name) != now.get(name):
-                before, found = shown_path(str(facts.get(name))), shown_path(now.get(name, "none"))
+            if (then := facts.get(path_name(name))) != now.get(name):
+                before, found = shown_path(str(then)), shown_path(now.get(name, "none"))
                 return f"sample {index} was made of {name} {before}, which is {found} now"
     return ""

@@ -3,11 +3,13 @@
 Requests are made by hand here: the client sends none of these.
 """
 
+import os
 import queue
+import signal
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -182,13 +184,15 @@ def test_a_full_queue_a_dead_model_and_a_server_that_stops(repository: Path) -> 
         supervisor = psutil.Process(running.process.pid)
         supervisor.suspend()  # it would start the server again
         try:
-            stubs = tritonserver.children(recursive=True)
-            next(stub for stub in stubs if "wide_0_0" in stub.cmdline()).kill()
+            (wide,) = running.stub_pids_of("wide")
+            os.kill(wide, signal.SIGKILL)
             assert type(answer(running.url, dead)) is ServerGone
-            with open_stream(running.url, large) as messages:
-                next(messages)
+            with ExitStack() as stack:  # of several, one is not drawn when the signal comes
+                streams = [stack.enter_context(open_stream(running.url, large)) for _ in range(4)]
+                next(streams[0])
                 tritonserver.terminate()
-                assert type(error_in(messages, running.url)) is Draining
+                errors = [error_in(messages, running.url) for messages in streams]
+                assert Draining in map(type, errors)
         finally:
             supervisor.resume()
 

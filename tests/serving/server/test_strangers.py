@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from running_server import open_files
+from running_server import is_running, open_files
 
 from latentry.serving.server.folder import (
     ServerFolder,
@@ -102,9 +102,29 @@ def test_a_process_may_end_before_it_is_killed(
     found = [Quick(started[0].pid), psutil.Process(started[1].pid)]
     monkeypatch.setattr(psutil, "process_iter", lambda: iter(found))
     folder.kill_leftovers()
-    assert not any(psutil.pid_exists(process.pid) for process in started)
+    assert not any(is_running(process.pid) for process in started)
     for process in started:
         process.wait()
+
+
+def test_a_process_that_is_just_being_loaded_is_found(
+    folder: ServerFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel shows no environment of it yet."""
+    environment = {**os.environ, SERVER_ID: folder.server_id}
+    with subprocess.Popen(["sleep", "1000"], env=environment) as started:
+
+        class Loading(psutil.Process):
+            looks = 0
+
+            def environ(self) -> dict[str, str]:
+                self.looks += 1
+                return {} if self.looks < 3 else super().environ()
+
+        found = Loading(started.pid)
+        monkeypatch.setattr(psutil, "process_iter", lambda: iter([found]))
+        folder.kill_leftovers()
+        assert not is_running(started.pid)
 
 
 LONG_AGO_S = 1_000_000_000.0  # when no other server was started here

@@ -45,7 +45,7 @@ def test_every_file_makes_one_sample_in_the_order_of_the_paths(
 ) -> None:
     make(photos.parent, f"{TINTED}{SMALL}{output}\n", models)
     samples = samples_in(photos.parent / "out")
-    assert [sample.inputs["photo"] for sample in samples] == list(NAMES)
+    assert [sample.inputs["photo_path"] for sample in samples] == list(NAMES)
     assert (
         [sample.index for sample in samples] == [sample.seed for sample in samples] == [*range(5)]
     )
@@ -68,7 +68,7 @@ def test_a_model_that_draws_has_a_seed_for_each_file_and_pairs_of_folders(
     make(photos.parent, f"{FILLED}[samples]\n{samples}{SMALL}", models)
     found = samples_in(photos.parent / "out")
     assert [sample.seed for sample in found] == list(range(first, first + 5))
-    pairs = [(sample.inputs["photo"], sample.inputs["mask"]) for sample in found]
+    pairs = [(sample.inputs["photo_path"], sample.inputs["mask_path"]) for sample in found]
     assert [Path(photo).with_suffix(".png") for photo, _ in pairs] == [Path(m) for _, m in pairs]
     assert [photo for photo, _ in pairs] == list(NAMES)
     expected = by_hand.generate(
@@ -88,9 +88,9 @@ def test_the_columns_are_what_others_read(photos: Path, models: Path) -> None:
         name = output.split('"')[1]
         make(photos.parent, f"{TINTED}[output]\n{output}\n", models, name)
     table = pyarrow.parquet.read_table(photos.parent / "parquet" / "shard-000000.parquet")
-    assert table["photo"].to_pylist() == list(NAMES)
+    assert table["photo_path"].to_pylist() == list(NAMES)
     with np.load(photos.parent / "npz" / "shard-000000.npz", allow_pickle=False) as arrays:
-        assert arrays["photo"].tolist() == list(NAMES)
+        assert arrays["photo_path"].tolist() == list(NAMES)
         assert arrays["photo_sha256"].tolist() == table["photo_sha256"].to_pylist()
 
 
@@ -139,7 +139,7 @@ def test_a_bad_file_is_named_and_missing_and_the_others_are_made(
     totals = make(photos.parent, text + SMALL, models)
     assert (totals.samples, dict(totals.missing)) == (5, {"": 5})
     out = photos.parent / "out"
-    assert [sample.inputs["photo"] for sample in samples_in(out)] == list(NAMES)
+    assert [sample.inputs["photo_path"] for sample in samples_in(out)] == list(NAMES)
     # Each once, with its own seed: no seed of the reserve makes a picture of it.
     found = rejections(out)
     assert [(index, seed) for index, seed, _ in found] == [(index, index) for index, _ in BAD]
@@ -212,7 +212,7 @@ def test_a_rejected_sample_is_drawn_again_of_the_same_picture_with_a_seed_of_the
     totals = make(photos.parent, text, models)
     assert (totals.samples, totals.rejected["no luck"]) == (5, 3)
     found = samples_in(photos.parent / "out")
-    assert [sample.inputs["photo"] for sample in found] == list(NAMES)
+    assert [sample.inputs["photo_path"] for sample in found] == list(NAMES)
     assert [sample.seed for sample in found] == [0, 7, 2, 6, 4]
     one = by_hand.generate("filled", seeds=7, photo=photos / NAMES[1], mask=masks / "b.png")
     np.testing.assert_array_equal(pixels_in(photos.parent / "out")[1], one.images[0])
@@ -245,7 +245,7 @@ def test_what_comes_out_as_nan_is_found_among_pictures_without_seeds(
     totals = make(photos.parent, TINTED, models)
     assert (totals.samples, dict(totals.missing)) == (5, {"": 3})
     assert dict(totals.rejected) == {"NaN or infinity": 3}
-    assert [s.inputs["photo"] for s in samples_in(photos.parent / "out")] == list(NAMES)
+    assert [s.inputs["photo_path"] for s in samples_in(photos.parent / "out")] == list(NAMES)
 
 
 def test_pictures_of_other_sizes_are_scaled_where_the_job_says_so(

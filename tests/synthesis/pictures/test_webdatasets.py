@@ -89,11 +89,11 @@ def test_every_sample_makes_one_as_the_same_files_in_folders_do(
         pixels_in(photos.parent / "out"), pixels_in(photos.parent / "of_folders")
     )
     samples = samples_in(photos.parent / "out")
-    assert [sample.inputs["photo"] for sample in samples] == [
+    assert [sample.inputs["photo_path"] for sample in samples] == [
         *(f"train-00.tar/00000{index}.photo.png" for index in range(3)),
         *(f"train-01.tar/00000{index}.photo.png" for index in range(3, 5)),
     ]
-    assert samples[4].inputs["mask"] == "train-01.tar/000004.mask.png"
+    assert samples[4].inputs["mask_path"] == "train-01.tar/000004.mask.png"
     verdict = verdict_of(photos.parent, models)
     assert (verdict.problems, verdict.drawn_again) == ([], 5)
 
@@ -114,7 +114,7 @@ def test_the_only_picture_needs_no_extension(tmp_path: Path, models: Path) -> No
     members = {"b/1.json": b"{}", "b/1.PNG": data, "a.cls": b"1", "a.png": data, "._a.png": b""}
     one_tar(tmp_path, members)
     assert make(tmp_path, TINTED_TARS, models).samples == 2
-    found = [sample.inputs["photo"] for sample in samples_in(tmp_path / "out")]
+    found = [sample.inputs["photo_path"] for sample in samples_in(tmp_path / "out")]
     assert found == ["a.tar/a.png", "a.tar/b/1.PNG"]
 
 

@@ -27,6 +27,8 @@ from latentry.synthesis.records import CONTACT_SHEET_FILE, made_shards, read_job
 from latentry.synthesis.run import samples_of_shard
 from latentry.synthesis.shard_making import Origin
 from latentry.synthesis.sinks.output_data import sample_sha256
+from latentry.synthesis.sources.folders import Folder
+from latentry.synthesis.sources.pictures import Folders
 from latentry.synthesis.storage.local_folder import LocalFolder
 from latentry.synthesis.verify import JobVerdict, verify_job
 
@@ -50,11 +52,13 @@ JOBS = {
 def kinds(varied: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a repository with a generator of each kind of output, and of vectors in."""
     from published import zoo
+    from published.generators import Enlarger
     from varied_generators import export, export_embedded, export_steered
 
     folder = tmp_path_factory.mktemp("kinds") / "model_repository"
     export_steered(folder)
     export_embedded(folder)
+    export(folder, "enlarger", Enlarger.spec, Enlarger())
     for make in (zoo.features, zoo.scene, zoo.faces, zoo.segments):
         member = make()
         export(folder, make.__name__, member.spec, member.module)
@@ -86,7 +90,7 @@ def expected_of(
     """Return what a client draws for what the samples say of themselves, main picture first."""
     spec = by_hand.info(name).spec
     if name == "segments":
-        layouts = [folder / "layouts" / sample.inputs["layout"] for sample in samples]
+        layouts = [folder / "layouts" / sample.inputs["layout_path"] for sample in samples]
         result = by_hand.generate(name, layout=layouts)
     else:
         given = {item.name for item in spec.inputs} & samples[0].inputs.keys()
@@ -212,6 +216,95 @@ def test_duplicates_are_found_without_a_picture(kinds: Path, folder: Path) -> No
     path = write_job(folder, JOBS["segments"] + '[[filters]]\nkind = "duplicates"\n')
     totals = run_here(path, folder / "out", kinds)
     assert (totals.samples, dict(totals.rejected)) == (10, {"duplicate": 1})
+
+
+ENLARGED = 'model = "enlarger"\n[inputs]\nimage = { folder = "photos" }\n'
+SIZES = [(8, 9), (16, 9), (8, 9), (12, 40), (8, 96), (10, 9)]  # the last is no multiple of 4
+
+
+@pytest.fixture
+def photos(folder: Path) -> Path:
+    """Return a folder of pictures of many sizes, one of which the enlarger does not take."""
+    random = np.random.RandomState(1)
+    (folder / "photos").mkdir()
+    for number, (height, width) in enumerate(SIZES):
+        pixels = random.randint(0, 256, (height, width, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"{number}.png")
+    return folder / "photos"
+
+
+@pytest.mark.parametrize("form", ['format = "webdataset"', 'format = "parquet"', 'image = "webp"'])
+def test_pictures_of_many_sizes_are_made_of_pictures_of_many_sizes(
+    kinds: Path, by_hand: Client, photos: Path, form: str
+) -> None:
+    path = write_job(photos.parent, f"{ENLARGED}[output]\nshard_size = 4\n{form}\n")
+    out = photos.parent / "out"
+    totals = run_here(path, out, kinds)
+    ((reason, count),) = totals.rejected.items()
+    assert (totals.samples, count) == (5, 1)
+    assert reason.startswith("5.png: image is a picture of 10 x 9; it takes")
+    storage = LocalFolder(out)
+    record = read_job(storage)
+    (output,) = record.job.output.of_sample(record.spec)
+    for made in made_shards(storage, record):
+        for sample in samples_of_shard(storage, record, made):
+            photo = photos / sample.inputs["image_path"]
+            (expected,) = by_hand.generate("enlarger", image=photo)["enlarged"]
+            np.testing.assert_array_equal(output.row(sample.data["image"]), expected)
+            height, width = SIZES[sample.index]
+            assert expected.shape == (2 * height, 2 * width, 3)
+    assert verdict_of(out, kinds, path).problems == [
+        f"{out} has no index.json; 1 samples are missing"
+    ]
+
+
+def test_with_resize_all_pictures_of_many_sizes_are_made(kinds: Path, photos: Path) -> None:
+    text = ENLARGED.replace('"photos"', '"photos", resize = true')
+    path = write_job(photos.parent, text)
+    out = photos.parent / "out"
+    assert run_here(path, out, kinds).samples == len(SIZES)
+    verdict = verdict_of(out, kinds, path)
+    assert (verdict.problems, verdict.drawn_again) == ([], len(SIZES))
+    with Image.open(out / CONTACT_SHEET_FILE) as sheet:
+        assert sheet.size == (3 * 2 * 96, 2 * 2 * 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            '[output]\nformat = "npz"',
+            "enlarger gives enlarged of many sizes (any x any x 3), w",
+        ),
+        ('[output]\nimage = "raw"', "enlarger gives enlarged of many sizes (any x any x 3), w"),
+        (
+            '[[filters]]\nkind = "constant"',
+            "the filter constant looks at pictures of one size, and enlarger gives any x any x 3",
+        ),
+    ],
+)
+def test_what_needs_one_size_is_refused(kinds: Path, photos: Path, text: str, words: str) -> None:
+    path = write_job(photos.parent, ENLARGED + text + "\n")
+    with pytest.raises(BadRequest, match=re.escape(words)):
+        run_here(path, photos.parent / "out", kinds)
+
+
+def test_pictures_that_do_not_go_together_are_bad(tmp_path: Path) -> None:
+    """A picture and a mask of one range share their size."""
+    side = {"minimum": 4, "maximum": 9}
+    spec = make_spec(
+        [
+            {"name": "photo", "kind": "picture", "height": side, "width": 4, "channels": 1},
+            {"name": "mask", "kind": "mask", "height": side, "width": 4},
+        ],
+        [image(4, 4)],
+    )
+    for name, height in (("photo", 6), ("mask", 7)):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, height)).save(tmp_path / name / "a.png")
+    folders = {name: Folder(folder=tmp_path / name) for name in ("photo", "mask")}
+    (fault,) = Folders(spec, folders).read([0]).faults
+    assert fault == "mask is 7 pixels high and photo 6; they have one size"
 
 
 def test_what_looks_at_pictures_needs_one(kinds: Path, folder: Path) -> None:

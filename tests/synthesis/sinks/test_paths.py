@@ -27,7 +27,7 @@ LONGEST = "\x1b🖼/" * (MOST_PATH // 3) + "a"
 def samples_of(output: OutputPart, *paths: Any) -> list[Sample]:
     """Return a sample of each of these paths."""
     images = pixels_of(SPEC, len(paths))
-    facts = [{"photo": path, "photo_sha256": "ab" * 32} for path in paths]
+    facts = [{"photo_path": path, "photo_sha256": "ab" * 32} for path in paths]
     return [
         Sample(place, place, facts[place], pixel_sha256(pixels), data_of(pixels, output, SPEC))
         for place, pixels in enumerate(images)
@@ -52,11 +52,11 @@ def test_a_shard_of_which_all_pictures_were_bad_is_a_file_like_any_other(
 
 
 CHANGES: dict[str, Callable[[Sample], dict[str, Any]]] = {
-    "a long path": lambda _: {"photo": "x" * (MOST_PATH * 4 + 1), "photo_sha256": "0" * 64},
-    "an empty path": lambda _: {"photo": "", "photo_sha256": "0" * 64},
-    "a number for a path": lambda _: {"photo": np.int64(5), "photo_sha256": "0" * 64},
-    "a short hash": lambda _: {"photo": "a.png", "photo_sha256": "0" * 63},
-    "a number for a hash": lambda _: {"photo": "a.png", "photo_sha256": np.float32(5)},
+    "a long path": lambda _: {"photo_path": "x" * (MOST_PATH * 4 + 1), "photo_sha256": "0" * 64},
+    "an empty path": lambda _: {"photo_path": "", "photo_sha256": "0" * 64},
+    "a number for a path": lambda _: {"photo_path": np.int64(5), "photo_sha256": "0" * 64},
+    "a short hash": lambda _: {"photo_path": "a.png", "photo_sha256": "0" * 63},
+    "a number for a hash": lambda _: {"photo_path": "a.png", "photo_sha256": np.float32(5)},
 }
 
 
@@ -76,4 +76,4 @@ def test_a_sidecar_has_the_path_as_it_is() -> None:
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         member = tar.extractfile("0000000000.json")
         assert member
-        assert json.load(member)["photo"] == "ü/\x1b.png"
+        assert json.load(member)["photo_path"] == "ü/\x1b.png"
