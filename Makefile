@@ -1,5 +1,6 @@
 # make demo: generated images out of a real Triton, in demo/
 # make test: lint, types and every test that needs no GPU and not many minutes
+# make acceptance: what a stranger does: each page's commands, the demo, a wheel, Ray; four minutes
 # make test-slow: the tests that do: kills, hangs, faults, fuzzers; three hours
 # make coverage: the same tests; lines and branches of the rooms that none of them runs
 # make benchmark: the table in docs/performance.md
@@ -7,12 +8,12 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-JOBS := tests/synthesis tests/training tests/cli
-SERVING := tests/contract tests/clients tests/profiling tests/systems tests/serving
+JOBS := tests/synthesis tests/profiling
+SERVING := tests/contract tests/clients tests/systems tests/serving
 STAMP := .venv/.installed
 EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 
-.PHONY: demo test test-slow test-jobs test-serving test-others check lint types format coverage benchmark clean
+.PHONY: demo test acceptance accept-project accept-others test-slow test-jobs test-serving test-others check lint types format coverage benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/python demo.py
@@ -22,6 +23,15 @@ demo: $(STAMP)
 test: lint
 	exports=$$(mktemp -d) && trap 'rm -rf "$$exports"' EXIT && trap 'exit 130' INT TERM && LATENTRY_TEST_EXPORTS=$$exports \
 	  $(MAKE) --no-print-directory --jobs=4 test-jobs test-serving test-others types
+
+acceptance: $(STAMP)
+	$(MAKE) --no-print-directory --jobs=2 accept-project accept-others
+
+accept-project: $(STAMP)
+	$(BIN)/pytest -m acceptance tests/project
+
+accept-others: $(STAMP)
+	$(BIN)/pytest -m acceptance tests --ignore tests/project
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
@@ -51,7 +61,7 @@ format: $(STAMP)
 # Tests that fail do not keep the report back.
 coverage: $(STAMP)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run $(BIN)/pytest; result=$$?; \
+	$(BIN)/coverage run $(BIN)/pytest -m 'not slow'; result=$$?; \
 	  $(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$result
 
 benchmark: $(STAMP)

@@ -141,14 +141,18 @@ def export_committed_and_own(folder: Path) -> None:
 def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model repository with generators that take and give more than z and a picture."""
     pytest.importorskip("torch", reason="exports need the extra [export]")
+    folder = tmp_path_factory.mktemp("varied") / "model_repository"
+    return exported_once(folder, export_varied)
+
+
+def export_varied(folder: Path) -> None:
+    """Export generators that take and give more than z and a picture."""
     from varied_generators import export_embedded, export_restyled, export_steered
 
-    folder = tmp_path_factory.mktemp("varied") / "model_repository"
     export_steered(folder)
     export_embedded(folder)
     export_restyled(folder, "restyled", 256, 256, 3)
     export_restyled(folder, "megabyte", 512, 512, 4)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from latentry.profiling.perf_analyzer.program import PerfAnalyzer, find_perf_ana
 from latentry.profiling.points import Point
 from latentry.profiling.report.files import read_profile
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.acceptance]
 
 needs_perf_analyzer = pytest.mark.skipif(
     find_perf_analyzer() is None, reason="no perf_analyzer on this machine"

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.server
+@pytest.mark.acceptance
 def test_the_demo_leaves_its_pictures(
     triton: RunningServer, repository: Path, tmp_path: Path
 ) -> None:

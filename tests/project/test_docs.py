@@ -73,6 +73,7 @@ def run(block: Block, folder: Path, environment: dict[str, str]) -> None:
 
 @pytest.mark.server
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.acceptance
 def test_every_code_block_runs(
     page: Path, tmp_path: Path, triton: RunningServer, repository: Path
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 from running_server import LATENTRY, RunningServer, wait_until
 from tritonclient.grpc import InferenceServerClient
 
+pytestmark = pytest.mark.acceptance
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -16,7 +16,7 @@ from running_server import LATENTRY, RunningServer, run_server
 
 from latentry.clients import Client
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.server, pytest.mark.acceptance, pytest.mark.timeout(300)]
 
 # The same as ours with other options, so that its bits are its own.
 ENGINE = '''

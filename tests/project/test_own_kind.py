@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from running_server import LATENTRY, RunningServer, run_server
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.server, pytest.mark.acceptance, pytest.mark.timeout(300)]
 
 KIND = '''
 """Angles: a number of degrees, which wrap around."""

@@ -59,6 +59,7 @@ def test_the_wheel_holds_the_packages_only(wheel: Path) -> None:
 
 
 @pytest.mark.server
+@pytest.mark.acceptance
 def test_the_wheel_alone_serves_and_streams(wheel: Path, repository: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=False)

@@ -73,7 +73,14 @@ def test_a_second_command_is_refused_at_once(job: JobRun, expected: dict[str, by
     assert job.finish() == expected
 
 
-@pytest.mark.parametrize("change", ["host", "boot", "namespace"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "host",
+        pytest.param("boot", marks=pytest.mark.slow),
+        pytest.param("namespace", marks=pytest.mark.slow),
+    ],
+)
 def test_a_lock_from_elsewhere_is_taken_over_on_demand_only(
     job: JobRun, expected: dict[str, bytes], change: str
 ) -> None:

@@ -36,6 +36,7 @@ def test_it_was_made_by_the_committed_recipe_and_reaches_its_aims(name: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.acceptance
 def test_the_stored_metrics_are_those_of_the_weights(name: str) -> None:
     checkpoint, generator = load_checkpoint(CHECKPOINTS / name)
     measured = measure_generator(name, generator, z_dim(checkpoint.spec))

@@ -85,6 +85,7 @@ def test_held_out_crops_pass_for_samples(held_out_crops: tuple[Tensor, Tensor]) 
     assert metrics["nearest_ratio"] == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.acceptance
 def test_copies_of_one_photograph_are_found_out() -> None:
     rng = torch.Generator().manual_seed(1)  # the same crops that samples are compared with
     images, photographs = Textures().draw_crops(4000, rng)

@@ -21,7 +21,7 @@ def _quick_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS, "digits", lambda _images, _labels: {"label_agreement": 0.1})
 
 
-def test_a_run_ends_in_a_checkpoint_that_says_where_it_comes_from(
+def test_a_run_ends_in_pictures_and_a_checkpoint_that_says_where_it_comes_from(
     tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     trainer = open_run(tiny_recipe, tmp_path / "tiny")
@@ -29,6 +29,8 @@ def test_a_run_ends_in_a_checkpoint_that_says_where_it_comes_from(
     assert continue_run(trainer, tmp_path / "tiny", lambda: steps.append(trainer.step))
     assert steps == [1, 2, 3, 4, 5, 6]
     finish_run(trainer, tmp_path / "tiny")
+    for name in ("samples.png", "losses.png", "checkpoint/samples.png"):
+        assert (tmp_path / "tiny" / name).read_bytes().startswith(b"\x89PNG")
     checkpoint, generator = load_checkpoint(tmp_path / "tiny/checkpoint")
     assert checkpoint.name == "tiny"
     assert checkpoint.spec == make_spec([z(8), classes(*"0123456789")], [image(32, 32, 1)])
@@ -40,14 +42,6 @@ def test_a_run_ends_in_a_checkpoint_that_says_where_it_comes_from(
     expected = trainer.finished_generator().state_dict()
     for name, tensor in generator.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-
-
-@pytest.mark.parametrize("name", ["samples.png", "losses.png", "checkpoint/samples.png"])
-def test_a_run_leaves_pictures(tiny_recipe: Recipe, tmp_path: Path, name: str) -> None:
-    trainer = open_run(tiny_recipe, tmp_path)
-    continue_run(trainer, tmp_path, lambda: None)
-    finish_run(trainer, tmp_path)
-    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_ctrl_c_finishes_the_step_and_the_run_goes_on_bit_equal(

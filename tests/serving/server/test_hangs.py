@@ -39,6 +39,7 @@ def test_what_hangs_under_load_is_replaced(misbehaving: RunningServer, hang: str
         np.testing.assert_array_equal(client.generate("wide", seeds=range(4)).images, before)
 
 
+@pytest.mark.acceptance
 def test_an_honest_long_batch_is_left_alone(misbehaving: RunningServer) -> None:
     triton = misbehaving.triton_pid()
     with Client(misbehaving.url) as client:

@@ -294,6 +294,7 @@ def test_an_open_stream_does_not_keep_it_from_ending(small: Path, homes: Path) -
             list(stream)
 
 
+@pytest.mark.acceptance
 def test_overload_is_no_death(small: Path, homes: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (entry,) = newest_entries(small)
     serving = entry.build.serving.model_copy(update={"max_queue_size": 4, "instances": 1})

@@ -19,6 +19,7 @@ from running_server import wait_until
 from latentry.contract.errors import ServerGone
 
 pytest.importorskip("ray", reason="the extra [ray] is not installed")
+pytestmark = pytest.mark.acceptance
 
 TEXT = """
 model = "digits"

@@ -11,9 +11,11 @@ from jobs.runs import JobRun, needs_strace, traced, tree
 
 from latentry.synthesis.storage.lock import LOCK_FILE
 
+SLOW = pytest.mark.slow
+
 
 @needs_strace
-@pytest.mark.parametrize("turn", [1, 2, 20])
+@pytest.mark.parametrize("turn", [1, *(pytest.param(n, marks=SLOW) for n in (2, 20))])
 def test_a_full_disk(job: JobRun, expected: dict[str, bytes], turn: int) -> None:
     done = job.run(prefix=traced("write", f"write:error=ENOSPC:when={turn}"))
     check_full(job, done)
@@ -92,7 +94,12 @@ def test_after_a_failed_fsync_the_file_is_written_again(
 
 @needs_strace
 @pytest.mark.parametrize(
-    "injected", ["fsync:error=EIO:when=7+", "rename:error=EIO:when=3+", "write:error=EIO:when=5..7"]
+    "injected",
+    [
+        "fsync:error=EIO:when=7+",
+        pytest.param("rename:error=EIO:when=3+", marks=SLOW),
+        pytest.param("write:error=EIO:when=5..7", marks=SLOW),
+    ],
 )
 def test_a_broken_disk(job: JobRun, expected: dict[str, bytes], injected: str) -> None:
     done = job.run(prefix=traced(injected.partition(":")[0], injected))
