@@ -8,30 +8,31 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-JOBS := tests/synthesis tests/profiling
-SERVING := tests/contract tests/clients tests/systems tests/serving
+JOBS := tests/synthesis
+SERVING := tests/serving
+CLIENTS := tests/contract tests/clients tests/profiling tests/systems
 STAMP := .venv/.installed
 EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 
-.PHONY: demo test acceptance accept-project accept-others test-slow test-jobs test-serving test-others check lint types format coverage benchmark clean
+.PHONY: demo test acceptance accept-project accept-others test-slow test-jobs test-serving test-clients test-others check lint types format coverage benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/python demo.py
 
-# Three runs beside each other, each with servers of its own, and the types: tests wait for servers for
+# Four runs beside each other, each with servers of its own, and the types: tests wait for servers for
 # half of their time, so that fewer would leave a core idle.
 test: lint
 	exports=$$(mktemp -d) && trap 'rm -rf "$$exports"' EXIT && trap 'exit 130' INT TERM && LATENTRY_TEST_EXPORTS=$$exports \
-	  $(MAKE) --no-print-directory --jobs=4 test-jobs test-serving test-others types
+	  $(MAKE) --no-print-directory --jobs=5 test-jobs test-serving test-clients test-others types
 
 acceptance: $(STAMP)
 	$(MAKE) --no-print-directory --jobs=2 accept-project accept-others
 
 accept-project: $(STAMP)
-	$(BIN)/pytest -m acceptance tests/project
+	$(BIN)/pytest -m "acceptance and not slow" tests/project
 
 accept-others: $(STAMP)
-	$(BIN)/pytest -m acceptance tests --ignore tests/project
+	$(BIN)/pytest -m "acceptance and not slow" tests --ignore tests/project
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
@@ -51,8 +52,11 @@ test-jobs: $(STAMP)
 test-serving: $(STAMP)
 	$(BIN)/pytest $(SERVING)
 
+test-clients: $(STAMP)
+	$(BIN)/pytest $(CLIENTS)
+
 test-others: $(STAMP)
-	$(BIN)/pytest tests $(JOBS:%=--ignore %) $(SERVING:%=--ignore %)
+	$(BIN)/pytest tests $(JOBS:%=--ignore %) $(SERVING:%=--ignore %) $(CLIENTS:%=--ignore %)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -42,7 +42,6 @@ from latentry.synthesis.job_inputs import (
 from latentry.synthesis.sinks.facts import Facts, is_said, picture_inputs, said_inputs
 from latentry.synthesis.sinks.formats import FORMATS, FormatName
 from latentry.synthesis.sinks.output_data import (
-    MAIN,
     ImageFormat,
     SampleOutput,
     check_outputs,
@@ -147,7 +146,9 @@ class OutputPart(Strict):
             fitting = next(name for name, item in FORMATS.items() if item.takes_features)
             raise ValueError(f'feature vectors are written with format = "{fitting}"')
         if self.image == "none" and not self.features:
-            raise ValueError('image = "none" goes with features; there would be nothing to write')
+            raise ValueError(
+                'image = "none" goes with features; to leave it out, name the other outputs'
+            )
         return self
 
     def of_sample(self, spec: GeneratorSpec) -> tuple[SampleOutput, ...]:
@@ -157,7 +158,7 @@ class OutputPart(Strict):
     def has_sheet(self, spec: GeneratorSpec) -> bool:
         """Whether pictures are written, of which a contact sheet can be made."""
         main = self.of_sample(spec)[0]
-        return main.name == MAIN and main.is_written
+        return main.is_main and main.is_written
 
 
 class Job(Strict):
@@ -268,7 +269,7 @@ class Job(Strict):
         """Refuse filters and features that look at pictures where there is none to be looked at."""
         looking = [f"the filter {judge.kind}" for judge in self.filters if judge.needs_picture]
         looking += ["[output] features"] if self.output.features else []
-        if looking and outputs[0].name != MAIN:
+        if looking and not outputs[0].is_main:
             made = ", ".join(output.name for output in outputs)
             raise BadRequest(f"{looking[0]} looks at pictures, and samples of this job are {made}")
         if looking and FREE in outputs[0].shape:
@@ -277,12 +278,17 @@ class Job(Strict):
                 f"{sized(outputs[0].shape)}"
             )
 
+    @property
+    def _own_columns(self) -> set[str]:
+        """The columns that the job adds."""
+        return {FEATURES} if self.output.features else set()
+
     def _check_names(self, spec: GeneratorSpec) -> None:
         """Refuse inputs and outputs called as something else that a shard says of a sample."""
         taken = COLUMNS | Facts(spec).texts.keys()
         inputs = {item.name for item in said_inputs(spec)}
-        may_be = {MAIN} if self.output.features else {MAIN, FEATURES}
-        outputs = {output.name for output in self.output.of_sample(spec)} - may_be
+        others = [output for output in self.output.of_sample(spec) if not output.is_main]
+        outputs = {output.name for output in others} - ({FEATURES} - self._own_columns)
         for what, names in (("takes an input", inputs), ("gives an output", outputs)):
             for name in sorted(names & taken):
                 raise BadRequest(

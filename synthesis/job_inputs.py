@@ -80,7 +80,7 @@ class Uniform(Strict):
             )
         if isinstance(item, VectorInput):
             for end in self.uniform:
-                _checked_vector(item, (end,) * item.size)
+                _vector_of(item, (end,) * item.size)
         else:
             check_numbers(item, self.uniform)
 
@@ -134,7 +134,7 @@ class Choice(Strict):
     def _values(self, item: InputKind) -> NDArray[Any]:
         """Return what is chosen from, [K] or vectors [K, size]."""
         if isinstance(item, VectorInput):
-            return np.stack([_checked_vector(item, value) for value in self.choice])
+            return np.stack([_vector_of(item, value) for value in self.choice])
         return np.array(self._numbers(item), item.dtype)
 
     def _numbers(self, item: InputKind) -> list[int | float]:
@@ -169,7 +169,7 @@ def check_input(item: InputKind, value: SaidInput) -> None:
     if isinstance(value, Uniform | Choice):
         value.check(item)
     elif isinstance(item, VectorInput):
-        _checked_vector(item, value)
+        _vector_of(item, value)
     else:
         check_numbers(item, [_fixed_number(item, value)])
 
@@ -186,7 +186,7 @@ def rows_of_input(item: InputKind, value: SaidInput, seeds: NDArray[np.int64]) -
     if isinstance(value, Uniform | Choice):
         return value.rows(item, seeds)
     if isinstance(item, VectorInput):
-        return np.tile(_checked_vector(item, value), (len(seeds), 1))
+        return np.tile(_vector_of(item, value), (len(seeds), 1))
     return np.full(len(seeds), _fixed_number(item, value), item.dtype)
 
 
@@ -194,7 +194,7 @@ def _purpose(item: InputKind) -> str:
     return f"job:{item.name}"
 
 
-def _checked_vector(item: VectorInput, value: FixedValue) -> NDArray[np.float32]:
+def _vector_of(item: VectorInput, value: FixedValue) -> NDArray[np.float32]:
     """Return the vector, float32 [size], that a value means; raises BadRequest for none."""
     if isinstance(value, int | float):
         raise BadRequest(

@@ -49,7 +49,7 @@ _Digest = Annotated[str, Field(max_length=64)]
 class JobRecord(Strict):
     """``job.json``: the job, and everything else on which a byte of its shards depends."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     job: Job
     model_digest: _Digest
     build: Annotated[str, Field(pattern="^[a-z0-9_]+-[a-z0-9_]+$")]
@@ -131,7 +131,7 @@ class ShardRecord(Strict):
         engine_class: What drew it.
         indices: Place of each sample in the whole job.
         seeds: Of each sample.
-        sample_sha256: SHA-256 of each sample's pixels.
+        sample_sha256: SHA-256 of each sample's outputs.
         by_class: Number of samples of each class label; ``""`` where there are no classes.
         missing: Samples for which the reserve was used up, likewise.
         rejected: Seeds that were replaced.

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from latentry.contract.errors import JobError, listed
-from latentry.contract.images import Uint8, grid_from_images, png_from_uint8
+from latentry.contract.images import Uint8, grid_from_images, png_from_uint8, resized
 from latentry.contract.kinds.formats import Format
+from latentry.contract.kinds.kind import FREE
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.transport import ModelInfo
 from latentry.synthesis.crews.crew import Crew, make_here
@@ -45,6 +46,7 @@ from latentry.synthesis.storage.protocol import Storage
 from latentry.synthesis.storage.urls import storage_from_url
 
 _SHEET_SHARDS, _SHEET_SAMPLES = 8, 8
+_SHEET_SIDE = 256  # of pictures of many sizes
 _MOST_LOOKED_AT = 20_000
 
 
@@ -189,7 +191,8 @@ def finish(storage: Storage, record: JobRecord, settled: Mapping[int, bytes]) ->
         sound += settled.get(made.shard) == hashlib.sha256(made.as_bytes()).digest()
     if totals.samples == record.samples and sound == record.shards:
         if record.job.output.has_sheet(record.spec):
-            storage.write(CONTACT_SHEET_FILE, contact_sheet(storage, record))
+            sheet = png_from_uint8(contact_sheet(storage, record))
+            storage.write(CONTACT_SHEET_FILE, sheet)
         storage.write(INDEX_FILE, index_bytes(storage, record))
     return totals
 
@@ -224,8 +227,8 @@ def index_bytes(storage: Storage, record: JobRecord) -> bytes:
     return json.dumps(index, indent=1).encode() + b"\n"
 
 
-def contact_sheet(storage: Storage, record: JobRecord) -> bytes:
-    """Return a PNG of a few samples of a few shards, evenly spread over the job."""
+def contact_sheet(storage: Storage, record: JobRecord) -> Uint8:
+    """Return a picture of a few samples of a few shards, evenly spread over the job."""
     numbers = np.unique(np.linspace(0, record.shards - 1, _SHEET_SHARDS).astype(int))
     per_shard = _SHEET_SHARDS * _SHEET_SAMPLES // len(numbers)
     picture = record.job.output.of_sample(record.spec)[0]
@@ -236,16 +239,25 @@ def contact_sheet(storage: Storage, record: JobRecord) -> bytes:
         first = turn * per_shard % max(1, record.plan.size(number) - per_shard)
         for sample in itertools.islice(samples, first, first + per_shard):
             images.append(picture.row(sample.data[picture.name]))
-    return png_from_uint8(grid_from_images(_of_one_size(images)))
+    return grid_from_images(_of_one_size(images) if FREE in picture.shape else images)
 
 
 def _of_one_size(images: Sequence[Uint8]) -> list[Uint8]:
-    """Return pictures with black to the right of them and below, where others are larger."""
-    height, width, _ = np.max([image.shape for image in images], axis=0)
+    """Return pictures that are scaled down where they are large, with black around the others."""
+    small = [_scaled_down(image) for image in images]
+    height, width, _ = np.max([image.shape for image in small], axis=0)
     return [
         np.pad(image, ((0, height - len(image)), (0, width - len(image[0])), (0, 0)))
-        for image in images
+        for image in small
     ]
+
+
+def _scaled_down(image: Uint8) -> Uint8:
+    height, width, _ = image.shape
+    scale = max(height, width) / _SHEET_SIDE
+    if scale <= 1:
+        return image
+    return resized(image, max(1, round(height / scale)), max(1, round(width / scale)))
 
 
 def read_sheet(storage: Storage, record: JobRecord) -> bytes:

@@ -27,6 +27,7 @@ from latentry.contract.errors import (
 )
 from latentry.contract.images import Uint8
 from latentry.contract.kinds.formats import Format
+from latentry.contract.spec import GeneratorSpec
 from latentry.contract.transport import ModelInfo
 from latentry.synthesis.filters.filters import FilterOptions, file_hashes
 from latentry.synthesis.filters.judging import Candidates
@@ -42,7 +43,7 @@ from latentry.synthesis.records import (
     check_shard,
     most_record_bytes,
 )
-from latentry.synthesis.sinks.output_data import MAIN, sample_sha256
+from latentry.synthesis.sinks.output_data import sample_sha256
 from latentry.synthesis.sinks.sample import MOST_FEATURES, Sample
 from latentry.synthesis.sinks.shards import shard_bytes
 from latentry.synthesis.sources.pictures import (
@@ -257,8 +258,7 @@ class SampleDrawer:
         )
         self._patience_s = origin.patience_s
         self._outputs = self._job.output.of_sample(record.spec)
-        row_bytes = record.spec.row_bytes(Format.RAW) + self._folders.row_bytes
-        self._together = max(1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // row_bytes))
+        self._together = samples_together(record.spec, self._folders.row_bytes)
         self._engine_class = ""
 
     def close(self) -> None:
@@ -267,9 +267,12 @@ class SampleDrawer:
 
     def draw_samples(self, plan: ShardPlan, count: int) -> list[Sample]:
         """Return the first ``count`` samples of a shard as they are before any is replaced."""
-        places = np.arange(min(count, len(plan)))
-        judged = self._judged(plan, places, plan.seeds[places], None)
-        return [item.sample for item in judged if item.sample]
+        samples: list[Sample] = []
+        for start in range(0, min(count, len(plan)), self._together):
+            places = np.arange(start, min(count, len(plan), start + self._together))
+            judged = self._judged(plan, places, plan.seeds[places], None)
+            samples += [item.sample for item in judged if item.sample]
+        return samples
 
     def draw(self, plan: ShardPlan, progress: Progress) -> Drawn:
         """Draw until every place of the shard has a sample, a bad picture, or no seed any more.
@@ -323,7 +326,8 @@ class SampleDrawer:
         pictures = self._folders.read((plan.first_index + places).tolist())
         drawn, finite = self._draw(seeds, inputs, pictures)
         images = self._looked_at(drawn)
-        hashes = [sample_sha256(rows) for rows in zip(*drawn.values(), strict=True)]
+        rows = zip(*drawn.values(), strict=True)
+        hashes = [sample_sha256(self._outputs, row) for row in rows]
         reasons = [
             fault or (None if fine else "NaN or infinity")
             for fault, fine in zip(pictures.faults, finite, strict=True)
@@ -387,10 +391,9 @@ class SampleDrawer:
 
     def _looked_at(self, drawn: Mapping[str, Sequence[NDArray[Any]]]) -> Uint8:
         """Return the main pictures for filters and networks; of no size where nobody looks."""
-        pictures = drawn.get(MAIN, ())
-        is_looked_at = any(judge.needs_picture for judge in judges(self._job))
-        if is_looked_at and len(pictures):
-            return np.stack(pictures)
+        main = self._outputs[0]
+        if main.is_main and any(judge.needs_picture for judge in judges(self._job)):
+            return np.stack(drawn[main.name])
         return np.empty((len(next(iter(drawn.values()))), 0, 0, 1), np.uint8)
 
     def _draw(
@@ -466,10 +469,16 @@ class SampleDrawer:
         record.check_source(info)
         if record.engine_class not in ("any", info.engine_class):
             raise JobError(
-                f"{info.name} is drawn by {info.engine_class} now; this job's images come from "
+                f"{info.name} is drawn by {info.engine_class} now; this job's samples come from "
                 f"{record.engine_class} and would differ in single bits"
             )
         self._engine_class = info.engine_class
+
+
+def samples_together(spec: GeneratorSpec, pictures_bytes: int) -> int:
+    """Return how many samples are asked for together, whose pictures take so many bytes each."""
+    row_bytes = spec.row_bytes(Format.RAW) + pictures_bytes
+    return max(1, min(_DRAWN_TOGETHER, _BYTES_TOGETHER // row_bytes))
 
 
 def judges(job: Job) -> list[FilterOptions | NetworkOptions]:

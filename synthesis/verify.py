@@ -4,8 +4,7 @@ import hashlib
 import itertools
 import random
 import re
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 
 from latentry.clients.client import Client
 from latentry.contract.errors import JobError, listed
-from latentry.contract.images import decode_image
+from latentry.contract.images import Uint8, decode_image, png_from_uint8
 from latentry.synthesis.crews.processes import start_worker
+from latentry.synthesis.duplicates import find_duplicates
 from latentry.synthesis.job import InputRows
 from latentry.synthesis.plan import ShardPlan
 from latentry.synthesis.records import (
@@ -26,7 +26,6 @@ from latentry.synthesis.records import (
     JOB_FILE,
     JobRecord,
     ShardRecord,
-    made_shards,
     most_index_bytes,
     most_record_bytes,
     read_index,
@@ -41,8 +40,8 @@ from latentry.synthesis.run import (
     read_sheet,
     samples_of_shard,
 )
-from latentry.synthesis.shard_making import Origin, Progress
-from latentry.synthesis.sinks.facts import Facts, value_for_json
+from latentry.synthesis.shard_making import Origin, Progress, samples_together
+from latentry.synthesis.sinks.facts import Facts, number_from_scalar
 from latentry.synthesis.sinks.output_data import sample_sha256
 from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sources.listing import PictureFolder, shown_path
@@ -50,13 +49,14 @@ from latentry.synthesis.sources.pictures import (
     Folders,
     PictureRows,
     groups_of_one_size,
+    largest_bytes,
     stacked,
 )
 from latentry.synthesis.storage.protocol import MOST_BYTES, Storage
 from latentry.synthesis.storage.urls import storage_from_url
 
-_HASHES_AT_ONCE = 8_000_000
 _SHOWN = 20
+_PLANNED_AT_ONCE = 256  # samples, whose vectors may be large
 
 
 @dataclass
@@ -163,32 +163,6 @@ def verify_job(
     return verdict
 
 
-def find_duplicates(storage: Storage, record: JobRecord) -> list[list[int]]:
-    """Return the indices of samples with equal pixels, grouped; in flat memory.
-
-    The hashes are looked through in several passes, each over a part of their range.
-    """
-    passes = -(-record.samples // _HASHES_AT_ONCE)
-    groups: list[list[int]] = []
-    for turn in range(passes):
-        heads, indices = [], []
-        for made in made_shards(storage, record):
-            head = np.array([int(text[:16], 16) for text in made.sample_sha256], np.uint64)
-            chosen = head % np.uint64(passes) == turn
-            heads.append(head[chosen])
-            indices.append(np.array(made.indices, np.int64)[chosen])
-        groups += _groups(np.concatenate(heads), np.concatenate(indices))
-    return sorted(groups)
-
-
-def _groups(heads: Any, indices: Any) -> list[list[int]]:
-    """Return the ``indices`` whose ``heads`` (64 bits of SHA-256) are equal, where several are."""
-    order = np.lexsort((indices, heads))
-    heads, indices = heads[order], indices[order]
-    cuts = np.flatnonzero(np.diff(heads)) + 1
-    return [part.tolist() for part in np.split(indices, cuts) if len(part) > 1]
-
-
 def _verify_shards(
     out: str, record: JobRecord, numbers: Sequence[int], workers: int
 ) -> Iterator[tuple[int, list[str]]]:
@@ -236,55 +210,66 @@ def verify_shard(out: str, record: JobRecord, number: int) -> tuple[int, list[st
         found = storage.sha256(made.file, most=made.size)
         if found != made.sha256:
             return 0, [f"{name} was changed: its SHA-256 is {found}, its record says {made.sha256}"]
-        samples = list(samples_of_shard(storage, record, made))
+        samples = samples_of_shard(storage, record, made)
+        problems = list(_sample_problems(record, made, samples))
     except JobError as error:
         return 0, [str(error)]
-    return len(samples), [f"{name}: {text}" for text in _sample_problems(record, made, samples)]
+    return len(made.seeds), [f"{name}: {text}" for text in problems]
 
 
 def _sample_problems(
-    record: JobRecord, made: ShardRecord, samples: Sequence[Sample]
+    record: JobRecord, made: ShardRecord, samples: Iterable[Sample]
 ) -> Iterator[str]:
-    plan = record.plan.shard(made.shard)
-    if len(samples) != len(made.seeds):
-        yield f"holds {len(samples)} samples, its record says {len(made.seeds)}"
-        return
-    inputs = _planned_inputs(record, plan, made)
+    plan, texts = record.plan.shard(made.shard), [*Facts(record.spec).texts]
     recorded = zip(made.indices, made.seeds, made.sample_sha256, strict=True)
+    before = ""
     for place, (sample, (index, seed, sha256)) in enumerate(zip(samples, recorded, strict=True)):
+        if not place % _PLANNED_AT_ONCE:
+            inputs = _planned_inputs(record, plan, made, slice(place, place + _PLANNED_AT_ONCE))
         if (sample.index, sample.seed, sample.sha256) != (index, seed, sha256):
             yield f"sample {index} is not what its record says"
         for name, values in inputs.items():
-            found, planned = sample.inputs.get(name), value_for_json(values[place])
-            if isinstance(planned, list):
-                is_right = np.array_equal(np.asarray(found), values[place])
-            else:
-                is_right = found in (planned, values[place])
-            if not is_right:
-                yield f"sample {index} has {name} {_shown(found)}, not {_shown(planned)}"
-    yield from _path_problems(record, samples)
+            found, planned = sample.inputs.get(name), values[place % _PLANNED_AT_ONCE]
+            if not _is_as_planned(found, planned):
+                yield f"sample {index} has {name} {_difference(found, planned)}"
+        yield from _path_problems(sample, texts, before)
+        before = str(sample.inputs.get(texts[0], "")) if texts else ""
 
 
-def _shown(value: object) -> str:
-    return textwrap.shorten(str(value), 100, placeholder=" ...")
+def _is_as_planned(found: Any, planned: Any) -> bool:
+    if isinstance(planned, np.ndarray):
+        return np.array_equal(np.asarray(found), planned)
+    return found in (number_from_scalar(planned), planned)
 
 
-def _path_problems(record: JobRecord, samples: Sequence[Sample]) -> Iterator[str]:
-    """Yield which samples do not say what pictures they were made of, or not in their order."""
-    texts = Facts(record.spec).texts
-    before = ""
-    for sample in samples:
-        said = [sample.inputs.get(name, "") for name in texts]
-        if not all(said):
-            yield f"sample {sample.index} does not say which file it was made of"
-        elif not all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in said[1::2]):
-            yield f"sample {sample.index} has a hash of its file that is none"
-        elif said and not before < said[0]:
-            yield (
-                f"sample {sample.index} was made of {shown_path(said[0])}, which does not come "
-                f"after {shown_path(before)}"
-            )
-        before = said[0] if said else ""
+def _difference(found: Any, planned: Any) -> str:
+    """Return what is found and what should be; of vectors the first numbers that differ."""
+    if not isinstance(planned, np.ndarray):
+        return f"{found}, not {number_from_scalar(planned)}"
+    if not isinstance(found, np.ndarray):
+        return f"{found}, not {len(planned)} numbers"
+    place = int(np.flatnonzero(found != planned)[0])
+    return f"whose number {place} is {found[place]}, not {planned[place]}"
+
+
+def _path_problems(sample: Sample, texts: Sequence[str], before: str) -> Iterator[str]:
+    """Yield why a sample does not say what pictures it was made of, or not in their order.
+
+    Args:
+        sample: The sample.
+        texts: What it has to say: of each input the path, then the hash.
+        before: The first path of the sample before it.
+    """
+    said = [str(sample.inputs.get(name, "")) for name in texts]
+    if not all(said):
+        yield f"sample {sample.index} does not say which file it was made of"
+    elif not all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in said[1::2]):
+        yield f"sample {sample.index} has a hash of its file that is none"
+    elif said and not before < said[0]:
+        yield (
+            f"sample {sample.index} was made of {shown_path(said[0])}, which does not come "
+            f"after {shown_path(before)}"
+        )
 
 
 def _moved(storage: Storage, record: JobRecord, folders: Folders) -> Iterator[str]:
@@ -300,11 +285,13 @@ def _moved(storage: Storage, record: JobRecord, folders: Folders) -> Iterator[st
         yield moved
 
 
-def _planned_inputs(record: JobRecord, plan: ShardPlan, made: ShardRecord) -> InputRows:
-    """Return every control of a shard's samples, [N] each, as the job says them."""
-    places = np.array(made.indices, np.int64) - plan.first_index
+def _planned_inputs(
+    record: JobRecord, plan: ShardPlan, made: ShardRecord, part: slice
+) -> InputRows:
+    """Return every number, class and vector of a part of a shard's samples, as the job has them."""
+    places = np.array(made.indices[part], np.int64) - plan.first_index
     labels = None if plan.labels is None else plan.labels[places]
-    return record.job.inputs_of(record.spec, np.array(made.seeds, np.int64), labels)
+    return record.job.inputs_of(record.spec, np.array(made.seeds[part], np.int64), labels)
 
 
 def _misfits(storage: Storage, index: dict[str, str], files: Mapping[str, int]) -> Iterator[str]:
@@ -335,9 +322,11 @@ def _verify_names(
     if missing:
         first = record.record_file(missing[0])
         yield f"{len(missing)} of {record.shards} shards are missing, the first is {first}"
+    lost = record.samples - there
     if INDEX_FILE not in sizes:
-        lost = record.samples - there
         yield f"{storage.url} has no {INDEX_FILE}" + (f"; {lost} samples are missing" * (lost > 0))
+    elif lost > 0:
+        yield f"{lost} samples are missing, and {storage.url} has an {INDEX_FILE}"
     elif record.job.output.has_sheet(record.spec) and CONTACT_SHEET_FILE not in sizes:
         yield f"{storage.url}/{CONTACT_SHEET_FILE} is missing"
 
@@ -351,21 +340,19 @@ def _verify_whole(storage: Storage, record: JobRecord) -> Iterator[str]:
             f"{storage.url}/{INDEX_FILE} was changed: its SHA-256 is {found}, the shards make it "
             f"{wanted}"
         )
-    if record.job.output.has_sheet(record.spec) and not _is_same_picture(
-        read_sheet(storage, record), contact_sheet(storage, record), record.spec.image.channels
+    if record.job.output.has_sheet(record.spec) and not _shows(
+        read_sheet(storage, record), contact_sheet(storage, record)
     ):
         yield f"{storage.url}/{CONTACT_SHEET_FILE} does not show the samples"
 
 
-def _is_same_picture(found: bytes, wanted: bytes, channels: int) -> bool:
-    """Whether two files show the same pixels; the zlib of who wrote one may be another."""
-    if found == wanted:
-        return True
-    sheet = decode_image(wanted, channels)
+def _shows(file: bytes, sheet: Uint8) -> bool:
+    """Whether a file holds these pixels; the zlib of who wrote it may be another."""
     try:
-        return np.array_equal(decode_image(found, channels, (len(sheet), len(sheet[0]))), sheet)
+        height, width, channels = sheet.shape
+        return np.array_equal(decode_image(file, channels, (height, width)), sheet)
     except Exception:  # whatever Pillow says of what is no such picture
-        return False
+        return file == png_from_uint8(sheet)  # of one that is too large for Pillow, too
 
 
 def _draw_again(
@@ -378,6 +365,7 @@ def _draw_again(
 ) -> None:
     """Draw ``count`` samples again, chosen at random, and compare them."""
     chosen = sorted(random.SystemRandom().sample(range(record.samples), min(count, record.samples)))
+    outputs = record.job.output.of_sample(record.spec)
     different = 0
     with origin.open_client(record.job.model, record.model_digest, record.build_digest) as client:
         info = client.info(record.job.model)
@@ -401,7 +389,7 @@ def _draw_again(
             drawn = _drawn(record, client, number, there, seeds, list(pictures.values()))
             for index, rows in zip(there, drawn, strict=True):
                 seed, sha256 = recorded[index]
-                if sample_sha256(rows) == sha256:
+                if sample_sha256(outputs, rows) == sha256:
                     verdict.drawn_again += 1
                 elif index in stored and _are_near(record, rows, stored[index]):
                     different += 1
@@ -412,7 +400,7 @@ def _draw_again(
     if different:
         verdict.notes.append(
             f"{different} samples, drawn by {info.engine_class}, another engine class than the "
-            "job's, differ by one level in single pixels, as they may"
+            "job's, differ by what rounding makes, as they may"
         )
 
 
@@ -453,7 +441,7 @@ def _are_near(
     """Whether the outputs of a sample are as near as those of two engine classes must be."""
     outputs = record.job.output.of_sample(record.spec)
     return all(
-        output.item.is_same_but_for_rounding(row, other)
+        row.shape == other.shape and output.item.is_same_but_for_rounding(row, other)
         for output, row, other in zip(outputs, found, stored, strict=True)
     )
 
@@ -475,7 +463,13 @@ def _drawn(
     outputs = record.job.output.of_sample(record.spec)
     drawn: dict[int, tuple[NDArray[Any], ...]] = {}
     groups = groups_of_one_size(pictures) if record.folders else [[*range(len(indices))]]
-    for part in filter(None, groups):
+    together = samples_together(record.spec, largest_bytes(record.spec, record.folders))
+    parts = [
+        group[start : start + together]
+        for group in groups
+        for start in range(0, len(group), together)
+    ]
+    for part in parts:
         rows: InputRows = {name: values[part] for name, values in inputs.items()}
         rows |= stacked([pictures[place] for place in part]) if record.folders else {}
         result = client.generate(

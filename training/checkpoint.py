@@ -55,6 +55,9 @@ _DTYPES = {
     "F64": torch.float64,
 }
 
+# What wraps a module, by what it puts before the names of its tensors.
+_WRAPPERS = {"module.": "nn.DataParallel", "_orig_mod.": "torch.compile"}
+
 
 class DataSource(Strict):
     """Where training data comes from, under which licence, and what of it was used."""
@@ -324,6 +327,13 @@ def _check_declared(
         for name in found.keys() & expected.keys()
         if found[name] != expected[name]
     ]
+    for prefix, wrapper in _WRAPPERS.items():
+        if found.keys() == {prefix + name for name in expected}:
+            raise CheckpointError(
+                f"{path} holds the weights of {wrapper}: every name begins with {prefix!r}; save "
+                f"those of the module in it, {{name.removeprefix({prefix!r}): tensor for name, "
+                "tensor in module.state_dict().items()}"
+            )
     if findings:
         raise CheckpointError(
             f"{path} does not fit the architecture: {listed(sorted(findings), '; ')}; "

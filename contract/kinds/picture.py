@@ -282,6 +282,8 @@ class PixelsInput(Sized, InputKind):
 
     def value_from_text(self, text: str) -> Any:
         """Return the path, or the paths of ``a.png,b.png``."""
+        if not all(text.split(",")):
+            raise BadRequest(f"{self.name} holds {text!r}; give a picture's path, or a.png,b.png")
         paths = [Path(part) for part in text.split(",")]
         return paths[0] if len(paths) == 1 else paths
 

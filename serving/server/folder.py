@@ -46,7 +46,7 @@ from latentry.serving.triton.tritonserver import SERVER_ID
 _SHM = Path("/dev/shm")
 # When, after its start, the Python backend has made its folder in /tmp at the latest.
 _FOLDER_MADE_S = 60.0
-_YOUNG_S, _AGAIN_S = 1.0, 0.01
+_YOUNG_S, _LOADED_S, _AGAIN_S = 1.0, 0.2, 0.01
 
 
 @dataclass(eq=False)
@@ -202,7 +202,10 @@ class ServerFolder:
     def _owns(self, process: psutil.Process) -> bool:
         try:
             # While a program is being loaded, the kernel shows an empty environment for a moment.
+            last_s = time.monotonic() + _LOADED_S
             while not (environment := process.environ()) and _is_young(process):
+                if time.monotonic() > last_s:
+                    break
                 time.sleep(_AGAIN_S)
             return environment.get(SERVER_ID) == self.server_id
         except (psutil.Error, OSError):

@@ -6,7 +6,7 @@ from latentry.synthesis.filters.judging import Candidates, Filter, JudgeOptions
 
 
 class DuplicatesOptions(JudgeOptions):
-    """Reject samples that are in the shard already, pixel by pixel."""
+    """Reject samples that are in the shard already, to the bit."""
 
     needs_picture: ClassVar[bool] = False
 

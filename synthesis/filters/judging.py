@@ -19,7 +19,7 @@ class Candidates:
     Attributes:
         images: The main pictures, uint8 [N, H, W, C]; of samples without one [N, 0, 0, 1].
         seeds: int64 [N].
-        inputs: Every input of one number in effect, by name, [N].
+        inputs: Every number, class and vector in effect, by name, [N] or [N, size].
         labels: The class that was asked for, int64 [N]; None where there are no classes.
         sha256: Hexadecimal SHA-256 of each sample.
         seen: Those of all samples of the shard that were judged before; for filters to add to.

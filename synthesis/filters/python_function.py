@@ -20,7 +20,8 @@ class PythonOptions(JudgeOptions):
     """Ask a function of yours, ``package.module:function``.
 
     It is called as ``function(images, seeds, inputs)`` with uint8 [N, H, W, C], int64 [N] and a
-    dictionary of [N], and returns N entries: None, or a text that says why the sample is rejected.
+    dictionary of [N], or [N, size] of vectors, and returns N entries: None, or a text that says
+    why the sample is rejected.
     The verdict on an image must depend on nothing else, or shards are no longer reproducible.
     """
 

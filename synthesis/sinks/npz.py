@@ -68,6 +68,8 @@ def _read(
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         if odd := set(names) - {"model_digest", *arrays, *types, *facts.texts, *facts.vectors}:
             raise ValueError(f"it holds {min(odd)[:100]}")
+        if packed := [item for item in archive.infolist() if item.compress_type]:
+            raise ValueError(f"its {packed[0].filename[:100]} is compressed")
         careful.most = None
         columns = {
             name: _read_texts(archive, name, facts.texts[name][1], count)
@@ -86,7 +88,7 @@ def _read(
             index=row.pop("index"),
             seed=row.pop("seed"),
             inputs=facts.read(row),
-            sha256=sample_sha256([values[place] for values in rows.values()]),
+            sha256=sample_sha256(outputs, [values[place] for values in rows.values()]),
             data={name: values[place].tobytes() for name, values in rows.items()},
         )
 

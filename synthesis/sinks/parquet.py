@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from latentry.contract.errors import listed
 from latentry.contract.spec import GeneratorSpec
 from latentry.synthesis.sinks.facts import Facts
-from latentry.synthesis.sinks.output_data import MAIN, SampleOutput, sha256_of_data
+from latentry.synthesis.sinks.output_data import SampleOutput, sha256_of_data
 from latentry.synthesis.sinks.sample import (
     FEATURES,
     MOST_FEATURES,
@@ -49,9 +49,10 @@ def _write(
         columns[FEATURES] = _vectors(vectors.reshape(-1), vectors.shape[1])
     facts = {"model_digest": model_digest}
     for output in outputs:
-        more = "" if output.name == MAIN else f"{output.name}."
-        facts[f"{more}{MAIN}"] = output.image_format
+        more = "" if output.is_main else f"{output.name}."
         facts[f"{more}shape"] = json.dumps(list(output.shape))
+        if not _is_vector(output):
+            facts[f"{more}image"] = output.file_format or output.image_format
     table = pyarrow.table(columns).replace_schema_metadata(facts)
     buffer = io.BytesIO()
     # Files of pictures do not compress any further; the other columns do.
@@ -67,7 +68,7 @@ def _written(outputs: Sequence[SampleOutput]) -> list[SampleOutput]:
 
 def _is_vector(output: SampleOutput) -> bool:
     """Whether it is a column of lists of numbers; pictures are bytes, as files or as pixels."""
-    return output.dtype == np.float32
+    return output.file_format is None and output.dtype == np.float32
 
 
 def _column(samples: Sequence[Sample], output: SampleOutput) -> Any:
@@ -101,7 +102,7 @@ def _read(
     texts |= {output.name: (0, output.most_bytes) for output in written if not _is_vector(output)}
     parquet = pyarrow.parquet.ParquetFile(file, read_dictionary=list(texts))
     names = _checked_columns(parquet, written, facts, paths)
-    row_bytes = max([1, facts.most_bytes, *(output.most_bytes for output in written)])
+    row_bytes = sum([1, facts.most_bytes, *(output.most_bytes for output in written)])
     _check_sizes(parquet.metadata, names, count, ROOM_OF_FILE + count * row_bytes)
     rows_together = max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // row_bytes))
     data_names = {output.name for output in written}

@@ -67,27 +67,29 @@ def _read(
     file: BinaryIO, outputs: Sequence[SampleOutput], spec: GeneratorSpec, count: int
 ) -> Iterator[Sample]:
     facts = Facts(spec)
-    most = max(facts.most_bytes + _ROOM_OF_JSON, *(output.most_bytes for output in outputs))
+    most = {_JSON: facts.most_bytes + _ROOM_OF_JSON}
+    most |= {_suffix(output): output.most_bytes for output in outputs}
     for _ in range(count):
-        members = {}
-        for _ in range(1 + len(outputs)):
-            name, body = _read_member(file, most)
-            members[name.partition(".")[2]] = body
+        members = dict(_read_member(file, most) for _ in most)
         yield _found(members, outputs, facts)
     if file.read(_BLOCK).strip(b"\0"):
         raise ValueError("it holds more samples than its record says")
 
 
-def _read_member(file: BinaryIO, most: int) -> tuple[str, bytes]:
-    """Return name and bytes of a tar file's next member, a plain one of up to ``most`` bytes."""
+def _read_member(file: BinaryIO, most: Mapping[str, int]) -> tuple[str, bytes]:
+    """Return suffix and bytes of a tar file's next member, a plain one.
+
+    ``most`` says how many bytes it may have, by its suffix.
+    """
     member = tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "strict")
-    if member.type != tarfile.REGTYPE or not 0 <= member.size <= most:
+    suffix = member.name.partition(".")[2]
+    if member.type != tarfile.REGTYPE or not 0 <= member.size <= most.get(suffix, -1):
         raise ValueError(f"its member {member.name!r} has {member.size:,} bytes")
     padded = math.ceil(member.size / _BLOCK) * _BLOCK
     body = file.read(padded)
     if len(body) != padded:
         raise ValueError("it is truncated")
-    return member.name, body[: member.size]
+    return suffix, body[: member.size]
 
 
 def _found(

@@ -7,7 +7,7 @@ file each of its samples was made; so it is known of each whether it is still th
 import errno
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -88,7 +88,7 @@ class Folders:
     @property
     def row_bytes(self) -> int:
         """What a sample's pictures take, at most."""
-        return sum(math.prod(item.largest_row_shape) for item in self._items)
+        return largest_bytes(self._spec, self.names)
 
     def paths(self, index: int) -> dict[str, str]:
         """Return the relative path of each folder's file for the sample with this index."""
@@ -119,11 +119,11 @@ class Folders:
             else:
                 facts[path_name(item.name)] = path
                 facts[hash_name(item.name)] = hashlib.sha256(data).hexdigest()
-        if not fault:
-            fault = self._sizes_fault(rows)
+        if not fault and (misfit := self._misfit(rows)):
+            fault = f"{shown_path(next(iter(facts.values())))}: {misfit}"
         return rows, facts, fault
 
-    def _sizes_fault(self, rows: PictureRows) -> str:
+    def _misfit(self, rows: PictureRows) -> str:
         """Return why pictures of these sizes do not go together; empty where they do."""
         try:
             check_sizes(self._spec, {name: row[None] for name, row in rows.items()})
@@ -229,6 +229,12 @@ def _by_stem(name: str, listing: Listing) -> dict[str, str]:
             )
         stems[stem] = path
     return stems
+
+
+def largest_bytes(spec: GeneratorSpec, names: Collection[str]) -> int:
+    """Return what the pictures of one sample take, at most, that go into the inputs ``names``."""
+    items = [item for item in picture_inputs(spec) if item.name in names]
+    return sum(math.prod(item.largest_row_shape) for item in items)
 
 
 def groups_of_one_size(rows: Sequence[PictureRows]) -> list[list[int]]:

@@ -17,8 +17,10 @@ from jobs.samples import data_of, pixel_sha256, pixels_of_data
 
 from latentry.contract.errors import JobError, NotFound
 from latentry.contract.images import png_from_uint8
+from latentry.synthesis import duplicates
 from latentry.synthesis import verify as verification
 from latentry.synthesis.crews import processes
+from latentry.synthesis.duplicates import find_duplicates
 from latentry.synthesis.job import Job
 from latentry.synthesis.records import JOB_FILE, made_shards, read_job, read_shard_record
 from latentry.synthesis.run import finish, run_job
@@ -26,7 +28,7 @@ from latentry.synthesis.shard_making import Origin
 from latentry.synthesis.sinks.sample import Sample
 from latentry.synthesis.sinks.shards import read_shard, shard_bytes
 from latentry.synthesis.storage.local_folder import LocalFolder
-from latentry.synthesis.verify import JobVerdict, find_duplicates, verify_job
+from latentry.synthesis.verify import JobVerdict, verify_job
 
 pytest.importorskip("pyarrow", reason="jobs need the extra [synthesis]")
 
@@ -71,7 +73,7 @@ def verdict_of(out: Path, origin: Origin | None = None, samples: int = 60) -> Jo
 def test_equal_images_of_all_shards_are_listed_and_no_fault(
     made: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(verification, "_HASHES_AT_ONCE", at_once)
+    monkeypatch.setattr(duplicates, "_HASHES_AT_ONCE", at_once)
     storage = LocalFolder(made)
     record = read_job(storage)
     psi = JOB.inputs_of(record.spec, np.arange(60), None)["truncation_psi"]
@@ -90,7 +92,7 @@ def test_several_groups_come_in_the_order_of_the_job(
     origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     """The same seeds twice, with another psi each: no group but those that are equal by pixels."""
-    monkeypatch.setattr(verification, "_HASHES_AT_ONCE", at_once)
+    monkeypatch.setattr(duplicates, "_HASHES_AT_ONCE", at_once)
     run_job(JOB, origin, str(tmp_path / "out"))
     storage = LocalFolder(tmp_path / "out")
     record = read_job(storage)

@@ -279,6 +279,19 @@ def test_a_safetensors_file_that_starts_like_a_pickle_is_taken(tmp_path: Path) -
     load_weights(module, path)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "wrapper"), [("module.", "nn.DataParallel"), ("_orig_mod.", "torch.compile")]
+)
+def test_the_weights_of_a_wrapped_module_are_told(
+    tmp_path: Path, prefix: str, wrapper: str
+) -> None:
+    module = nn.Linear(3, 2)
+    wrapped = {prefix + name: tensor for name, tensor in module.state_dict().items()}
+    save_file(wrapped, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=f"holds the weights of {wrapper}: every name begins"):
+        load_weights(module, tmp_path / "w.safetensors")
+
+
 def test_load_weights_serves_any_module(tmp_path: Path) -> None:
     module = nn.Linear(2, 3)
     save_file(module.state_dict(), tmp_path / "mine.safetensors")

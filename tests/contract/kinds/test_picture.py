@@ -135,6 +135,9 @@ def test_what_is_no_picture(value: Any, words: str) -> None:
 def test_a_text_is_a_path_or_several() -> None:
     assert RGB.value_from_text("a.png") == Path("a.png")
     assert RGB.value_from_text("a.png,b c.jpg") == [Path("a.png"), Path("b c.jpg")]
+    for text in ("", "a.png,", ",a.png"):
+        with pytest.raises(BadRequest, match=r"holds '.*'; give a picture's path, or a\.png,b"):
+            RGB.value_from_text(text)
 
 
 def test_a_picture_has_no_default_must_matter_and_is_told_by_its_hash() -> None:

@@ -56,7 +56,7 @@ def pixels_of(spec: GeneratorSpec, count: int, seed: int = 0) -> NDArray[np.uint
 
 def pixel_sha256(pixels: NDArray[np.uint8]) -> str:
     """Return the SHA-256 of a sample that is a picture and nothing else."""
-    return sample_sha256([pixels])
+    return sample_sha256(OutputPart().of_sample(spec_of(*pixels.shape)), [pixels])
 
 
 def data_of(pixels: NDArray[np.uint8], output: OutputPart, spec: GeneratorSpec) -> dict[str, bytes]:

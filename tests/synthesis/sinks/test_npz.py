@@ -1,5 +1,6 @@
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ def test_numpy_reads_npz_without_pickle(tmp_path: Path, spec: GeneratorSpec) -> 
         assert arrays["model_digest"].item() == DIGEST
 
 
-def npz_of(**arrays: Any) -> bytes:
+def npz_of(save: Callable[..., None] = np.savez, **arrays: Any) -> bytes:
     buffer = io.BytesIO()
     sound = {"images": np.zeros((1, 4, 4, 1), np.uint8), "index": np.zeros(1, np.int64)}
-    np.savez_compressed(buffer, **{**sound, "seed": np.zeros(1, np.int64), **arrays})
+    save(buffer, **{**sound, "seed": np.zeros(1, np.int64), **arrays})
     return buffer.getvalue()
 
 
@@ -44,9 +45,17 @@ NPZS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("name", NPZS)
-def test_an_npz_file_of_another_kind_is_refused_and_not_unpacked(name: str) -> None:
-    refuse(npz_of(**NPZS[name]), "npz")
+def test_an_npz_file_of_another_kind_is_refused_and_not_unpacked(
+    name: str, save: Callable[..., None]
+) -> None:
+    refuse(npz_of(save, **NPZS[name]), "npz")
+
+
+def test_a_packed_npz_file_is_none_of_ours() -> None:
+    with pytest.raises(ValueError, match=r"its images\.npy is compressed"):
+        read(npz_of(np.savez_compressed), OutputPart(format="npz"), SMALL, 1)
 
 
 def test_an_npz_file_of_many_members_is_refused_before_they_are_listed() -> None:

@@ -1,5 +1,6 @@
 """What makes a sample: pictures, masks, label maps, vectors and tensors, and vectors that go in."""
 
+import hashlib
 import io
 import json
 import re
@@ -17,16 +18,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from specs import image, make_spec, z
 
+import latentry.clients.client
+import latentry.synthesis.shard_making
 from latentry.cli.main import main
 from latentry.clients import Client
 from latentry.contract.errors import BadRequest
 from latentry.contract.seeds import draw_uniform
 from latentry.serving.runtime.local import LocalTransport
-from latentry.synthesis.job import Job, job_from_file
+from latentry.synthesis.job import Job, OutputPart, job_from_file
 from latentry.synthesis.records import CONTACT_SHEET_FILE, made_shards, read_job
 from latentry.synthesis.run import samples_of_shard
 from latentry.synthesis.shard_making import Origin
-from latentry.synthesis.sinks.output_data import sample_sha256
+from latentry.synthesis.sinks.output_data import check_outputs, sample_outputs, sample_sha256
 from latentry.synthesis.sources.folders import Folder
 from latentry.synthesis.sources.pictures import Folders
 from latentry.synthesis.storage.local_folder import LocalFolder
@@ -119,7 +122,7 @@ def test_a_sample_holds_every_output_of_the_model(
         rows = [expected[output.item.name][place] for output in outputs]
         for output, row in zip(outputs, rows, strict=True):
             np.testing.assert_array_equal(output.row(sample.data[output.name]), row)
-        assert sample.sha256 == sample_sha256(rows)
+        assert sample.sha256 == sample_sha256(outputs, rows)
     assert (out / CONTACT_SHEET_FILE).exists() == (record.spec.picture is not None)
     assert verdict_of(out, kinds, path).problems == []
     assert verdict_of(out, kinds, path).drawn_again == 10
@@ -179,7 +182,9 @@ def test_a_vector_that_is_not_the_jobs_is_found(kinds: Path, folder: Path) -> No
     for shard in second.glob("shard-*"):
         shard.rename(first / shard.name)
     problems = "\n".join(verify_job(str(first), None).problems)
-    assert "sample 0 has attributes [" in problems
+    assert re.search(
+        r"sample 0 has attributes whose number 0 is 0\.[0-9]+, not 0\.[0-9]+", problems
+    )
 
 
 def test_some_outputs_are_chosen(kinds: Path, by_hand: Client, folder: Path) -> None:
@@ -304,7 +309,7 @@ def test_pictures_that_do_not_go_together_are_bad(tmp_path: Path) -> None:
         Image.new("L", (4, height)).save(tmp_path / name / "a.png")
     folders = {name: Folder(folder=tmp_path / name) for name in ("photo", "mask")}
     (fault,) = Folders(spec, folders).read([0]).faults
-    assert fault == "mask is 7 pixels high and photo 6; they have one size"
+    assert fault == "a.png: mask is 7 pixels high and photo 6; they have one size"
 
 
 def test_what_looks_at_pictures_needs_one(kinds: Path, folder: Path) -> None:
@@ -374,6 +379,30 @@ REFUSED = [
     ([Z], [IMAGE], '[output]\noutputs = ["mask"]', "m gives no mask; it gives image"),
     (
         [Z],
+        [{**IMAGE, "name": "photo"}, IMAGE],
+        "",
+        "m gives an output called image, which is what shards call something else of a sample",
+    ),
+    (
+        [Z],
+        [{**FEATURES, "name": "image"}],
+        "",
+        "m gives an output called image, which is what shards call something else of a sample",
+    ),
+    (
+        [Z],
+        [{**IMAGE, "name": "photo"}, {**IMAGE, "name": "image"}],
+        '[output]\noutputs = ["image"]',
+        "m gives an output called image, which is what shards call something else of a sample",
+    ),
+    (
+        [Z],
+        [image(17_000, 8, 3)],
+        '[output]\nimage = "webp"',
+        "m gives image of up to 17000 x 8 x 3; WebP files have sides of up to 16,383 pixels",
+    ),
+    (
+        [Z],
         [IMAGE, FEATURES],
         '[output]\noutputs = ["features"]\n[[filters]]\nkind = "constant"',
         "the filter constant looks at pictures, and samples of this job are features",
@@ -411,3 +440,53 @@ def test_vectors_are_given_chosen_or_drawn_number_by_number() -> None:
     expected = 4 * draw_uniform(seeds, "job:mood", (2,)) - 1
     np.testing.assert_array_equal(drawn, expected.astype(np.float32))
     assert np.unique(drawn).size == 200
+
+
+def test_nothing_but_features_is_left_of_a_picture_alone() -> None:
+    spec = make_spec([Z], [IMAGE, FEATURES])
+    job = Job.model_construct(
+        model="m", output=OutputPart.model_construct(image="none", format="parquet")
+    )
+    with pytest.raises(BadRequest, match=r"leaves only features of a sample, and m gives image, f"):
+        check_outputs(spec, job.output.outputs, job.output.image, job.model)
+    check_outputs(spec, ["image"], "none", "m")
+
+
+def test_the_hash_of_a_picture_of_free_size_holds_its_size() -> None:
+    side = {"minimum": 4, "maximum": 64}
+    fixed = sample_outputs(make_spec([Z], [image(8, 8, 1)]), "png", None)
+    free = sample_outputs(
+        make_spec([Z], [image(8, 8, 1) | {"height": side, "width": side}]), "png", None
+    )
+    row = np.arange(64, dtype=np.uint8)
+    wide, high = row.reshape(4, 16, 1), row.reshape(16, 4, 1)
+    assert sample_sha256(free, [wide]) != sample_sha256(free, [high])
+    text = b"[4,16,1]" + row.tobytes()
+    assert sample_sha256(free, [wide]) == hashlib.sha256(text).hexdigest()
+    assert sample_sha256(fixed, [wide]) == hashlib.sha256(row.tobytes()).hexdigest()
+
+
+def test_verify_and_a_dry_run_ask_for_no_more_than_fits(
+    kinds: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of all outputs, those that are not written, too."""
+    monkeypatch.setattr(latentry.clients.client, "MAX_RESULT_BYTES", 4_000)
+    monkeypatch.setattr(latentry.synthesis.shard_making, "_BYTES_TOGETHER", 4_000)
+    path = write_job(folder, f'{JOBS["steered"]}[output]\noutputs = ["features"]\n')
+    local = ["--draw-with", "local", "--repository", str(kinds), "--workers", "1"]
+    assert main(["synthesize", str(path), "--dry-run", *local]) == 0
+    run_here(path, folder / "out", kinds)
+    assert verdict_of(folder / "out", kinds, path).drawn_again == 10
+    capsys.readouterr()
+
+
+def test_a_shard_without_any_sample_is_missing_them(kinds: Path, folder: Path) -> None:
+    """An index over shards that say that all is missing makes no whole job."""
+    for file in (folder / "layouts").iterdir():
+        file.write_bytes(b"no picture")
+    path = write_job(folder, JOBS["segments"])
+    out = folder / "out"
+    assert run_here(path, out, kinds).samples == 0
+    (out / "index.json").write_text("{}")
+    problems = verify_job(str(out), None).problems
+    assert f"10 samples are missing, and {out} has an index.json" in problems
