@@ -18,7 +18,7 @@ from PIL import features as pillow_features
 from latentry.contract.errors import BadRequest
 from latentry.contract.images import decode_image
 from latentry.contract.kinds.formats import Format
-from latentry.contract.kinds.kind import FREE, OutputKind, sized
+from latentry.contract.kinds.kind import FREE, OutputKind, TensorType, sized
 from latentry.contract.spec import GeneratorSpec
 
 ImageFormat = Literal["png", "webp", "raw", "none"]
@@ -62,22 +62,27 @@ class SampleOutput:
             return None
         return self.item.file_format(Format(self.image_format))
 
+    @cached_property
+    def raw(self) -> TensorType:
+        """Type of a row."""
+        return self.item.raw
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample's row, with free axes where pictures are of many sizes."""
-        return self.item.raw.row_shape
+        return self.raw.row_shape
 
     @property
     def largest(self) -> tuple[int, ...]:
         """The largest shape of a row."""
-        return self.item.raw.largest or self.shape
+        return self.raw.largest or self.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Element type of a row."""
-        return np.dtype(self.item.raw.dtype)
+        return np.dtype(self.raw.dtype)
 
-    @property
+    @cached_property
     def most_bytes(self) -> int:
         """What one sample may take, however badly it compresses."""
         return 2 * self.item.row_bytes(Format.RAW) + _ROOM
@@ -95,7 +100,7 @@ class SampleOutput:
         channels = self.shape[2] if len(self.shape) == 3 else 1
         found = decode_image(data, channels, largest=(self.largest[0], self.largest[1]))
         row = found if len(self.shape) == 3 else found[:, :, 0]
-        if not self.item.raw.fits(row.shape):
+        if not self.raw.fits(row.shape):
             raise ValueError(f"{self.name} is {sized(row.shape)}, not {sized(self.shape)}")
         return row
 
