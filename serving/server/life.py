@@ -21,7 +21,6 @@ from latentry.contract.errors import ServeError
 from latentry.contract.wire import STREAM_SUFFIX
 from latentry.serving.entries.repository import Entry
 from latentry.serving.server.canary import Canary, NoGolden, Pending, QueueFull
-from latentry.serving.server.connections import Delivery
 from latentry.serving.server.folder import ServerFolder
 from latentry.serving.server.memory import MemoryLimit, mib, used_bytes
 from latentry.serving.server.probe import ReadinessProbe
@@ -91,7 +90,6 @@ class ServerLife:
         streams: Collection[str],
     ) -> None:
         self._process = process
-        self._endpoint = endpoint
         self._memory = memory
         self._folder = folder
         self._entries = entries
@@ -176,13 +174,10 @@ class ServerLife:
         self.close()
         self._process.terminate()
         last_s = max(deadline_s, time.monotonic() + _LAST_ANSWERS_S)
-        delivery = Delivery(self._endpoint.port)
+        # Triton lets its model processes go when no request is left, and goes on until every stream
+        # was taken and closed by its reader; whose buffers may hold seconds of it, while nothing
+        # moves any more that could be seen from here.
         while self._patient(last_s) and self._process.poll() is None:
-            # Triton lets its model processes go when no request is left, and goes on to hand over
-            # what slow readers have not taken; then it takes seconds to end, for which nobody has
-            # to wait.
-            if any(_has_ended(stub) for stub in self._stubs) and delivery.has_ended():
-                return
             time.sleep(TICK_S)
 
     def _check_answers(self) -> None:
