@@ -1,6 +1,6 @@
 # make demo: generated images out of a real Triton, in demo/
 # make test: lint, types and every test that needs no GPU and not many minutes
-# make acceptance: what a stranger does: each page's commands, the demo, a wheel, Ray; four minutes
+# make acceptance: what a stranger does: each page's commands, the demo, a wheel, Ray; six minutes
 # make test-slow: the tests that do: kills, hangs, faults, fuzzers; three hours
 # make coverage: the same tests; lines and branches of the rooms that none of them runs
 # make benchmark: the table in docs/performance.md
