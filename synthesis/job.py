@@ -278,17 +278,14 @@ class Job(Strict):
                 f"{sized(outputs[0].shape)}"
             )
 
-    @property
-    def _own_columns(self) -> set[str]:
-        """The columns that the job adds."""
-        return {FEATURES} if self.output.features else set()
-
     def _check_names(self, spec: GeneratorSpec) -> None:
         """Refuse inputs and outputs called as something else that a shard says of a sample."""
         taken = COLUMNS | Facts(spec).texts.keys()
         inputs = {item.name for item in said_inputs(spec)}
         others = [output for output in self.output.of_sample(spec) if not output.is_main]
-        outputs = {output.name for output in others} - ({FEATURES} - self._own_columns)
+        outputs = {output.name for output in others}
+        if not self.output.features:
+            outputs.discard(FEATURES)  # the column is free, then
         for what, names in (("takes an input", inputs), ("gives an output", outputs)):
             for name in sorted(names & taken):
                 raise BadRequest(
@@ -401,7 +398,8 @@ _TABLES: dict[str, type[Strict]] = {
 _WORDS = {
     "model_type": "a table",
     "dict_type": "a table",
-    "tuple_type": "a list ([[filters]] for filters)",
+    "tuple_type": "a list (filters: [[filters]])",
+    "too_short": "a list with something in it",
     "string_type": "a text, in quotes",
     "int_type": "an integer",
     "float_type": "a number",

@@ -190,7 +190,13 @@ WRONG = [
         OK + '[output.features]\nfile = "no.onnx"',
         "no.onnx is no file; give the path of an O",
     ),
-    (PLAIN, OK + '[filters]\nkind = "constant"', "it must be a list ([[filters]] for filters)"),
+    (PLAIN, OK + '[filters]\nkind = "constant"', "it must be a list (filters: [[filters]])"),
+    (
+        PLAIN,
+        OK + "[output]\noutputs = []",
+        "output.outputs is []; it must be a list with something",
+    ),
+    (PLAIN, OK + '[output]\noutputs = "image"', 'output.outputs is "image"; it must be a list'),
     (PLAIN, FILTER + '"blur"', "its kind must be one of constant, duplicates, classifier, python"),
     (PLAIN, OK + "[[filters]]\nfile = 1", "its kind must be one of constant, duplicates, classi"),
     (
