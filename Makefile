@@ -1,6 +1,8 @@
 # make demo: generated images out of a real Triton, in demo/
-# make test: lint, types and every test that needs no GPU and not many minutes
-# make acceptance: what a stranger does: each page's commands, the demo, a wheel, Ray; six minutes
+# make check: lint and types
+# make test: every test that needs no GPU and not many minutes
+# make acceptance: what a stranger does: each page's commands, the demo, a wheel, Ray, published
+#   systems served whole; eight minutes
 # make test-slow: the tests that do: kills, hangs, faults, fuzzers; three hours
 # make coverage: the same tests; lines and branches of the rooms that none of them runs
 # make benchmark: the table in docs/performance.md
@@ -19,11 +21,11 @@ EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
 demo: $(STAMP)
 	$(BIN)/python demo.py
 
-# Four runs beside each other, each with servers of its own, and the types: tests wait for servers for
-# half of their time, so that fewer would leave a core idle.
-test: lint
+# Four runs beside each other, each with servers of its own: tests wait for servers for half of their
+# time, so that fewer would leave a core idle.
+test: $(STAMP)
 	exports=$$(mktemp -d) && trap 'rm -rf "$$exports"' EXIT && trap 'exit 130' INT TERM && LATENTRY_TEST_EXPORTS=$$exports \
-	  $(MAKE) --no-print-directory --jobs=5 test-jobs test-serving test-clients test-others types
+	  $(MAKE) --no-print-directory --jobs=4 test-jobs test-serving test-clients test-others
 
 acceptance: $(STAMP)
 	$(MAKE) --no-print-directory --jobs=2 accept-project accept-others

@@ -23,7 +23,7 @@ from latentry.serving.entries.examples import example_request
 from latentry.serving.entries.repository import newest_entries
 from latentry.serving.runtime.local import LocalTransport
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.server, pytest.mark.acceptance, pytest.mark.timeout(300)]
 
 NAMES = sorted(PUBLISHED)
 SAMPLES = 11  # of which some go into a second batch

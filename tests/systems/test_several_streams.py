@@ -17,7 +17,7 @@ from running_server import RunningServer, run_server, wait_until
 
 from latentry.clients import AsyncClient, Client, Draining, NotFound
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.acceptance]
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "misbehaving_models.py"
 MISBEHAVING = (sys.executable, str(SCRIPT), "3", "30")
