@@ -14,7 +14,7 @@ JOBS := tests/synthesis
 SERVING := tests/serving
 CLIENTS := tests/contract tests/clients tests/profiling tests/systems
 STAMP := .venv/.installed
-EXTRAS := train,export,serve,cpu,synthesis,ray,profile,dev
+EXTRAS := train,export,serve,cpu,openvino,int8,synthesis,ray,profile,dev
 
 .PHONY: demo test acceptance accept-project accept-others test-slow test-jobs test-serving test-clients test-others check lint types format coverage benchmark clean
 

@@ -1,7 +1,9 @@
 """``latentry export`` and ``latentry build``: what adds proved entries, and builds to them."""
 
 import contextlib
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -78,17 +80,16 @@ def export(
             noise=noise,
             single_rows=rows == "single",
         )
+    from latentry.cli.common.builds import nearness
+
     for warning in entry.build.parity.warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"))
     if as_json:
         print_json(_facts(entry, is_new))
     elif is_new:
-        parity = entry.build.parity
-        worst, allowed = max(parity.differences.values()), parity.tolerance
         console.print(f"[green]published[/] {entry.name} version {entry.version} in {entry.folder}")
         console.print(
-            f"  largest difference from PyTorch {worst:.1e} (allowed {allowed:.0e}), "
-            f"digest {entry.digest[:12]}"
+            f"  largest difference from PyTorch {nearness(entry.build)}, digest {entry.digest[:12]}"
         )
         console.print(f"next: latentry serve --repository {repository}")
     else:
@@ -145,22 +146,33 @@ def _facts(entry: "Entry", is_new: bool) -> dict[str, Any]:
 
 def build(
     name: Annotated[str, typer.Argument(help="The model; its newest version gets the build.")],
-    engine: Annotated[str, typer.Option(help="What is to run it, such as onnxruntime.")],
-    precision: Annotated[str, typer.Option(help="In what numbers.")] = "fp32",
+    engine: Annotated[str, typer.Option(help="What is to run it: onnxruntime, openvino, ...")],
+    precision: Annotated[str, typer.Option(help="In what numbers: fp32, bf16, int8.")] = "fp32",
     repository: Repository = DEFAULT_REPOSITORY,
+    bound: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another bound for how far samples may be from FP32's, such as worst_psnr_db=20; "
+            "again for more.",
+            metavar="NAME=NUMBER",
+        ),
+    ] = None,
     no_default: Annotated[
         bool,
         typer.Option("--no-default", help="Serve it only where it is asked for, however fast."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add a build of a model that is run by another engine, and prove it against the FP32 build.
+    """Add a build of a model: by another engine, in other numbers. It is proved against FP32.
 
-    What draws something else is refused and leaves nothing behind. The build is served by default
+    What draws something else is refused and leaves nothing behind. In fewer bits (bf16, int8) 4,000
+    samples and more are compared with FP32's, and a page with pictures is kept beside the build.
+    The build is served by default
     where it is at least 1.2 times as fast, and otherwise by `latentry serve --build MODEL=BUILD`.
 
-    latentry build digits --engine my_engine --precision fp32
+    latentry build digits --engine openvino --precision int8
     """
+    from latentry.cli.common.builds import nearness
     from latentry.export.build import build_model
     from latentry.serving.entries.repository import default_build
 
@@ -168,6 +180,7 @@ def build(
     with console.status("loading") as status:
         entry = build_model(
             *(repository, name, engine, precision),
+            bounds=_bounds(bound or []),
             may_be_default=not no_default,
             on_step=lambda step: status.update(f"{name}: {step}"),
         )
@@ -184,17 +197,33 @@ def build(
                 "speed": built.speed,
                 "rows": built.rows,
                 "parity": built.parity.model_dump(mode="json"),
+                "gate": built.gate.model_dump(mode="json") if built.gate else None,
                 "folder": str(entry.build_folder),
             }
         )
         return
-    worst = max(built.parity.differences.values())
     console.print(Text(f"added {built.name} to {name} version {entry.version}"))
     console.print(
-        f"  largest difference from FP32 {worst:.1e} (allowed {built.parity.tolerance:.0e}), "
+        f"  difference from FP32: {nearness(built)}, "
         f"{built.speed:.2f} x its speed, digest {built.digest[:12]}"
     )
     if is_default:
         console.print("  it is the default from now on; restart the server")
     else:
         console.print(Text(f"next: latentry serve --build {name}={built.name}"))
+
+
+def _bounds(texts: Sequence[str]) -> dict[str, float]:
+    """Return the bounds that NAME=NUMBER give; raises WrongUsage."""
+    bounds: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            bounds[name.strip()] = float(number)
+        except ValueError:
+            raise WrongUsage(
+                f"--bound is {text!r}; it takes NAME=NUMBER, such as worst_psnr_db=20"
+            ) from None
+        if not math.isfinite(bounds[name.strip()]):
+            raise WrongUsage(f"--bound is {text!r}; it takes a finite number")
+    return bounds

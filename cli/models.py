@@ -203,6 +203,7 @@ def _build_facts(entry: "Entry") -> dict[str, Any]:
         "rows": build.rows,
         "speed": build.speed,
         "parity": build.parity.model_dump(mode="json"),
+        "gate": build.gate.model_dump(mode="json") if build.gate else None,
         "bytes": build.size,
         "serving": build.serving.model_dump(),
         "created": build.created,
@@ -232,9 +233,10 @@ def _description(entry: "Entry", builds: "list[Entry]") -> Text:
 
 
 def _build_line(entry: "Entry", *, is_default: bool) -> str:
+    from latentry.cli.common.builds import nearness
+
     build = entry.build
-    worst = max(build.parity.differences.values())
     return (
-        f"{'default, ' * is_default}parity {worst:.1e} (allowed {build.parity.tolerance:.0e}), "
+        f"{'default, ' * is_default}parity {nearness(build)}, "
         f"{build.speed:.2f} x the speed, {build.size / 2**20:.1f} MiB"
     )

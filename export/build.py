@@ -14,6 +14,11 @@ from latentry.contract.files import read_regular
 from latentry.contract.importing import told
 from latentry.contract.system import time_now
 from latentry.contract.wire import Arrays
+from latentry.export.calibration import feeds_of
+from latentry.export.gates.bounds import bounds_of
+from latentry.export.gates.gate import GateFinding, refuse, run_gate
+from latentry.export.gates.report import REPORT_FILE, report_bytes
+from latentry.export.gates.samples import PairedSamples
 from latentry.export.proofs.build_proof import BuildFinding, Engines, prove_build
 from latentry.serving.entries.builds import add_build, check_is_new
 from latentry.serving.entries.goldens import GOLDEN_FILE, Goldens, golden_bytes, read_goldens
@@ -28,7 +33,7 @@ from latentry.serving.entries.repository import Entry, newest_entries
 from latentry.serving.entries.sealed import file_record
 from latentry.serving.entries.tuning import most_proved_batch
 from latentry.serving.entries.verification import verify_entry
-from latentry.serving.runtime.engines import EngineProvider
+from latentry.serving.runtime.engines import EngineProvider, Feeds
 from latentry.serving.runtime.engines.registry import expect_class, find_provider, load_network
 from latentry.serving.runtime.generator import Generator
 
@@ -42,40 +47,53 @@ def build_model(
     engine: str,
     precision: str,
     *,
+    bounds: Mapping[str, float] | None = None,
     may_be_default: bool = True,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Entry:
     """Add a build to the newest version of a model; return the entry with it.
 
     It becomes the default where it is at least :data:`LEAST_GAIN` times as fast as the FP32 build.
+    One in fewer bits is no use where it is not faster, and refused then.
 
     Args:
         repository: The model repository.
         name: The model.
         engine: What is to run it.
         precision: In what numbers.
+        bounds: Other bounds than those of the precision, by name; see
+            :mod:`latentry.export.gates.bounds`.
         may_be_default: Whether it may become the default.
         on_step: Called with a line for people before each step.
 
     Raises:
         NotFound: There is no such model or engine.
         EngineMissing: The engine cannot run here.
-        BadRequest: It does not know this precision, or there is such a build already.
+        BadRequest: It does not know this precision, there is such a build already, or no such
+            bound.
         ExportRefused: The build draws something else; nothing was added.
         EntryError: The version is damaged.
     """
+    allowed = bounds_of(precision, bounds or {})
     base = _base(repository, name, engine, precision)
     on_step(f"making {engine}-{precision}")
     networks = _networks(base)
-    made = _make(base, networks, engine, precision)
-    on_step(f"proving it against {FP32}")
     reference = _load(base.build, networks)
+    made = _make(base, networks, reference, engine, precision)
+    on_step(f"proving it against {FP32}")
     most = most_proved_batch(base)
-    finding = prove_build(base.spec, reference, made.load, most)
+    finding = prove_build(base.spec, reference, made.load, most, is_exact=allowed is None)
+    files = {}
+    draft = made.build
+    if allowed is not None:
+        _check_faster(draft, finding)
+        judged = _through_gate(base, reference, finding.engines, allowed, on_step)
+        draft = draft.model_copy(update={"gate": judged.gate})
+        files[REPORT_FILE] = report_bytes(base.name, draft.name, judged)
     on_step("drawing the goldens")
     goldens = _goldens(base, finding.engines)
-    files = {GOLDEN_FILE: golden_bytes(goldens)}
-    build = _finished(made.build, finding, len(goldens), files)
+    files[GOLDEN_FILE] = golden_bytes(goldens)
+    build = _finished(draft, finding, len(goldens), files)
     on_step("publishing")
     is_default = may_be_default and finding.speed >= LEAST_GAIN
     return add_build(repository, base, build, {**made.artefacts, **files}, is_default=is_default)
@@ -116,17 +134,22 @@ def _networks(base: Entry) -> dict[str, bytes]:
     }
 
 
-def _make(base: Entry, networks: Mapping[str, bytes], engine: str, precision: str) -> _Made:
-    provider = find_provider(engine)
-    artefacts = {file: _made_of(provider, data, precision) for file, data in networks.items()}
+def _make(
+    base: Entry, networks: Mapping[str, bytes], reference: Engines, engine: str, precision: str
+) -> _Made:
+    provider, feeds = find_provider(engine), feeds_of(base.spec, reference)
+    artefacts = {
+        file: _made_of(provider, data, precision, feeds[file.removesuffix(".onnx")])
+        for file, data in networks.items()
+    }
     records = {file: file_record(data) for file, data in artefacts.items()}
     changes = {"engine": engine, "precision": precision, "artefacts": records}
     return _Made(base.build.model_copy(update=changes), artefacts)
 
 
-def _made_of(provider: EngineProvider, network: bytes, precision: str) -> bytes:
+def _made_of(provider: EngineProvider, network: bytes, precision: str, feeds: Feeds) -> bytes:
     try:
-        made = provider.make(network, precision)
+        made = provider.make(network, precision, feeds)
     except LatentryError:
         raise
     except Exception as error:  # an engine of anybody's
@@ -134,6 +157,34 @@ def _made_of(provider: EngineProvider, network: bytes, precision: str) -> bytes:
     if not isinstance(made, bytes):
         raise ExportRefused(f"the engine made a {type(made).__name__}; it must be bytes")
     return made
+
+
+def _check_faster(build: Build, finding: BuildFinding) -> None:
+    """Refuse fewer bits that gain nothing; raises ExportRefused."""
+    if finding.speed <= 1:
+        raise ExportRefused(
+            f"{build.name} draws {finding.speed:.2f} times as many samples a second as {FP32} on "
+            "this processor, so it is no use here; nothing was added"
+        )
+
+
+def _through_gate(
+    base: Entry,
+    reference: Engines,
+    engines: Engines,
+    bounds: Mapping[str, float],
+    on_step: Callable[[str], None],
+) -> GateFinding:
+    """Return what the gate found; raises ExportRefused where a build does not pass it."""
+    samples = PairedSamples(base.spec, reference, engines, most_proved_batch(base))
+    finding = run_gate(
+        base.spec,
+        samples,
+        bounds,
+        progress=lambda count: on_step(f"comparing its samples with {FP32}'s: {count:,}"),
+    )
+    refuse(f"{next(iter(engines.values())).engine_class}", finding)
+    return finding
 
 
 def _load(build: Build, artefacts: Mapping[str, bytes], threads: int = 0) -> Engines:

@@ -171,11 +171,11 @@ def load_engines(
     return engines
 
 
-def draw_rows(spec: GeneratorSpec, count: int) -> Arrays:
-    """Return rows of every input: latents of seeds 0 .. count-1, others over their ranges."""
+def draw_rows(spec: GeneratorSpec, count: int, *, first_seed: int = 0) -> Arrays:
+    """Return rows of every input: latents of ``count`` seeds, others over their ranges."""
     route = spec.route(frozenset())
     return {
-        item.name: LatentDrawer(item).draw(range(count))
+        item.name: LatentDrawer(item).draw(range(first_seed, first_seed + count))
         if isinstance(item, LatentInput) and item in route.drawn
         else item.examples(count)
         for item in route.inputs

@@ -119,7 +119,7 @@ class Parity(Strict):
         engine_class: The engine class that was proved.
         seeds: The seeds 0 .. seeds-1 were drawn.
         batch_sizes: At each of these, and equal to the bit among them.
-        tolerance: The largest difference that is allowed.
+        tolerance: The largest difference that is allowed; None where a gate judges the samples.
         differences: By float output, the largest difference, in units of the output's largest
             value where that is above 1.
         levels: Largest difference of an element of the uint8 outputs; of label maps any number.
@@ -133,7 +133,7 @@ class Parity(Strict):
     batch_sizes: Annotated[
         tuple[Annotated[int, Field(ge=1, le=MOST_BATCH)], ...], Field(min_length=1)
     ]
-    tolerance: FiniteFloat
+    tolerance: FiniteFloat | None
     differences: Annotated[dict[str, FiniteFloat], Field(min_length=1)]
     levels: int
     level_fraction: FiniteFloat
@@ -146,6 +146,24 @@ class GoldenRecord(Strict):
 
     count: Annotated[int, Field(ge=1, le=MOST_GOLDENS)]
     engine_class: str
+
+
+class Gate(Strict):
+    """What a build in other numbers than FP32 was found to draw, beside FP32 at the same seeds.
+
+    ``latentry.export.gates`` measures it, and says what the words mean.
+
+    Attributes:
+        samples: How many were compared: of the seeds 0 .. samples-1, where seeds draw.
+        found: Figures by name.
+        bounds: What was allowed, by the names of the figures.
+        reference: What a Frechet distance is a share of; empty where none was measured.
+    """
+
+    samples: Annotated[int, Field(ge=1)]
+    found: dict[str, FiniteFloat]
+    bounds: dict[str, FiniteFloat]
+    reference: str = ""
 
 
 class ServingPart(Strict):
@@ -172,6 +190,7 @@ class Build(Strict):
         files: What else lies in the folder of the build.
         speed: Samples per second over those of the FP32 build, measured when this one was made; 1
             for that one itself.
+        gate: How far its samples are from FP32's; None where they must be as near as an export's.
     """
 
     format: Literal[3] = FORMAT
@@ -184,6 +203,7 @@ class Build(Strict):
     goldens: GoldenRecord
     files: dict[str, FileRecord]
     speed: FiniteFloat = 1.0
+    gate: Gate | None = None
     tools: dict[str, str]
     host: str
     created: str

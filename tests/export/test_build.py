@@ -27,7 +27,7 @@ from latentry.serving.entries.manifests import FP32, Build
 from latentry.serving.entries.publishing import publish, remove_entry
 from latentry.serving.entries.repository import Entry, newest_entries, read_entry
 from latentry.serving.entries.verification import verify_entry
-from latentry.serving.runtime.engines import Engine, EngineMissing, registry
+from latentry.serving.runtime.engines import Engine, EngineMissing, Feeds, registry
 from latentry.serving.runtime.generator import load_generator
 from latentry.serving.runtime.local import LocalTransport
 
@@ -47,7 +47,7 @@ class Changed:
             raise EngineMissing("changed cannot run here")
         return f"changed-{precision}"
 
-    def make(self, network: bytes, precision: str) -> bytes:
+    def make(self, network: bytes, precision: str, feeds: Feeds) -> bytes:
         return network
 
     def load(self, artefact: bytes, build: Build, *, threads: int) -> Engine:

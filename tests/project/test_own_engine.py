@@ -39,7 +39,7 @@ class Plain:
             return "plain-moved"
         return f"plain-{engine_class()}"
 
-    def make(self, network, precision):
+    def make(self, network, precision, feeds):
         return network
 
     def load(self, artefact, build, *, threads):

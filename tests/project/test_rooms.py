@@ -40,7 +40,9 @@ FOLDERS = sorted({room.partition(".")[0] for room in ROOMS})
 LIBRARIES: dict[str, set[str]] = {
     "onnxruntime": {"serving.runtime.engines"},
     "torch": {"training", "export"},
-    "onnx": {"export"},
+    "onnx": {"export", "serving.runtime.engines.quantization"},
+    "openvino": {"serving.runtime.engines.openvino_cpu"},
+    "nncf": {"serving.runtime.engines.quantization"},
     "onnxscript": {"export"},
     "triton_python_backend_utils": {"serving.triton"},
     "grpc": {"clients.transports", "profiling.load", "serving.server.probe"},

@@ -1,6 +1,6 @@
 """Engines run a network: arrays by name in, arrays by name out. Providers make and load them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from latentry.contract.errors import ServeError
 from latentry.contract.wire import Arrays
 from latentry.serving.entries.manifests import Build
+
+Feeds = Callable[[int], Arrays]
+"""Gives so many rows of a network's inputs, by their names in its graph, as samples make them."""
 
 
 class EngineMissing(ServeError):
@@ -45,8 +48,14 @@ class EngineProvider(Protocol):
         """
         ...
 
-    def make(self, network: bytes, precision: str) -> bytes:
-        """Return what is to be loaded for an FP32 network, an ONNX file without other files."""
+    def make(self, network: bytes, precision: str, feeds: Feeds) -> bytes:
+        """Return what is to be loaded for an FP32 network.
+
+        Args:
+            network: An ONNX file without other files.
+            precision: In what numbers it is to run.
+            feeds: What the network is fed with, for an engine that has to see ranges of numbers.
+        """
         ...
 
     def load(self, artefact: bytes, build: Build, *, threads: int) -> Engine:

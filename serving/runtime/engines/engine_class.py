@@ -4,9 +4,22 @@ import importlib.util
 import platform
 import re
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 _VERSION = re.compile(r'^__version__ = "([^"]+)"', re.MULTILINE)
+
+
+# Instructions for products of 8-bit integers and of BF16, by which bits of such builds differ.
+_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")
+_BF16 = ("avx512_bf16", "amx_bf16")
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Return what the processor can do, in the kernel's words; nothing where that is not known."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return frozenset(cpuinfo.read_text().split() if cpuinfo.exists() else ())
 
 
 @cache
@@ -14,27 +27,44 @@ def vector_level() -> str:
     """Return the processor's vector level, by which ONNX Runtime picks its kernels."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
     for level, flag in (("avx512", "avx512f"), ("avx2", "avx2")):
-        if flag in flags:
+        if flag in cpu_flags():
             return level
     return "sse"
 
 
 @cache
-def engine_class() -> str:
-    """Return the engine class of what this machine would load, without loading it.
+def engine_class(precision: str = "fp32") -> str:
+    """Return the engine class of ONNX Runtime as this machine would load it, without loading it.
 
     Raises:
         ModuleNotFoundError: ONNX Runtime is not installed.
     """
-    return class_of_version(_installed_version())
+    return class_of_version(_installed_version(), precision)
 
 
-def class_of_version(version: str) -> str:
+def class_of_version(version: str, precision: str = "fp32") -> str:
     """Return the engine class of ONNX Runtime ``version`` on this machine."""
-    return f"onnxruntime-{version}-fp32-{vector_level()}"
+    return f"onnxruntime-{version}-{precision}-{level_of(precision)}"
+
+
+def openvino_class(precision: str, version: str) -> str:
+    """Return the engine class of OpenVINO ``version`` on this machine."""
+    return f"openvino-{version.partition('-')[0]}-{precision}-{level_of(precision)}"
+
+
+def installed_openvino() -> str | None:
+    """Return the version of OpenVINO that is installed here, without loading it; None for none."""
+    try:
+        return metadata.version("openvino")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def level_of(precision: str) -> str:
+    """Return the instructions by which the bits of a network of this precision differ."""
+    more = {"int8": _INT8, "bf16": _BF16}.get(precision, ())
+    return "_".join([vector_level(), *(flag for flag in more if flag in cpu_flags())])
 
 
 def _installed_version() -> str:

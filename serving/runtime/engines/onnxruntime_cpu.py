@@ -3,43 +3,36 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-# Before the import: from 1.29 on it would begin there to write down what it is used for, to send it
-# to its maker (docs/operations.md). What this process starts inherits it.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
-import onnxruntime
 from numpy.typing import NDArray
 
 from latentry.contract.wire import Arrays
 from latentry.serving.entries.manifests import RowMode
 from latentry.serving.runtime.engines.engine_class import class_of_version
+from latentry.serving.runtime.engines.row_parts import joined, parts_of
+from latentry.serving.runtime.engines.telemetry import silence
+
+silence()
+import onnxruntime  # noqa: E402
 
 _FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxRuntimeEngine:
-    """A network on the CPU; see :class:`latentry.serving.runtime.engines.Engine`.
+    """A network on the CPU; see :class:`latentry.serving.runtime.engines.Engine`."""
 
-    Every row is computed by one thread alone, and the rows of a batch are shared out among the
-    threads. Threads that share an operator, which is ONNX Runtime's own way, change the last bits
-    of a sample with their number and with the batch from three threads on (measured with 1.31),
-    so a seed would not keep its image; and they are slower, since they wait for each other at
-    every operator (docs/performance.md).
-
-    Some operators (means over channels, sin, log, softplus, ...) round the same row otherwise
-    beside other rows. With ``rows`` "single" each row is a run of its own, so that its sample
-    cannot depend on the batch.
-    """
-
-    def __init__(self, model: Path | bytes, *, threads: int = 0, rows: RowMode = "batch") -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        precision: str = "fp32",
+        threads: int = 0,
+        rows: RowMode = "batch",
+    ) -> None:
         """Load ``model`` (a file or its bytes); ``threads`` 0 means one for each core."""
-        self.engine_class = class_of_version(onnxruntime.__version__)
+        self.engine_class = class_of_version(onnxruntime.__version__, precision)
         self._rows = rows
         self._threads = threads or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(max(1, self._threads - 1))
@@ -67,41 +60,18 @@ class OnnxRuntimeEngine:
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return the named ``outputs``; raises ONNX Runtime's own errors."""
-        names, feed = list(outputs), dict(inputs)
-        rows = len(next(iter(feed.values())))
-        parts = min(self._threads, rows)
-        if rows <= 1 or (parts == 1 and self._rows == "batch"):
-            return dict(zip(names, self._session.run(names, feed), strict=True))
-        share = self._run_rows if self._rows == "single" else self._run_parts
-        drawn = share(names, feed, rows, parts)
-        return {name: np.concatenate(pieces) for name, *pieces in zip(names, *drawn, strict=True)}
-
-    def _run_parts(
-        self, names: list[str], feed: dict[str, NDArray[Any]], rows: int, parts: int
-    ) -> list[Any]:
-        """Give every thread as many rows; return the outputs of each."""
-        cuts = [rows * index // parts for index in range(parts + 1)]
-        first, *others = (
-            {name: array[start:stop] for name, array in feed.items()}
-            for start, stop in pairwise(cuts)
-        )
-        waiting = [self._pool.submit(self._session.run, names, part) for part in others]
-        return [self._session.run(names, first), *(future.result() for future in waiting)]
-
-    def _run_rows(
-        self, names: list[str], feed: dict[str, NDArray[Any]], rows: int, parts: int
-    ) -> list[Any]:
-        """Give a row to each thread that has none, until none is left; return their outputs."""
-        drawn: list[Any] = [None] * rows
-        turns = iter(range(rows))
+        names = list(outputs)
+        parts = parts_of(inputs, self._threads, self._rows)
+        drawn: list[Any] = [None] * len(parts)
+        turns = iter(range(len(parts)))
 
         def work() -> None:
-            for row in turns:
-                one = {name: array[row : row + 1] for name, array in feed.items()}
-                drawn[row] = self._session.run(names, one)
+            for turn in turns:
+                drawn[turn] = self._session.run(names, dict(parts[turn]))
 
-        waiting = [self._pool.submit(work) for _ in range(parts - 1)]
+        others = min(self._threads, len(parts)) - 1
+        waiting = [self._pool.submit(work) for _ in range(others)]
         work()
         for future in waiting:
             future.result()
-        return drawn
+        return joined(names, drawn)

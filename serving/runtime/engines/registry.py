@@ -8,9 +8,13 @@ from latentry.contract.importing import told
 from latentry.serving.entries.manifests import Build
 from latentry.serving.runtime.engines import Engine, EngineMissing, EngineProvider
 from latentry.serving.runtime.engines.onnxruntime_provider import OnnxRuntimeProvider
+from latentry.serving.runtime.engines.openvino_provider import OpenVinoProvider
 
 GROUP = "latentry.engines"
-_OURS: dict[str, EngineProvider] = {"onnxruntime": OnnxRuntimeProvider()}
+_OURS: dict[str, EngineProvider] = {
+    "onnxruntime": OnnxRuntimeProvider(),
+    "openvino": OpenVinoProvider(),
+}
 
 
 def find_provider(engine: str) -> EngineProvider:

@@ -142,6 +142,19 @@ engine.run({"z": np.zeros((4, 64), np.float32)}, ["image"])
 """
 
 
+DRAW_BY_OPENVINO = """
+import sys
+import numpy as np
+from latentry.serving.runtime.engines.openvino_cpu import OpenVinoEngine
+from latentry.serving.runtime.engines.quantization import quantized
+z = np.random.RandomState(0).randn(4, 64).astype(np.float32)
+network = quantized(open(sys.argv[1], "rb").read(), lambda count: {"z": z})
+engine = OpenVinoEngine(network, "int8", threads=2)
+drawn = engine.run({"z": z}, ["image"])["image"]
+assert drawn.shape == (4, 64, 64, 3)
+"""
+
+
 def run_without_internet(code: str, network: Path, home: Path) -> int:
     home.mkdir()
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
@@ -150,8 +163,9 @@ def run_without_internet(code: str, network: Path, home: Path) -> int:
     return subprocess.run(command, env=environment, check=False).returncode
 
 
-def test_no_engine_tells_anybody_anything(network: Path, tmp_path: Path) -> None:
-    assert run_without_internet(DRAW, network, tmp_path / "home") == 0
+@pytest.mark.parametrize("code", [DRAW, DRAW_BY_OPENVINO])
+def test_no_engine_tells_anybody_anything(code: str, network: Path, tmp_path: Path) -> None:
+    assert run_without_internet(code, network, tmp_path / "home") == 0
     assert list((tmp_path / "home").iterdir()) == []
 
 

@@ -1,0 +1,32 @@
+"""What the networks of a model are fed with while an engine finds out which range numbers have."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.stages.stage import NetworkStage
+from latentry.contract.wire import Arrays
+from latentry.export.proofs.proof_bench import EngineBench, draw_rows
+from latentry.serving.runtime.engines import Engine, Feeds
+
+FIRST_SEED = 2**31
+"""Calibration draws from here on: none of these seeds is one that a proof or a gate judges by."""
+
+_TOGETHER = 16
+
+
+def feeds_of(spec: GeneratorSpec, reference: Mapping[str, Engine]) -> dict[str, Feeds]:
+    """Return what each network is fed with, by its name: what FP32 makes of other seeds."""
+    bench = EngineBench(spec, reference)
+    return {
+        stage.network: partial(_feed, bench, stage)
+        for stage in spec.pipeline
+        if isinstance(stage, NetworkStage)
+    }
+
+
+def _feed(bench: EngineBench, stage: NetworkStage, count: int) -> Arrays:
+    rows = draw_rows(bench.spec, count, first_seed=FIRST_SEED)
+    if set(stage.takes) <= rows.keys():
+        return bench.feed(stage, rows)
+    return bench.feed(stage, {**rows, **bench.run_onnx(rows, _TOGETHER)})

@@ -1,0 +1,105 @@
+"""The same samples by FP32 and by a build, a few at a time."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentry.contract.kinds.latent import LatentInput
+from latentry.contract.seeds import LatentDrawer, stream_words
+from latentry.contract.spec import GeneratorSpec
+from latentry.contract.wire import Arrays
+from latentry.export.proofs.parity import check_finite
+from latentry.export.proofs.proof_bench import EngineBench
+from latentry.serving.runtime.engines import Engine
+
+_MOST_BYTES = 64 * 2**20
+_MOST_EXAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Samples from index ``first`` on, drawn by both: outputs by name, [N, ...]."""
+
+    first: int
+    expected: Arrays
+    found: Arrays
+
+    def __len__(self) -> int:
+        return len(next(iter(self.found.values())))
+
+
+class PairedSamples:
+    """Draws the samples 0, 1, ... by FP32 and by a build.
+
+    Sample i has the seed i, and of every other input one example: up to 4,096 of each, in an order
+    of its own, so that inputs vary apart from each other, and from the first one again after the
+    last. Of a model that draws nothing there are as many samples as examples.
+    """
+
+    def __init__(
+        self,
+        spec: GeneratorSpec,
+        reference: Mapping[str, Engine],
+        engines: Mapping[str, Engine],
+        size: int,
+    ) -> None:
+        """Draw ``size`` samples at a time."""
+        route = spec.route(frozenset())
+        self._size = size
+        self._reference, self._bench = EngineBench(spec, reference), EngineBench(spec, engines)
+        self._drawers = {
+            item.name: LatentDrawer(item)
+            for item in route.inputs
+            if isinstance(item, LatentInput) and item in route.drawn
+        }
+        self._examples = {
+            item.name: _mixed(
+                item.name, item.examples(_example_count(item.example_row_shape, item.dtype))
+            )
+            for item in route.inputs
+            if item.name not in self._drawers
+        }
+        self._engine_class = next(iter(engines.values())).engine_class
+
+    @property
+    def most(self) -> int | None:
+        """How many different samples there are; None for as many as seeds."""
+        return None if self._drawers else min(map(len, self._examples.values()))
+
+    def draw(self, first: int, stop: int) -> Iterator[Pair]:
+        """Yield the samples from ``first`` to before ``stop``.
+
+        Raises:
+            ExportRefused: The build gives NaN or infinity, or what is no output of the model.
+        """
+        for start in range(first, stop, self._size):
+            rows = self._rows(start, min(start + self._size, stop))
+            found = self._bench.run_onnx(rows, self._size)
+            check_finite(self._engine_class, found)
+            yield Pair(start, self._reference.run_onnx(rows, self._size), found)
+
+    def _rows(self, first: int, stop: int) -> Arrays:
+        drawn = {name: drawer.draw(range(first, stop)) for name, drawer in self._drawers.items()}
+        places = np.arange(first, stop)
+        return drawn | {
+            name: values[places % len(values)] for name, values in self._examples.items()
+        }
+
+
+def _mixed(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    order = np.random.RandomState(list(stream_words(f"gate:{name}"))).permutation(len(values))
+    mixed: NDArray[Any] = values[order]
+    return mixed
+
+
+def _example_count(shape: tuple[int, ...], dtype: type[np.generic]) -> int:
+    row = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return max(1, min(_MOST_EXAMPLES, _MOST_BYTES // row))
+
+
+def as_pictures(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return pixels [N, H, W] or [N, H, W, C] with an axis of channels."""
+    return rows if rows.ndim == 4 else rows[..., None]
