@@ -7,6 +7,8 @@ from latentry.contract.spec import GeneratorSpec
 
 Part = dict[str, Any]
 
+PIXELS_16: Part = {"height": 16, "width": 16}
+
 
 def make_spec(
     inputs: Sequence[Part], outputs: Sequence[Part], stages: Sequence[Part] = ()

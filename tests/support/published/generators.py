@@ -1,16 +1,9 @@
 """Small generators cut as published ones are: what they take and give, at the size of a test."""
 
-from typing import Any
-
-import exporting.operators  # noqa: F401
 import torch
-from specs import classes, image, make_spec, z
+from specs import PIXELS_16, classes, image, make_spec, z
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
-
-from latentry.contract.spec import GeneratorSpec
-
-PIXELS = {"height": 16, "width": 16}
 
 
 class Perceptron(nn.Module):
@@ -59,9 +52,9 @@ class Layered(nn.Module):
         [z(6), {"name": "noise", "kind": "latent", "shape": [1, 16, 16]}],
         [
             image(16, 16),
-            {"name": "background", "kind": "picture", "channels": 3, **PIXELS},
-            {"name": "foreground", "kind": "picture", "channels": 3, **PIXELS},
-            {"name": "mask", "kind": "mask", **PIXELS},
+            {"name": "background", "kind": "picture", "channels": 3, **PIXELS_16},
+            {"name": "foreground", "kind": "picture", "channels": 3, **PIXELS_16},
+            {"name": "mask", "kind": "mask", **PIXELS_16},
         ],
     )
 
@@ -81,8 +74,8 @@ class Translation(nn.Module):
 
     spec = make_spec(
         [
-            {"name": "image", "kind": "picture", "channels": 3, **PIXELS},
-            {"name": "region", "kind": "mask", **PIXELS},
+            {"name": "image", "kind": "picture", "channels": 3, **PIXELS_16},
+            {"name": "region", "kind": "mask", **PIXELS_16},
             {"name": "strength", "kind": "number", "minimum": 0, "maximum": 1, "default": 1},
         ],
         [image(16, 16), {"name": "change", "kind": "vector", "size": 3}],
@@ -137,20 +130,3 @@ class Enlarger(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         detail = nn.functional.pixel_shuffle(self.last(torch.relu(self.first(image))), 2)
         return nn.functional.interpolate(image, scale_factor=2.0) + 0.2 * torch.tanh(detail)
-
-
-PUBLISHED: dict[str, Any] = {
-    "perceptron": Perceptron,
-    "attention": SelfAttention,
-    "layered": Layered,
-    "translation": Translation,
-    "enlarger": Enlarger,
-}
-
-
-def build_published(name: str) -> tuple[nn.Module, GeneratorSpec]:
-    """Return one of them with fixed weights, and its spec."""
-    torch.manual_seed(5)
-    module: nn.Module = PUBLISHED[name]()
-    spec: GeneratorSpec = PUBLISHED[name].spec
-    return module.eval(), spec
