@@ -19,7 +19,7 @@ from latentry.contract.errors import ServeError
 from latentry.serving.entries.goldens import (
     GoldenVerdict,
     compare_with_goldens,
-    read_goldens,
+    goldens_to_meet,
     save_worst_pair,
 )
 from latentry.serving.entries.repository import Entry
@@ -70,7 +70,12 @@ class Canary:
     def __init__(self, url: str, entries: list[Entry]) -> None:
         self._client = InferenceServerClient(url, channel_args=DIRECT)
         self._entries = {entry.name: entry for entry in entries}
-        self._goldens = {name: read_goldens(entry) for name, entry in self._entries.items()}
+        met = {
+            name: goldens_to_meet(entry, expected_class(entry.build))
+            for name, entry in self._entries.items()
+        }
+        self._goldens = {name: goldens for name, (goldens, _) in met.items()}
+        self._least_psnr_db = {name: least for name, (_, least) in met.items()}
 
     def close(self) -> None:
         """Give up the connection."""
@@ -162,6 +167,7 @@ class Canary:
             found,
             self._goldens[name].rows(rows),
             same_class=entry.build.goldens.engine_class == expected_class(entry.build),
+            least_psnr_db=self._least_psnr_db[name],
         )
 
 

@@ -74,9 +74,10 @@ def one_class_replaced(sample: Samples, rows: Arrays) -> Samples:
 
 
 def calibrated_on_something_else(sample: Samples, _: Arrays) -> Samples:
-    return np.rint(np.clip(sample, -0.3, 0.3) * 127 / 0.3).astype(np.float32) * np.float32(
-        0.3 / 127
+    narrow: Samples = (np.rint(np.clip(sample, -0.3, 0.3) * 127 / 0.3) * 0.3 / 127).astype(
+        np.float32
     )
+    return narrow
 
 
 def one_in_five_hundred_destroyed(sample: Samples, rows: Arrays) -> Samples:

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,11 @@ from latentry.serving.entries.goldens import (
     compare_with_goldens,
     golden_bytes,
     golden_count,
+    goldens_to_meet,
     read_goldens,
     save_worst_pair,
 )
+from latentry.serving.entries.manifests import Gate
 from latentry.serving.entries.repository import Entry, newest_entries
 
 SPEC = make_spec([z(4)], [image(32, 32, 1)])
@@ -203,3 +206,28 @@ def test_goldens_of_large_samples_are_fewer() -> None:
         [z(12), classes("a", "b"), w(3, 20), psi()], [image(24, 24)], stages_of_stylegan(w_avg)
     )
     assert golden_count(mapped) == 8
+
+
+def test_fewer_bits_of_another_class_meet_what_their_gate_asked(
+    repository: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(repository / "wide", tmp_path / "wide")
+    entry = entry_of(tmp_path, "wide")
+    gate = Gate(samples=9, found={"worst_psnr_db": 31.0}, bounds={"worst_psnr_db": 30.0})
+    build = entry.build.model_copy(update={"precision": "int8", "gate": gate})
+    gated = replace(entry, build=build)
+    shutil.copytree(entry.build_folder, gated.build_folder)
+    own = build.goldens.engine_class
+    assert goldens_to_meet(gated, own)[1] is None
+    goldens, least_psnr_db = goldens_to_meet(gated, f"{own}_vnni")
+    assert least_psnr_db == 30
+
+    def verdict(step: int) -> GoldenVerdict:
+        image = goldens.outputs["image"]
+        found = {"image": np.where(image > 127, image - step, image + step).astype(np.uint8)}
+        return compare_with_goldens(
+            entry.spec, found, goldens.outputs, same_class=False, least_psnr_db=least_psnr_db
+        )
+
+    assert verdict(8).passed  # 20 log10(255 / 8) is 30.07 dB
+    assert not verdict(9).passed
