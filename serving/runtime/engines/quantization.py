@@ -19,9 +19,8 @@ def quantized(network: bytes, feeds: Feeds) -> bytes:
     Weights by channel and symmetric, what goes between operators by tensor, over the ranges seen
     (NNCF's post-training quantisation, preset "mixed"). Weights take seven bits of the eight, as
     processors without VNNI add products up in 16 bits, which eight would overflow: what was
-    quantised here is not to draw something else elsewhere. The file holds pairs of QuantizeLinear and
-    DequantizeLinear, which ONNX Runtime, OpenVINO and TensorRT read as one operator with what they
-    surround.
+    quantised here is not to draw something else elsewhere. The file holds pairs of QuantizeLinear
+    and DequantizeLinear, which ONNX Runtime and OpenVINO join with the operator between them.
 
     Args:
         network: An ONNX file without other files.
