@@ -157,6 +157,13 @@ def build(
             metavar="NAME=NUMBER",
         ),
     ] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of pictures that go in, to calibrate and to judge by; of a model that "
+            "takes several, one folder in it by the name of each.",
+        ),
+    ] = None,
     no_default: Annotated[
         bool,
         typer.Option("--no-default", help="Serve it only where it is asked for, however fast."),
@@ -181,6 +188,7 @@ def build(
         entry = build_model(
             *(repository, name, engine, precision),
             bounds=_bounds(bound or []),
+            examples=examples,
             may_be_default=not no_default,
             on_step=lambda step: status.update(f"{name}: {step}"),
         )

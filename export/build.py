@@ -12,9 +12,11 @@ import numpy as np
 from latentry.contract.errors import BadRequest, ExportRefused, LatentryError
 from latentry.contract.files import read_regular
 from latentry.contract.importing import told
+from latentry.contract.spec import GeneratorSpec
 from latentry.contract.system import time_now
 from latentry.contract.wire import Arrays
 from latentry.export.calibration import feeds_of
+from latentry.export.example_pictures import NONE, read_examples
 from latentry.export.gates.bounds import bounds_of
 from latentry.export.gates.gate import GateFinding, refuse, run_gate
 from latentry.export.gates.report import REPORT_FILE, report_bytes
@@ -48,6 +50,7 @@ def build_model(
     precision: str,
     *,
     bounds: Mapping[str, float] | None = None,
+    examples: Path | None = None,
     may_be_default: bool = True,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Entry:
@@ -63,6 +66,8 @@ def build_model(
         precision: In what numbers.
         bounds: Other bounds than those of the precision, by name; see
             :mod:`latentry.export.gates.bounds`.
+        examples: A folder of pictures that go in, for calibration and for the gate; see
+            :func:`latentry.export.example_pictures.read_examples`.
         may_be_default: Whether it may become the default.
         on_step: Called with a line for people before each step.
 
@@ -79,7 +84,9 @@ def build_model(
     on_step(f"making {engine}-{precision}")
     networks = _networks(base)
     reference = _load(base.build, networks)
-    made = _make(base, networks, reference, engine, precision)
+    pictures = read_examples(base.spec, examples) if examples else NONE
+    feeds = feeds_of(base.spec, reference, pictures.calibrating)
+    made = _make(base, networks, feeds, engine, precision)
     on_step(f"proving it against {FP32}")
     most = most_proved_batch(base)
     finding = prove_build(base.spec, reference, made.load, most, is_exact=allowed is None)
@@ -87,7 +94,8 @@ def build_model(
     draft = made.build
     if allowed is not None:
         _check_faster(draft, finding)
-        judged = _through_gate(base, reference, finding.engines, allowed, on_step)
+        samples = PairedSamples(base.spec, reference, finding.engines, most, pictures.judging)
+        judged = _through_gate(base.spec, draft.name, samples, allowed, on_step)
         draft = draft.model_copy(update={"gate": judged.gate})
         files[REPORT_FILE] = report_bytes(base.name, draft.name, judged)
     on_step("drawing the goldens")
@@ -135,9 +143,13 @@ def _networks(base: Entry) -> dict[str, bytes]:
 
 
 def _make(
-    base: Entry, networks: Mapping[str, bytes], reference: Engines, engine: str, precision: str
+    base: Entry,
+    networks: Mapping[str, bytes],
+    feeds: Mapping[str, Feeds],
+    engine: str,
+    precision: str,
 ) -> _Made:
-    provider, feeds = find_provider(engine), feeds_of(base.spec, reference)
+    provider = find_provider(engine)
     artefacts = {
         file: _made_of(provider, data, precision, feeds[file.removesuffix(".onnx")])
         for file, data in networks.items()
@@ -169,21 +181,20 @@ def _check_faster(build: Build, finding: BuildFinding) -> None:
 
 
 def _through_gate(
-    base: Entry,
-    reference: Engines,
-    engines: Engines,
+    spec: GeneratorSpec,
+    name: str,
+    samples: PairedSamples,
     bounds: Mapping[str, float],
     on_step: Callable[[str], None],
 ) -> GateFinding:
     """Return what the gate found; raises ExportRefused where a build does not pass it."""
-    samples = PairedSamples(base.spec, reference, engines, most_proved_batch(base))
     finding = run_gate(
-        base.spec,
+        spec,
         samples,
         bounds,
         progress=lambda count: on_step(f"comparing its samples with {FP32}'s: {count:,}"),
     )
-    refuse(f"{next(iter(engines.values())).engine_class}", finding)
+    refuse(name, finding)
     return finding
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from functools import partial
 
+import numpy as np
+
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.stages.stage import NetworkStage
 from latentry.contract.wire import Arrays
@@ -15,18 +17,24 @@ FIRST_SEED = 2**31
 _TOGETHER = 16
 
 
-def feeds_of(spec: GeneratorSpec, reference: Mapping[str, Engine]) -> dict[str, Feeds]:
-    """Return what each network is fed with, by its name: what FP32 makes of other seeds."""
+def feeds_of(
+    spec: GeneratorSpec, reference: Mapping[str, Engine], pictures: Arrays
+) -> dict[str, Feeds]:
+    """Return what each network is fed with, by its name: what FP32 makes of other seeds.
+
+    ``pictures`` are rows of inputs, which are gone through again and again.
+    """
     bench = EngineBench(spec, reference)
     return {
-        stage.network: partial(_feed, bench, stage)
+        stage.network: partial(_feed, bench, stage, pictures)
         for stage in spec.pipeline
         if isinstance(stage, NetworkStage)
     }
 
 
-def _feed(bench: EngineBench, stage: NetworkStage, count: int) -> Arrays:
+def _feed(bench: EngineBench, stage: NetworkStage, pictures: Arrays, count: int) -> Arrays:
     rows = draw_rows(bench.spec, count, first_seed=FIRST_SEED)
+    rows |= {name: values[np.arange(count) % len(values)] for name, values in pictures.items()}
     if set(stage.takes) <= rows.keys():
         return bench.feed(stage, rows)
     return bench.feed(stage, {**rows, **bench.run_onnx(rows, _TOGETHER)})

@@ -203,11 +203,11 @@ def faults_of(gate: Gate, worst: list[Shown]) -> tuple[str, ...]:
     )
 
 
-def refuse(precision: str, finding: GateFinding) -> None:
+def refuse(build: str, finding: GateFinding) -> None:
     """Refuse a build that is not as good as FP32; raises ExportRefused."""
     if finding.faults:
         raise ExportRefused(
-            f"over {finding.gate.samples:,} samples, {precision} does not draw as FP32 does: "
+            f"over {finding.gate.samples:,} samples, {build} does not draw as FP32 does: "
             f"{'; '.join(finding.faults)}. Nothing was added. Where that is good enough, say so by "
             f"name: --bound {finding.faults[0].split()[0]}=..."
         )

@@ -45,8 +45,9 @@ class PairedSamples:
         reference: Mapping[str, Engine],
         engines: Mapping[str, Engine],
         size: int,
+        pictures: Arrays,
     ) -> None:
-        """Draw ``size`` samples at a time."""
+        """Draw ``size`` samples at a time; ``pictures`` are rows of inputs instead of examples."""
         route = spec.route(frozenset())
         self._size = size
         self._reference, self._bench = EngineBench(spec, reference), EngineBench(spec, engines)
@@ -56,7 +57,9 @@ class PairedSamples:
             if isinstance(item, LatentInput) and item in route.drawn
         }
         self._examples = {
-            item.name: _mixed(
+            item.name: pictures[item.name]
+            if item.name in pictures
+            else _mixed(
                 item.name, item.examples(_example_count(item.example_row_shape, item.dtype))
             )
             for item in route.inputs
@@ -67,7 +70,7 @@ class PairedSamples:
     @property
     def most(self) -> int | None:
         """How many different samples there are; None for as many as seeds."""
-        return None if self._drawers else min(map(len, self._examples.values()))
+        return None if self._drawers else max(map(len, self._examples.values()))
 
     def draw(self, first: int, stop: int) -> Iterator[Pair]:
         """Yield the samples from ``first`` to before ``stop``.

@@ -171,7 +171,7 @@ def load_engines(
     return engines
 
 
-def draw_rows(spec: GeneratorSpec, count: int, *, first_seed: int = 0) -> Arrays:
+def draw_rows(spec: GeneratorSpec, count: int, *, first_seed: int = 0) -> dict[str, NDArray[Any]]:
     """Return rows of every input: latents of ``count`` seeds, others over their ranges."""
     route = spec.route(frozenset())
     return {

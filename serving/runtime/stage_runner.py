@@ -57,7 +57,8 @@ class StageRunner:
             if WATCH in results:
                 watches.append(results.pop(WATCH))
             made |= results
-        return made, watches[0] if len(watches) == 1 else np.add.reduce(watches)
+        # The largest: sums of finite numbers may overflow, and NaN wins here, too.
+        return made, watches[0] if len(watches) == 1 else np.maximum.reduce(np.abs(watches))
 
     def _run_stage(self, stage: Stage, board: Board, with_samples: bool) -> Board:
         if not isinstance(stage, NetworkStage):

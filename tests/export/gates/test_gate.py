@@ -21,7 +21,7 @@ def judge(
 ) -> GateFinding:
     bounds = bounds_of(precision, how.pop("bounds", {}))
     assert bounds is not None
-    samples = PairedSamples(SPEC, {"generator": Painter()}, {"generator": engine}, 64)
+    samples = PairedSamples(SPEC, {"generator": Painter()}, {"generator": engine}, 64, {})
     return run_gate(SPEC, samples, bounds, least=least, **how)
 
 
@@ -94,7 +94,7 @@ def test_what_is_as_good_passes(engine: Painter, precision: str) -> None:
     assert finding.faults == ()
     assert finding.gate.samples == len(finding.psnr_db) == LEAST_SAMPLES
     assert finding.gate.found.keys() >= finding.gate.bounds.keys() == BOUNDS[precision].keys()
-    refuse(precision, finding)
+    refuse("painter-int8", finding)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_is_broken_is_refused(change: Change, figure: str) -> None:
     finding = judge(Painter(change))
     assert finding.faults[0].startswith(f"{figure} is ")
     with pytest.raises(ExportRefused, match=f"{figure} is .* Nothing was added"):
-        refuse("int8", finding)
+        refuse("painter-int8", finding)
 
 
 def test_what_destroys_few_is_found_among_the_worst() -> None:

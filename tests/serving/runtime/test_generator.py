@@ -14,6 +14,7 @@ from latentry.contract.kinds.formats import Format
 from latentry.contract.seeds import LatentDrawer
 from latentry.contract.spec import GeneratorSpec
 from latentry.serving.runtime.generator import Generator
+from latentry.serving.runtime.stage_runner import StageRunner
 
 SPEC = make_spec([z(4), classes("a", "b")], [image(2, 2, 1)])
 NAN_SEED = 13
@@ -342,3 +343,39 @@ def test_an_engine_that_fails_is_an_answer_and_no_end() -> None:
     assert [str(answer) for answer in failed] == ["the engine failed: MemoryError"] * 2
     assert all(isinstance(answer, ServerFault) for answer in failed)
     assert picture(generator.answer([ask(1)])[0]).shape == (1, 2, 2, 1)
+
+
+def test_sums_of_several_networks_that_are_finite_do_not_overflow_together() -> None:
+    spec = make_spec(
+        [z(2)],
+        [image(4, 4, 1), {"name": "taste", "kind": "vector", "size": 3}],
+        [
+            {"network": "painter", "takes": ["z"], "gives": ["image"]},
+            {"network": "taster", "takes": ["z"], "gives": ["taste"]},
+        ],
+    )
+
+    class Summing:
+        engine_class = "summing"
+
+        def __init__(self, watch: float) -> None:
+            self.watch = watch
+
+        def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
+            made: Arrays = {
+                "taste": np.zeros((1, 3), np.float32),
+                "image": np.zeros((1, 4, 4, 1), np.uint8),
+                "watch": np.array([self.watch], np.float32),
+            }
+            return {name: made[name] for name in outputs}
+
+    for watches, is_finite in (
+        ((3e38, 3e38), True),
+        ((-3e38, np.inf), False),
+        ((np.nan, 1), False),
+    ):
+        engines = dict(zip(("painter", "taster"), map(Summing, watches), strict=True))
+        _, watch = StageRunner(spec, engines).run(
+            spec.route(frozenset()), {"z": np.zeros((1, 2), np.float32)}
+        )
+        assert np.isfinite(watch).tolist() == [is_finite]
