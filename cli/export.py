@@ -1,9 +1,7 @@
-"""``latentry export`` and ``latentry build``: what adds proved entries, and builds to them."""
+"""``latentry export``, ``build`` and ``evaluate``: proved entries, their builds, how good these are."""
 
 import contextlib
-import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,12 +9,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from latentry.cli.common.builds import Bound, bounds_from_texts, nearness
 from latentry.cli.common.console import AsJson
+from latentry.cli.common.exit_codes import EXIT_FAULT
 from latentry.cli.common.repository_options import DEFAULT_REPOSITORY, Repository, print_json
 from latentry.cli.common.usage import WrongUsage
 from latentry.contract.files import printable
 
 if TYPE_CHECKING:
+    from latentry.export.gates.gate import GateFinding
     from latentry.export.publish import Source
     from latentry.serving.entries.repository import Entry
 
@@ -80,8 +81,6 @@ def export(
             noise=noise,
             single_rows=rows == "single",
         )
-    from latentry.cli.common.builds import nearness
-
     for warning in entry.build.parity.warnings:
         console.print(Text.assemble(("warning:", "yellow"), f" {printable(warning)}"))
     if as_json:
@@ -149,14 +148,7 @@ def build(
     engine: Annotated[str, typer.Option(help="What is to run it: onnxruntime, openvino, ...")],
     precision: Annotated[str, typer.Option(help="In what numbers: fp32, bf16, int8.")] = "fp32",
     repository: Repository = DEFAULT_REPOSITORY,
-    bound: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Another bound for how far samples may be from FP32's, such as worst_psnr_db=20; "
-            "again for more.",
-            metavar="NAME=NUMBER",
-        ),
-    ] = None,
+    bound: Bound = None,
     examples: Annotated[
         Path | None,
         typer.Option(
@@ -174,12 +166,11 @@ def build(
 
     What draws something else is refused and leaves nothing behind. In fewer bits (bf16, int8) 4,000
     samples and more are compared with FP32's, and a page with pictures is kept beside the build.
-    The build is served by default
-    where it is at least 1.2 times as fast, and otherwise by `latentry serve --build MODEL=BUILD`.
+    It is served by default where it is at least 1.2 times as fast, and otherwise by `latentry serve
+    --build MODEL=BUILD`.
 
     latentry build digits --engine openvino --precision int8
     """
-    from latentry.cli.common.builds import nearness
     from latentry.export.build import build_model
     from latentry.serving.entries.repository import default_build
 
@@ -187,7 +178,7 @@ def build(
     with console.status("loading") as status:
         entry = build_model(
             *(repository, name, engine, precision),
-            bounds=_bounds(bound or []),
+            bounds=bounds_from_texts(bound or []),
             examples=examples,
             may_be_default=not no_default,
             on_step=lambda step: status.update(f"{name}: {step}"),
@@ -221,17 +212,79 @@ def build(
         console.print(Text(f"next: latentry serve --build {name}={built.name}"))
 
 
-def _bounds(texts: Sequence[str]) -> dict[str, float]:
-    """Return the bounds that NAME=NUMBER give; raises WrongUsage."""
-    bounds: dict[str, float] = {}
-    for text in texts:
-        name, _, number = text.partition("=")
-        try:
-            bounds[name.strip()] = float(number)
-        except ValueError:
-            raise WrongUsage(
-                f"--bound is {text!r}; it takes NAME=NUMBER, such as worst_psnr_db=20"
-            ) from None
-        if not math.isfinite(bounds[name.strip()]):
-            raise WrongUsage(f"--bound is {text!r}; it takes a finite number")
-    return bounds
+def evaluate(
+    name: Annotated[str, typer.Argument(help="The model; of its newest version.")],
+    build: Annotated[
+        str | None, typer.Option(help="Which build, such as openvino-int8; else the default.")
+    ] = None,
+    repository: Repository = DEFAULT_REPOSITORY,
+    samples: Annotated[
+        int | None, typer.Option(help="How many samples to begin with; 4,000 if left out.")
+    ] = None,
+    first_seed: Annotated[int, typer.Option(help="Seed of the first sample.")] = 0,
+    bound: Bound = None,
+    examples: Annotated[
+        Path | None, typer.Option(help="A folder of pictures that go in, as for `build`.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a page with figures and pictures there.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how near a build draws to FP32, over any seeds. Exit code 1 where not near enough.
+
+    It changes nothing. The figures and their bounds are those of `latentry build` (docs/builds.md).
+
+    latentry evaluate digits --build openvino-int8 --first-seed 100000 --out quality.html
+    """
+    from latentry.contract.files import write_atomic
+    from latentry.export.evaluation import evaluate_build
+    from latentry.export.gates.report import report_bytes
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with console.status("loading") as status:
+        entry, finding = evaluate_build(
+            *(repository, name, build),
+            samples=samples,
+            first_seed=first_seed,
+            bounds=bounds_from_texts(bound or []),
+            examples=examples,
+            progress=lambda count: status.update(f"{name}: compared {count:,} samples"),
+        )
+    if out is not None:
+        write_atomic(out, report_bytes(name, entry.build.name, finding))
+    if as_json:
+        print_json(_evaluation(entry, finding, first_seed))
+    else:
+        _tell(console, entry, finding)
+    if finding.faults:
+        raise typer.Exit(EXIT_FAULT)
+
+
+def _evaluation(entry: "Entry", finding: "GateFinding", first_seed: int) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "model_digest": entry.digest,
+        "build": entry.build.name,
+        "build_digest": entry.build.digest,
+        "first_seed": first_seed,
+        "passes": not finding.faults,
+        "faults": list(finding.faults),
+        **finding.gate.model_dump(mode="json"),
+    }
+
+
+def _tell(console: Console, entry: "Entry", finding: "GateFinding") -> None:
+    from latentry.export.gates.bounds import LEAST
+
+    gate = finding.gate
+    console.print(
+        Text(f"{entry.name} {entry.build.name} beside FP32, over {gate.samples:,} samples:")
+    )
+    for key, value in gate.found.items():
+        word = "at least" if key in LEAST else "at most"
+        allowed = f"  ({word} {gate.bounds[key]:g})" if key in gate.bounds else ""
+        console.print(f"  {key:<20} {value:>10.4g}{allowed}")
+    for fault in finding.faults:
+        console.print(Text.assemble(("too far:", "red"), f" {fault}"))

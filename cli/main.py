@@ -42,6 +42,11 @@ COMMANDS = {
     "build": Command(
         "latentry.cli.export:build", "Add a build of a model, run by another engine.", "export,cpu"
     ),
+    "evaluate": Command(
+        "latentry.cli.export:evaluate",
+        "Measure how near a build draws to FP32.",
+        "export,cpu",
+    ),
     "models": Command(
         "latentry.cli.models:models", "List or remove the model repository's entries.", "cpu"
     ),
@@ -69,7 +74,7 @@ COMMANDS = {
 # The extras that bring a module; any other that is missing is a fault of ours.
 _EXTRAS = {
     "fsspec": ("synthesis",),
-    "jinja2": ("profile",),
+    "jinja2": ("profile", "export"),
     "matplotlib": ("profile", "train"),
     "onnx": ("export",),
     "onnxruntime": ("cpu", "gpu"),

@@ -34,9 +34,9 @@ class Pair:
 class PairedSamples:
     """Draws the samples 0, 1, ... by FP32 and by a build.
 
-    Sample i has the seed i, and of every other input one example: up to 4,096 of each, in an order
-    of its own, so that inputs vary apart from each other, and from the first one again after the
-    last. Of a model that draws nothing there are as many samples as examples.
+    Sample i has the seed first_seed + i, and of every other input one example: up to 4,096 of each,
+    in an order of its own, so that inputs vary apart from each other, and from the first one again
+    after the last. Of a model that draws nothing there are as many samples as examples.
     """
 
     def __init__(
@@ -46,10 +46,12 @@ class PairedSamples:
         engines: Mapping[str, Engine],
         size: int,
         pictures: Arrays,
+        *,
+        first_seed: int = 0,
     ) -> None:
         """Draw ``size`` samples at a time; ``pictures`` are rows of inputs instead of examples."""
         route = spec.route(frozenset())
-        self._size = size
+        self._size, self._first_seed = size, first_seed
         self._reference, self._bench = EngineBench(spec, reference), EngineBench(spec, engines)
         self._drawers = {
             item.name: LatentDrawer(item)
@@ -85,7 +87,8 @@ class PairedSamples:
             yield Pair(start, self._reference.run_onnx(rows, self._size), found)
 
     def _rows(self, first: int, stop: int) -> Arrays:
-        drawn = {name: drawer.draw(range(first, stop)) for name, drawer in self._drawers.items()}
+        seeds = range(self._first_seed + first, self._first_seed + stop)
+        drawn = {name: drawer.draw(seeds) for name, drawer in self._drawers.items()}
         places = np.arange(first, stop)
         return drawn | {
             name: values[places % len(values)] for name, values in self._examples.items()

@@ -171,7 +171,13 @@ class Generator:
 
 
 def load_generator(entry: Entry, load_engine: EngineLoader) -> Generator:
-    """Return the generator of ``entry``, run by its build.
+    """Return the generator of ``entry``, run by its build; raises as :func:`load_engines`."""
+    engines = load_engines(entry, load_engine)
+    return Generator(entry.spec, engines, max_batch_size=entry.build.serving.max_batch_size)
+
+
+def load_engines(entry: Entry, load_engine: EngineLoader) -> dict[str, Engine]:
+    """Return what runs each network of an entry's build, by its name.
 
     Every artefact is hashed as it is read and loaded from those very bytes, so what runs is what
     the build names, even when a file changes after the server's own verification.
@@ -193,7 +199,7 @@ def load_generator(entry: Entry, load_engine: EngineLoader) -> Generator:
         if found != expected:
             raise EntryError(f"{path} was changed: its SHA-256 is {found}, it should be {expected}")
         engines[network] = load_engine(data, entry.build)
-    return Generator(entry.spec, engines, max_batch_size=entry.build.serving.max_batch_size)
+    return engines
 
 
 def _concatenate(arrays: list[NDArray[Any]]) -> NDArray[Any]:

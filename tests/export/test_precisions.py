@@ -122,6 +122,49 @@ def test_the_command_tells_what_the_gate_found(
     assert "worst of 400 samples" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_build_is_measured_again_over_other_seeds(
+    own: Path,
+    tmp_path: Path,
+    speed: Callable[[float], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    speed(2.0)
+    built = build_model(own, "wide", "onnxruntime", "int8", bounds=LENIENT).build
+    before = sorted(own.rglob("*"))
+    page = tmp_path / "quality.html"
+    command = ["evaluate", "wide", "--repository", str(own), "--samples", "400"]
+    assert main([*command, "--json"]) == 0
+    same = json.loads(capsys.readouterr().out)
+    assert built.gate is not None
+    assert same["found"] == built.gate.found
+    assert same["bounds"]["frechet"] == 10  # what it was made with
+    assert main([*command, "--first-seed", "5000", "--out", str(page), "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert other["found"] != same["found"]
+    assert "It passes." in page.read_text()
+    assert main([*command, "--bound", "worst_psnr_db=120"]) == 1
+    assert "too far: worst_psnr_db is" in " ".join(capsys.readouterr().err.split())
+    assert main([*command, "--build", FP32, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["found"]["worst_psnr_db"] == 150
+    assert sorted(own.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--samples", "19"], "samples is 19; it takes at least 20"),
+        (["--first-seed", "-1"], "first_seed is -1; it takes 0 to"),
+        (["--bound", "worst=3"], "there is no bound 'worst'"),
+        (["--build", "other-int8"], "other-int8"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(
+    own: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "wide", "--repository", str(own), *arguments]) != 0
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("worst_psnr_db", "takes NAME=NUMBER"), ("worst_psnr_db=nan", "takes a finite number")],
