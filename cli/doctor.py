@@ -22,6 +22,7 @@ from latentry.cli.common.repository_options import print_json
 from latentry.contract.errors import LatentryError, ServeError
 from latentry.profiling.perf_analyzer.fetch import fetch_perf_analyzer
 from latentry.profiling.perf_analyzer.program import INSTALL_COMMAND, find_perf_analyzer
+from latentry.serving.runtime.engines.engine_class import FAST_FLAGS, cpu_flags, vector_level
 from latentry.serving.triton.tritonserver import find_tritonserver
 
 Status = Literal["ok", "warning", "error"]
@@ -51,7 +52,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Return every finding."""
     checks = (
-        _python, _numpy, _libpython, _glibc, _engine, _tritonserver, _perf_analyzer,
+        _python, _numpy, _libpython, _glibc, _engine, _processor, _tritonserver, _perf_analyzer,
         _shared_memory, _private_folder, _gpu,
     )  # fmt: skip
     return [finding for check in checks for finding in check()]
@@ -117,6 +118,15 @@ def _engine() -> Iterator[Finding]:
     else:
         extra, found = there.popitem()
         yield Finding("engine", "ok", f"{_ENGINES[extra]} {found}")
+    if version := _version("openvino"):
+        yield Finding("engine", "ok", f"openvino {version}")
+
+
+def _processor() -> Iterator[Finding]:
+    """Tell which numbers the processor has instructions for: what makes builds in them fast."""
+    there = {word: sorted(flags & cpu_flags()) for word, flags in FAST_FLAGS.items()}
+    told = (f"{word} by {', '.join(flags) or 'none'}" for word, flags in there.items())
+    yield Finding("processor", "ok", f"{vector_level()}; {'; '.join(told)}")
 
 
 def _tritonserver() -> Iterator[Finding]:

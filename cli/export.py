@@ -1,4 +1,4 @@
-"""``latentry export``, ``build`` and ``evaluate``: proved entries, builds, and how good they are."""
+"""``latentry export``, ``build`` and ``evaluate``: proved entries, builds, how good they are."""
 
 import contextlib
 import sys

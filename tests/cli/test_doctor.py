@@ -35,6 +35,17 @@ def test_no_engine_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("engine").advice == 'pip install "latentry[cpu]"'
 
 
+def test_what_the_processor_is_fast_at_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "cpu_flags", lambda: frozenset(["avx2", "avx_vnni"]))
+    assert find("processor").found.endswith("; int8 by avx_vnni; bf16 by none")
+
+
+def test_openvino_is_an_engine_beside_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_versions(monkeypatch, {"onnxruntime": "1.31.1", "openvino": "2026.4.1"})
+    engines = [f.found for f in doctor._engine()]
+    assert engines == ["onnxruntime 1.31.1", "openvino 2026.4.1"]
+
+
 def test_the_placeholder_of_perf_analyzer_is_seen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 _VERSION = re.compile(r'^__version__ = "([^"]+)"', re.MULTILINE)
 
 
-# Instructions for products of 8-bit integers and of BF16, by which bits of such builds differ.
-_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")
-_BF16 = ("avx512_bf16", "amx_bf16")
+FAST_FLAGS = {
+    "int8": frozenset(("avx512_vnni", "avx_vnni", "amx_int8")),
+    "bf16": frozenset(("avx512_bf16", "amx_bf16")),
+}
+"""Instructions for products of such numbers, by precision: what makes them fast, and other bits."""
 
 
 @cache
@@ -63,8 +65,8 @@ def installed_openvino() -> str | None:
 
 def level_of(precision: str) -> str:
     """Return the instructions by which the bits of a network of this precision differ."""
-    more = {"int8": _INT8, "bf16": _BF16}.get(precision, ())
-    return "_".join([vector_level(), *(flag for flag in more if flag in cpu_flags())])
+    more = FAST_FLAGS.get(precision, frozenset())
+    return "_".join([vector_level(), *sorted(more & cpu_flags())])
 
 
 def _installed_version() -> str:

@@ -4,14 +4,11 @@ from latentry.contract.errors import BadRequest
 from latentry.serving.entries.manifests import Build
 from latentry.serving.runtime.engines import Engine, EngineMissing, Feeds
 from latentry.serving.runtime.engines.engine_class import (
+    FAST_FLAGS,
     cpu_flags,
     installed_openvino,
     openvino_class,
 )
-
-# One of them (docs.openvino.ai, CPU device): without, OpenVINO would compute in FP32 and say so
-# nowhere.
-_BF16 = ("avx512_bf16", "amx_bf16")
 
 
 class OpenVinoProvider:
@@ -29,12 +26,11 @@ class OpenVinoProvider:
             raise BadRequest(f"openvino runs {', '.join(self.precisions)}, not {precision}")
         version = installed_openvino()
         if version is None:
+            raise EngineMissing('openvino is not installed here: pip install "latentry[openvino]"')
+        # Without them OpenVINO would compute in FP32, and say so nowhere.
+        if precision == "bf16" and not cpu_flags() & (needed := FAST_FLAGS["bf16"]):
             raise EngineMissing(
-                'openvino is not installed here: pip install "openvino>=2026.4,<2027"'
-            )
-        if precision == "bf16" and not cpu_flags().intersection(_BF16):
-            raise EngineMissing(
-                f"bf16 needs a processor with {' or '.join(_BF16)}; this one has neither"
+                f"bf16 needs a processor with {' or '.join(sorted(needed))}; this one has neither"
             )
         return openvino_class(precision, version)
 
