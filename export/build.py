@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from latentry.contract.errors import BadRequest, ExportRefused, LatentryError
-from latentry.contract.files import read_regular
+from latentry.contract.files import read_regular, write_atomic
 from latentry.contract.importing import told
-from latentry.contract.spec import GeneratorSpec
+from latentry.contract.kinds.kind import Size
 from latentry.contract.system import time_now
 from latentry.contract.wire import Arrays
 from latentry.export.calibration import feeds_of
@@ -39,6 +39,7 @@ from latentry.serving.runtime.engines import EngineProvider, Feeds
 from latentry.serving.runtime.engines.registry import expect_class, find_provider, load_network
 from latentry.serving.runtime.generator import Generator
 
+_AT_EACH_END = 8
 LEAST_GAIN = 1.2
 """How many times as fast as the FP32 build one must be to become the default."""
 
@@ -94,8 +95,8 @@ def build_model(
     draft = made.build
     if allowed is not None:
         _check_faster(draft, finding)
-        samples = PairedSamples(base.spec, reference, finding.engines, most, pictures.judging)
-        judged = _through_gate(base.spec, draft.name, samples, allowed, on_step)
+        both = {"reference": reference, "build": finding.engines}
+        judged = _through_gate(base, draft.name, both, allowed, pictures.judging, on_step)
         draft = draft.model_copy(update={"gate": judged.gate})
         files[REPORT_FILE] = report_bytes(base.name, draft.name, judged)
     on_step("drawing the goldens")
@@ -181,20 +182,37 @@ def _check_faster(build: Build, finding: BuildFinding) -> None:
 
 
 def _through_gate(
-    spec: GeneratorSpec,
-    name: str,
-    samples: PairedSamples,
+    base: Entry,
+    build: str,
+    engines: Mapping[str, Engines],
     bounds: Mapping[str, float],
+    pictures: Arrays,
     on_step: Callable[[str], None],
 ) -> GateFinding:
-    """Return what the gate found; raises ExportRefused where a build does not pass it."""
+    """Return what the gate found; pictures of free size are judged at both ends, too.
+
+    Raises:
+        ExportRefused: The build does not pass it; what it drew stands in a page.
+    """
+    spec, together = base.spec, most_proved_batch(base)
     finding = run_gate(
         spec,
-        samples,
+        PairedSamples(spec, engines["reference"], engines["build"], together, pictures),
         bounds,
         progress=lambda count: on_step(f"comparing its samples with {FP32}'s: {count:,}"),
     )
-    refuse(name, finding)
+    findings = [finding]
+    ends: tuple[Size, ...] = ("least", "largest") if spec.free_inputs else ()
+    for size in ends:
+        fixed = spec.at(size)
+        samples = PairedSamples(fixed, engines["reference"], engines["build"], 1, {})
+        worst = {"worst_psnr_db": bounds["worst_psnr_db"]}
+        findings.append(run_gate(fixed, samples, worst, least=_AT_EACH_END))
+    for found in findings:
+        if found.faults:
+            page = Path(f"latentry-gate-{base.name}-{build}.html").resolve()
+            write_atomic(page, report_bytes(base.name, build, found))
+            refuse(build, found, page)
     return finding
 
 

@@ -258,14 +258,14 @@ class OutputKind(Strict):
     def psnr(self, found: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.float64]:
         """Return how like each raw row [N, ...] is to the expected one: [N], infinite where equal.
 
-        Peak signal-to-noise ratio in decibels; the peak is 255 of pixels, and the largest absolute
-        value of the expected row of floats.
+        Peak signal-to-noise ratio in decibels; the peak is 255 of pixels, and of floats the largest
+        absolute value of the expected row, or 1 where that is less.
         """
         wanted = expected.reshape(len(expected), -1).astype(np.float64)
         error = np.square(found.reshape(wanted.shape) - wanted).mean(axis=1)
         peak = np.full(len(wanted), 255.0)
         if expected.dtype != np.uint8:
-            peak = np.abs(wanted).max(axis=1, initial=np.finfo(np.float32).tiny)
+            peak = np.abs(wanted).max(axis=1, initial=1.0)
         with np.errstate(divide="ignore"):
             ratio: NDArray[np.float64] = 10 * np.log10(np.square(peak) / error)
         return ratio

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from latentry.contract.kinds.kind import OutputKind
 from latentry.contract.kinds.label_map import LabelMapOutput
 from latentry.contract.kinds.picture import PixelsOutput
 from latentry.contract.spec import GeneratorSpec
-from latentry.export.gates.bounds import is_within
+from latentry.export.gates.bounds import LEAST, is_within
 from latentry.export.gates.frechet import (
     Features,
     Interval,
@@ -27,6 +28,7 @@ LEAST_SAMPLES, MOST_SAMPLES = 4000, 50_000
 SHOWN = 8
 _EQUAL_DB = 150.0  # instead of infinity, which JSON has not
 _GOOD_DB = 30.0
+_LEAST_FOR_FRECHET = 100  # ten in each range of seeds
 _PATCH = 8
 REFERENCE = (
     "a hundredth of the spread of FP32's own pictures (the trace of their covariance), or of one "
@@ -127,6 +129,7 @@ class _Measured:
         psnr_db = np.minimum(np.min(ratios, axis=0), _EQUAL_DB)
         self.psnr_db.append(psnr_db)
         for item in self.spec.outputs:
+            _check_constant(item, pair)
             if isinstance(item, PixelsOutput) and not isinstance(item, LabelMapOutput):
                 self._add_pixels(item, pair)
         self._add_shown(pair, psnr_db)
@@ -157,8 +160,8 @@ class _Measured:
         self.worst = sorted(candidates, key=lambda one: (one.psnr_db, one.index))[:SHOWN]
 
     def frechet(self) -> Interval | None:
-        """Return the distance as a share of the reference; None where there is no picture."""
-        if self.spec.picture is None:
+        """Return the distance as a share of the reference; None without pictures, or with few."""
+        if self.spec.picture is None or self.count < _LEAST_FOR_FRECHET:
             return None
         expected, found = map(np.concatenate, self.features)
         directions = main_directions(expected)
@@ -196,27 +199,45 @@ def faults_of(gate: Gate, worst: list[Shown]) -> tuple[str, ...]:
     """Return what is not within its bound, in words."""
     which = f" (sample {worst[0].index})" if worst else ""
     return tuple(
-        f"{name} is {gate.found[name]:.4g}{which if name == 'worst_psnr_db' else ''}, and "
-        f"{'at least' if name == 'worst_psnr_db' else 'at most'} {bound:g} is allowed"
+        f"{name} is {gate.found[name]:.4g}{which if name in LEAST else ''}, and "
+        f"{'at least' if name in LEAST else 'at most'} {bound:g} is allowed"
         for name, bound in gate.bounds.items()
         if not is_within(name, gate.found[name], bound)
     )
 
 
-def refuse(build: str, finding: GateFinding) -> None:
-    """Refuse a build that is not as good as FP32; raises ExportRefused."""
+def refuse(build: str, finding: GateFinding, page: Path) -> None:
+    """Refuse a build that is not as good as FP32, as the page shows; raises ExportRefused."""
     if finding.faults:
         raise ExportRefused(
             f"over {finding.gate.samples:,} samples, {build} does not draw as FP32 does: "
-            f"{'; '.join(finding.faults)}. Nothing was added. Where that is good enough, say so by "
-            f"name: --bound {finding.faults[0].split()[0]}=..."
+            f"{'; '.join(finding.faults)}. Nothing was added; pictures side by side: {page}. "
+            f"Where that is good enough, say so by name: --bound {finding.faults[0].split()[0]}=..."
+        )
+
+
+def _check_constant(item: OutputKind, pair: Pair) -> None:
+    """Refuse an output of one value throughout where FP32's is not; raises ExportRefused."""
+    found, expected = (item.find_constant(side[item.name]) for side in (pair.found, pair.expected))
+    if (lost := found & ~expected).any():
+        raise ExportRefused(
+            f"{item.name} of sample {pair.first + int(lost.argmax())} is of one value throughout, "
+            "and FP32's is not; nothing was added"
         )
 
 
 def _worst_patch(apart: NDArray[Any]) -> float:
-    """Return the largest mean over a patch of 8 x 8 pixels of [N, H, W, C], side by side."""
-    height, width = (max(1, length // _PATCH) * min(_PATCH, length) for length in apart.shape[1:3])
-    cut = apart[:, :height, :width].astype(np.float64).mean(axis=3)
+    """Return the largest mean over a patch of 8 x 8 pixels of [N, H, W, C], of any channel.
+
+    Patches lie side by side, once from the first row and column on and once up to the last.
+    """
+    worst = 0.0
+    height, width = apart.shape[1:3]
     side_y, side_x = min(_PATCH, height), min(_PATCH, width)
-    patches = cut.reshape(len(cut), height // side_y, side_y, width // side_x, side_x)
-    return float(patches.mean(axis=(2, 4)).max())
+    for top in {0, height % side_y}:
+        for left in {0, width % side_x}:
+            rows, columns = height // side_y, width // side_x
+            cut = apart[:, top : top + rows * side_y, left : left + columns * side_x]
+            shape = (len(cut), rows, side_y, columns, side_x, cut.shape[3])
+            worst = max(worst, float(cut.reshape(shape).mean(axis=(2, 4)).max()))
+    return worst

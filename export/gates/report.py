@@ -1,19 +1,21 @@
 """What a gate saw, as one HTML page with pictures, made of ``report.html.jinja``."""
 
 import base64
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentry.contract.images import Uint8, png_from_uint8
+from latentry.contract.images import Uint8, pil_from_uint8
 from latentry.export.gates.bounds import LEAST
 from latentry.export.gates.gate import GateFinding
 
 REPORT_FILE = "quality.html"
 _TEMPLATE = "report.html.jinja"
 _STEP_DB = 5
+_MOST_SIDE = 256
 
 
 def report_bytes(model: str, build: str, finding: GateFinding) -> bytes:
@@ -49,4 +51,9 @@ def _histogram(psnr_db: NDArray[np.float64]) -> Iterator[tuple[int, int, int]]:
 
 
 def _data_uri(image: Uint8) -> str:
-    return "data:image/png;base64," + base64.b64encode(png_from_uint8(image)).decode()
+    """Return a picture as part of a page; of a large one less, as it is shown small."""
+    picture = pil_from_uint8(image)
+    picture.thumbnail((_MOST_SIDE, _MOST_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentry.contract.kinds.kind import InputKind
 from latentry.contract.kinds.latent import LatentInput
+from latentry.contract.kinds.picture import PixelsInput
+from latentry.contract.kinds.vector import VectorInput
 from latentry.contract.seeds import LatentDrawer, stream_words
 from latentry.contract.spec import GeneratorSpec
 from latentry.contract.wire import Arrays
+from latentry.export.calibration import MOST_EXAMPLES
 from latentry.export.proofs.parity import check_finite
 from latentry.export.proofs.proof_bench import EngineBench
 from latentry.serving.runtime.engines import Engine
@@ -59,11 +63,7 @@ class PairedSamples:
             if isinstance(item, LatentInput) and item in route.drawn
         }
         self._examples = {
-            item.name: pictures[item.name]
-            if item.name in pictures
-            else _mixed(
-                item.name, item.examples(_example_count(item.example_row_shape, item.dtype))
-            )
+            item.name: pictures[item.name] if item.name in pictures else _examples(item)
             for item in route.inputs
             if item.name not in self._drawers
         }
@@ -95,15 +95,17 @@ class PairedSamples:
         }
 
 
-def _mixed(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    order = np.random.RandomState(list(stream_words(f"gate:{name}"))).permutation(len(values))
+def _examples(item: InputKind) -> NDArray[Any]:
+    """Return examples of an input, in an order of its own; others than those that calibrate."""
+    row_bytes = int(np.prod(item.example_row_shape)) * np.dtype(item.dtype).itemsize
+    count = max(1, min(_MOST_EXAMPLES, _MOST_BYTES // row_bytes))
+    if isinstance(item, PixelsInput | VectorInput | LatentInput):
+        values = item.examples(MOST_EXAMPLES + count)[MOST_EXAMPLES:]
+    else:
+        values = item.examples(count)  # spread over what is allowed: all of it
+    order = np.random.RandomState(list(stream_words(f"gate:{item.name}"))).permutation(count)
     mixed: NDArray[Any] = values[order]
     return mixed
-
-
-def _example_count(shape: tuple[int, ...], dtype: type[np.generic]) -> int:
-    row = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return max(1, min(_MOST_EXAMPLES, _MOST_BYTES // row))
 
 
 def as_pictures(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -159,7 +159,15 @@ def goldens_to_meet(entry: Entry, engine_class: str) -> tuple[Goldens, float | N
     gate = entry.build.gate
     if gate is None or entry.build.goldens.engine_class == engine_class:
         return read_goldens(entry), None
-    return read_goldens(read_entry(entry.folder, FP32)), gate.bounds["worst_psnr_db"]
+    if (least_psnr_db := gate.bounds.get("worst_psnr_db")) is None:
+        raise EntryError(f"{entry.build_folder}: its gate has no bound worst_psnr_db; build again")
+    goldens = read_goldens(read_entry(entry.folder, FP32))
+    if len(goldens) != entry.build.goldens.count:
+        raise EntryError(
+            f"{entry.build_folder} has {entry.build.goldens.count} goldens and {FP32} "
+            f"{len(goldens)}; build again"
+        )
+    return goldens, least_psnr_db
 
 
 def compare_with_goldens(

@@ -274,3 +274,13 @@ def test_a_file_that_says_it_is_huge_is_not_unpacked() -> None:
             pixels_from_picture("image", bytes(data), 1)
         with pytest.raises((ValueError, OSError), match=words):
             decode_image(bytes(data), 1, (8, 8))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_that_a_turned_file_will_have_is_what_is_checked(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    asked: list[tuple[int, int]] = []
+    data = file_of(picture_of(6, 4), "JPEG", exif=exif)
+    pixels = pixels_from_picture("image", data, 3, check_size=lambda *size: asked.append(size))
+    assert asked == [pixels.shape[:2]] == [(4, 6) if orientation >= 5 else (6, 4)]

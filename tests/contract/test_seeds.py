@@ -126,6 +126,7 @@ def test_an_array_of_integers_is_checked_like_a_list(seed: int) -> None:
 def test_drawn_seeds_are_seeds_and_differ() -> None:
     seeds = draw_seeds(100)
     assert len(set(check_seeds(seeds).tolist())) > 90
+    assert len(draw_seeds(1)) == 1
     with pytest.raises(BadRequest, match="n=0; n is the number of samples"):
         draw_seeds(0)
 

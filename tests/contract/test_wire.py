@@ -189,3 +189,11 @@ def test_a_model_without_drawn_latents_takes_no_seed() -> None:
 def test_refusals(spec: GeneratorSpec, request_: dict[str, Any], match: str) -> None:
     with pytest.raises(BadRequest, match=match):
         rows_from_request(spec, request_, most=4)
+
+
+def test_an_output_that_has_no_such_format_refuses_it() -> None:
+    clear = make_spec([z(4)], [image(8, 6, 4)])
+    asked = {"seed": seeds(1), "format": np.array([[b"jpeg"]], np.object_)}
+    with pytest.raises(BadRequest, match="jpeg knows no transparency, which image has"):
+        rows_from_request(clear, asked, most=4)
+    assert rows_from_request(PLAIN, asked, most=4).image_format is Format.JPEG

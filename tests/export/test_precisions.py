@@ -30,6 +30,7 @@ FEW = 400
 def own(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a repository with a small model; 400 samples are enough for the gate."""
     monkeypatch.setattr("latentry.export.gates.gate.LEAST_SAMPLES", FEW)
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "model_repository"
     shutil.copytree(repository / "wide", folder / "wide")
     return folder
@@ -106,6 +107,9 @@ def test_a_build_that_the_gate_refuses_leaves_nothing(
     err = " ".join(capsys.readouterr().err.split())
     assert "worst_psnr_db is" in err
     assert "at least 120 is allowed" in err
+    page = own.parent / "latentry-gate-wide-onnxruntime-int8.html"
+    assert str(page) in err
+    assert "It does not pass" in page.read_text()
     assert sorted(own.rglob("*")) == before
 
 

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 class OpenVinoEngine:
     """A network on the CPU; see :class:`latentry.serving.runtime.engines.Engine`.
 
-    For one thread at a time. OpenVINO's own threads run what is asked for: with several of Python's
+    One call runs at a time, and OpenVINO's own threads compute its parts: with several of Python's
     threads 2026.4.1 hung (two in a request, one that made a request) once in some hundred runs.
     """
 
@@ -52,6 +54,7 @@ class OpenVinoEngine:
                 "ENABLE_CPU_PINNING": False,  # all processes of a server would take the same core
             },
         )
+        self._running = Lock()
         self._requests = [compiled.create_infer_request() for _ in range(streams)]
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -59,14 +62,24 @@ class OpenVinoEngine:
         names = list(outputs)
         parts = parts_of(inputs, len(self._requests), self._rows)
         drawn: list[list[NDArray[Any]]] = []
-        for start in range(0, len(parts), len(self._requests)):
-            running = [
-                *zip(self._requests, parts[start : start + len(self._requests)], strict=False)
-            ]
-            for request, part in running:
+        with self._running:
+            for start in range(0, len(parts), len(self._requests)):
+                drawn += self._run_parts(names, parts[start : start + len(self._requests)])
+        return joined(names, drawn)
+
+    def _run_parts(self, names: list[str], parts: Sequence[Arrays]) -> list[list[NDArray[Any]]]:
+        """Run as many parts as there are requests at most; return the outputs of each."""
+        running = []
+        try:
+            for request, part in zip(self._requests, parts, strict=False):
                 request.start_async({name: np.ascontiguousarray(a) for name, a in part.items()})
-            for request, _ in running:
+                running.append(request)
+            for request in running:
                 request.wait()
             # Copies: the next run of a request writes over them.
-            drawn += [[r.get_tensor(name).data.copy() for name in names] for r, _ in running]
-        return joined(names, drawn)
+            return [[request.get_tensor(n).data.copy() for n in names] for request in running]
+        except Exception:
+            for request in running:  # one that is not waited for stays busy for ever
+                with suppress(Exception):
+                    request.wait()
+            raise

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 
@@ -44,7 +45,9 @@ def quantized(network: bytes, feeds: Feeds) -> bytes:
 
     nncf.set_log_level(logging.ERROR)
     rows = feeds(SAMPLES)
-    with redirect_stdout(io.StringIO()):  # progress bars; and the command line may print JSON there
+    # Progress bars, where the command line may print JSON; and what NumPy thinks of its arithmetic.
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         model = nncf.quantize(
             onnx.load_from_string(network),
             nncf.Dataset([*_one_by_one(rows)]),

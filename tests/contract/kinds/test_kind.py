@@ -13,7 +13,9 @@ from specs import Part
 from latentry.contract.errors import BadRequest
 from latentry.contract.kinds.formats import Format
 from latentry.contract.kinds.kind import InputKind, OutputKind
+from latentry.contract.kinds.label_map import LabelMapOutput
 from latentry.contract.kinds.registry import input_from_any, output_from_any
+from latentry.contract.kinds.vector import VectorOutput
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
 SIDES = st.integers(1, 9)
@@ -205,3 +207,14 @@ def test_an_output_is_the_same_as_itself(item: OutputKind) -> None:
     assert item.is_same_but_for_rounding(rows, rows.copy())
     assert not item.is_same_but_for_rounding(rows, 255 - rows)
     assert item.find_constant(rows).shape == (2,)
+
+
+def test_how_like_rows_are_is_what_their_kind_says() -> None:
+    labels = LabelMapOutput(name="parts", height=4, width=5, labels=3)
+    expected = np.zeros((3, 4, 5), np.uint8)
+    found = expected.copy()
+    found[1, 0, 0], found[2] = 2, 1
+    assert labels.psnr(found, expected).round(2).tolist() == [np.inf, 13.01, 0]  # none, 1/20, all
+    scores = VectorOutput(name="scores", size=1)
+    near = scores.psnr(np.array([[0.001], [100.1]]), np.array([[0.0], [100.0]]))
+    assert near.round(1).tolist() == [60, 60]  # of 1 at least, or of what it is itself

@@ -1,6 +1,7 @@
 """What is as good as FP32 passes the gate; what is broken on purpose does not."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from latentry.export.gates.gate import LEAST_SAMPLES, GateFinding, refuse, run_g
 from latentry.export.gates.report import report_bytes
 from latentry.export.gates.samples import PairedSamples
 from latentry.export.proofs.build_proof import prove_build
+
+PAGE = Path("quality.html")
 
 
 def judge(
@@ -62,6 +65,16 @@ def constant(sample: Samples, _: Arrays) -> Samples:
     return np.zeros_like(sample)
 
 
+def lighter_at_the_edge(sample: Samples, _: Arrays) -> Samples:
+    lighter = sample.copy()
+    lighter[:, :, -7:, -7:] += np.float32(0.4)
+    return np.clip(lighter, -1, 1)
+
+
+def less_contrast(sample: Samples, _: Arrays) -> Samples:
+    return sample * np.float32(0.96)
+
+
 def one_class_replaced(sample: Samples, rows: Arrays) -> Samples:
     label = rows["class_label"].reshape(-1)
     other = Painter().run(
@@ -94,7 +107,7 @@ def test_what_is_as_good_passes(engine: Painter, precision: str) -> None:
     assert finding.faults == ()
     assert finding.gate.samples == len(finding.psnr_db) == LEAST_SAMPLES
     assert finding.gate.found.keys() >= finding.gate.bounds.keys() == BOUNDS[precision].keys()
-    refuse("painter-int8", finding)
+    refuse("painter-int8", finding, PAGE)
 
 
 @pytest.mark.parametrize(
@@ -102,17 +115,18 @@ def test_what_is_as_good_passes(engine: Painter, precision: str) -> None:
     [
         (a_layer_zeroed, "worst_psnr_db"),
         (channels_swapped, "worst_psnr_db"),
-        (constant, "worst_psnr_db"),
         (one_class_replaced, "worst_psnr_db"),
         (calibrated_on_something_else, "worst_psnr_db"),
         (noise(0.09), "below_30_db"),
+        (lighter_at_the_edge, "worst_patch_levels"),
+        (less_contrast, "frechet"),
     ],
 )
 def test_what_is_broken_is_refused(change: Change, figure: str) -> None:
     finding = judge(Painter(change))
-    assert finding.faults[0].startswith(f"{figure} is ")
+    assert f"{figure} is " in " ".join(finding.faults)
     with pytest.raises(ExportRefused, match=f"{figure} is .* Nothing was added"):
-        refuse("painter-int8", finding)
+        refuse("painter-int8", finding, PAGE)
 
 
 def test_what_destroys_few_is_found_among_the_worst() -> None:
@@ -128,6 +142,16 @@ def test_what_destroys_few_is_found_among_the_worst() -> None:
 def test_infinity_of_half_precision_is_refused() -> None:
     with pytest.raises(ExportRefused, match=r"image.sample\[.* not finite"):
         judge(Painter(overflowing), "fp16")
+
+
+def test_a_picture_of_one_value_is_refused() -> None:
+    with pytest.raises(ExportRefused, match="image of sample 0 is of one value throughout"):
+        judge(Painter(constant))
+
+
+def test_few_samples_have_no_frechet_distance() -> None:
+    assert "frechet" in judge(Painter(), least=100).gate.found
+    assert "frechet" not in judge(Painter(), least=99).gate.found
 
 
 @pytest.mark.parametrize("level", [1, -1])

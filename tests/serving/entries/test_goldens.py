@@ -222,6 +222,12 @@ def test_fewer_bits_of_another_class_meet_what_their_gate_asked(
     goldens, least_psnr_db = goldens_to_meet(gated, f"{own}_vnni")
     assert least_psnr_db == 30
 
+    boundless = replace(
+        gated, build=build.model_copy(update={"gate": gate.model_copy(update={"bounds": {}})})
+    )
+    with pytest.raises(EntryError, match="its gate has no bound worst_psnr_db; build again"):
+        goldens_to_meet(boundless, f"{own}_vnni")
+
     def verdict(step: int) -> GoldenVerdict:
         image = goldens.outputs["image"]
         found = {"image": np.where(image > 127, image - step, image + step).astype(np.uint8)}

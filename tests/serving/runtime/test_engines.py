@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 from latentry.contract.kinds.latent import LatentInput
 from latentry.contract.seeds import LatentDrawer
 from latentry.contract.wire import Arrays
+from latentry.serving.entries.manifests import RowMode
 from latentry.serving.entries.repository import newest_entries
 from latentry.serving.runtime.engines.engine_class import engine_class
 from latentry.serving.runtime.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from latentry.serving.runtime.engines.openvino_cpu import OpenVinoEngine
 
 OUTPUTS = ["image", "image.sample", "watch"]
 
@@ -49,6 +52,31 @@ def test_single_rows_are_runs_of_their_own(network: Path, threads: int, rows: in
         alone = engine.run({"z": z[row : row + 1]}, OUTPUTS)
         for name in OUTPUTS:
             np.testing.assert_array_equal(drawn[name][row], alone[name][0])
+
+
+def test_openvino_draws_on_after_a_run_that_failed(network: Path) -> None:
+    z = LatentDrawer(LatentInput(name="z", shape=(64,))).draw(range(5))
+    engine = OpenVinoEngine(network.read_bytes(), "fp32", threads=2)
+    before = engine.run({"z": z}, ["image"])["image"]
+    with pytest.raises(RuntimeError):
+        engine.run({"z": z[:, :7]}, ["image"])
+    np.testing.assert_array_equal(engine.run({"z": z}, ["image"])["image"], before)
+
+
+@pytest.mark.parametrize("rows", ["batch", "single"])
+def test_openvino_draws_the_same_whatever_the_threads_and_callers(
+    network: Path, rows: RowMode
+) -> None:
+    z = LatentDrawer(LatentInput(name="z", shape=(64,))).draw(range(9))
+    one, many = (
+        OpenVinoEngine(network.read_bytes(), "fp32", threads=threads, rows=rows)
+        for threads in (1, 3)
+    )
+    expected = one.run({"z": z}, OUTPUTS)
+    with ThreadPoolExecutor(4) as callers:
+        for drawn in callers.map(lambda _: many.run({"z": z}, OUTPUTS), range(12)):
+            for name in OUTPUTS:
+                np.testing.assert_array_equal(drawn[name], expected[name])
 
 
 def rounding_by_place() -> bytes:
