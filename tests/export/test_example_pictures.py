@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from specs import image, make_spec, z
 
-from latentry.contract.errors import BadRequest
+from latentry.contract.errors import BadRequest, ExportRefused
 from latentry.contract.wire import Arrays
+from latentry.export import build
 from latentry.export.calibration import feeds_of
 from latentry.export.example_pictures import read_examples
+from latentry.export.gates.bounds import BOUNDS
+from latentry.export.gates.gate import GateFinding
 from latentry.export.gates.samples import PairedSamples
 
 SIZE = {"height": 8, "width": 12}
@@ -88,3 +92,35 @@ def test_what_is_no_folder_or_no_picture_is_named(tmp_path: Path) -> None:
         read_examples(ONE, folder)
     with pytest.raises(BadRequest, match="takes no pictures, so it needs no examples"):
         read_examples(make_spec([z(4)], [image(8, 8)]), folder)
+
+
+SIDES = {"height": {"minimum": 8, "maximum": 40}, "width": {"minimum": 8, "maximum": 40}}
+FREE = make_spec(
+    [{"name": "photo", "kind": "picture", "channels": 3, **SIDES}],
+    [{"name": "image", "kind": "picture", "channels": 3, **SIDES}],
+)
+
+
+class Shrinking(Copying):
+    """Draws something else where pictures are small."""
+
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        drawn = super().run(inputs, outputs)
+        return drawn if drawn["image"].shape[1] > 8 else {**drawn, "image": 255 - drawn["image"]}
+
+
+def test_pictures_of_free_size_are_judged_at_both_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parity = SimpleNamespace(batch_sizes=(1, 4))
+    entry: Any = SimpleNamespace(name="free", spec=FREE, build=SimpleNamespace(parity=parity))
+
+    def judge(engine: Copying) -> GateFinding:
+        engines = {"reference": {"generator": Copying()}, "build": {"generator": engine}}
+        return build._through_gate(entry, "toy-int8", engines, BOUNDS["int8"], {}, lambda _: None)
+
+    assert judge(Copying()).faults == ()
+    with pytest.raises(ExportRefused, match="over 8 samples, toy-int8 .* worst_psnr_db is"):
+        judge(Shrinking())
+    assert (tmp_path / "latentry-gate-free-toy-int8.html").exists()
