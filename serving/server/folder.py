@@ -46,7 +46,8 @@ from latentry.serving.triton.tritonserver import SERVER_ID
 _SHM = Path("/dev/shm")
 # When, after its start, the Python backend has made its folder in /tmp at the latest.
 _FOLDER_MADE_S = 60.0
-_YOUNG_S, _LOADED_S, _AGAIN_S = 1.0, 0.2, 0.01
+_YOUNG_S, _LOADED_S, _AGAIN_S = 10.0, 1.0, 0.01
+_KERNEL = 2  # process number of what starts the kernel's own threads, which have no environment
 
 
 @dataclass(eq=False)
@@ -213,7 +214,8 @@ class ServerFolder:
 
 
 def _is_young(process: psutil.Process) -> bool:
-    return bool(time.time() - process.create_time() < _YOUNG_S)
+    """Whether a program may still be being loaded; on a busy machine that takes seconds."""
+    return process.ppid() != _KERNEL and bool(time.time() - process.create_time() < _YOUNG_S)
 
 
 @contextmanager

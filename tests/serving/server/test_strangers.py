@@ -12,6 +12,7 @@ import psutil
 import pytest
 from running_server import is_running, open_files
 
+from latentry.serving.server import folder as folder_module
 from latentry.serving.server.folder import (
     ServerFolder,
     create_server_folder,
@@ -123,8 +124,14 @@ def test_a_process_that_is_just_being_loaded_is_found(
 
         found = Loading(started.pid)
         monkeypatch.setattr(psutil, "process_iter", lambda: iter([found]))
-        folder.kill_leftovers()
-        assert not is_running(started.pid)
+        # However long this process is kept waiting itself.
+        monkeypatch.setattr(folder_module, "_YOUNG_S", 1000.0)
+        monkeypatch.setattr(folder_module, "_LOADED_S", 1000.0)
+        try:
+            folder.kill_leftovers()
+            assert not is_running(started.pid)
+        finally:
+            started.kill()
 
 
 LONG_AGO_S = 1_000_000_000.0  # when no other server was started here
