@@ -24,7 +24,6 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(cpuinfo.read_text().split() if cpuinfo.exists() else ())
 
 
-@cache
 def vector_level() -> str:
     """Return the processor's vector level, by which ONNX Runtime picks its kernels."""
     if platform.machine() not in ("x86_64", "AMD64"):
