@@ -125,8 +125,8 @@ def test_killed_at_any_moment(photos: Path, models: Path, tmp_path: Path) -> Non
     expected = local_run(job, tmp_path / "whole", models).finish()
     run = local_run(job, tmp_path / "out", models, workers=2)
     kills, random = Kills(work_seconds(run)), Random(2)
-    kill_until_done(run, expected, random, kills, at_most=4)
-    assert kills.kills
+    while kills.kills < 2:  # the first moment may lie behind the end
+        kill_until_done(run, expected, random, kills, at_most=4)
     assert not kills.differing | kills.extra
     assert kills.most_redone <= 2
     assert kills.touched == 0
