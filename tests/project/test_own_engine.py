@@ -294,7 +294,7 @@ def test_a_build_is_removed_and_the_default_follows(project: Path, tmp_path: Pat
 
 def test_engines_and_precisions_that_are_not_there(project: Path) -> None:
     said = run(project, "build", "wide", "--engine", "magic", code=1)
-    assert "engine 'magic' is not installed here; there: onnxruntime, plain" in said
+    assert "engine 'magic' is not installed here; there: onnxruntime, openvino, plain" in said
     said = run(project, "build", "wide", "--engine", "plain", "--precision", "int8", code=1)
     assert "plain does not run int8; it runs fp32" in said
     said = run(project, "build", "wide", "--engine", "onnxruntime", code=1)
