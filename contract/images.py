@@ -30,6 +30,9 @@ _PICTURE_FORMATS = (*_FORMATS, "BMP")  # of pictures that go in; nothing is writ
 MOST_FILE_BYTES = 2**28
 """The largest file of a picture that goes in."""
 
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+"""What the names of such files end in, in any case, where a folder is looked through."""
+
 _MOST_PIXELS = 2**26
 _PNG_UP = 2
 _ORIENTATION = 0x0112  # of EXIF; its values from 5 on turn by a quarter

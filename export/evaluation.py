@@ -8,7 +8,12 @@ from latentry.contract.errors import BadRequest
 from latentry.contract.seeds import MAX_SEED
 from latentry.export.example_pictures import NONE, read_examples
 from latentry.export.gates.bounds import BOUNDS, bounds_of
-from latentry.export.gates.gate import GateFinding, run_gate
+from latentry.export.gates.gate import (
+    LEAST_FOR_FRECHET,
+    MOST_SAMPLES,
+    GateFinding,
+    run_gate,
+)
 from latentry.export.gates.samples import PairedSamples
 from latentry.serving.entries.manifests import FP32
 from latentry.serving.entries.repository import Entry, newest_entries
@@ -54,10 +59,10 @@ def evaluate_build(
         BadRequest: A number or a bound is not allowed.
         ExportRefused: The build gives NaN or infinity.
     """
-    if samples is not None and samples < 20:
-        raise BadRequest(f"samples is {samples}; it takes at least 20, two in each range of seeds")
-    if not 0 <= first_seed <= MAX_SEED - 10**6:
-        raise BadRequest(f"first_seed is {first_seed}; it takes 0 to {MAX_SEED - 10**6}")
+    if samples is not None and not LEAST_FOR_FRECHET <= samples <= MOST_SAMPLES:
+        raise BadRequest(f"samples is {samples}; it takes {LEAST_FOR_FRECHET} to {MOST_SAMPLES}")
+    if not 0 <= first_seed <= MAX_SEED - MOST_SAMPLES:
+        raise BadRequest(f"first_seed is {first_seed}; it takes 0 to {MAX_SEED - MOST_SAMPLES}")
     (reference,) = newest_entries(repository, (name,), {name: FP32})
     (entry,) = newest_entries(repository, (name,), {name: build} if build else None)
     for one in (reference, entry):

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from latentry.contract.errors import BadRequest
 from latentry.contract.files import read_regular
-from latentry.contract.images import MOST_FILE_BYTES
+from latentry.contract.images import MOST_FILE_BYTES, SUFFIXES
 from latentry.contract.kinds.picture import PixelsInput
 from latentry.contract.spec import GeneratorSpec
 
-_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _MOST_FILES = 10_000
 _MOST_BYTES = 256 * 2**20
 
@@ -70,7 +69,7 @@ def read_examples(spec: GeneratorSpec, folder: Path) -> ExamplePictures:
 
 def _files(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     except OSError as error:
         raise BadRequest(f"{folder} cannot be read: {error.strerror}") from error
 

@@ -28,7 +28,7 @@ LEAST_SAMPLES, MOST_SAMPLES = 4000, 50_000
 SHOWN = 8
 _EQUAL_DB = 150.0  # instead of infinity, which JSON has not
 _GOOD_DB = 30.0
-_LEAST_FOR_FRECHET = 100  # ten in each range of seeds
+LEAST_FOR_FRECHET = 100  # ten in each range of seeds
 _PATCH = 8
 REFERENCE = (
     "a hundredth of the spread of FP32's own pictures (the trace of their covariance), or of one "
@@ -161,7 +161,7 @@ class _Measured:
 
     def frechet(self) -> Interval | None:
         """Return the distance as a share of the reference; None without pictures, or with few."""
-        if self.spec.picture is None or self.count < _LEAST_FOR_FRECHET:
+        if self.spec.picture is None or self.count < LEAST_FOR_FRECHET:
             return None
         expected, found = map(np.concatenate, self.features)
         directions = main_directions(expected)

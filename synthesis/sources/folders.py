@@ -9,10 +9,9 @@ from pydantic import ValidationInfo, field_serializer, field_validator
 
 from latentry.contract.errors import BadRequest, listed
 from latentry.contract.files import read_regular
-from latentry.contract.images import MOST_FILE_BYTES
+from latentry.contract.images import MOST_FILE_BYTES, SUFFIXES
 from latentry.synthesis.sources.listing import (
     NO_FILE,
-    SUFFIXES,
     Listing,
     PictureFolder,
     check_path,

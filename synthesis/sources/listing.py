@@ -17,7 +17,6 @@ from latentry.contract.seeds import MAX_SEED
 from latentry.contract.strict import Strict
 from latentry.synthesis.sinks.facts import MOST_PATH
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 MOST_ENTRIES = 10_000_000
 NO_FILE = -1
 

@@ -15,9 +15,8 @@ from pydantic import ValidationInfo, field_serializer, field_validator
 
 from latentry.contract.errors import BadRequest, listed
 from latentry.contract.files import open_regular
-from latentry.contract.images import MOST_FILE_BYTES
+from latentry.contract.images import MOST_FILE_BYTES, SUFFIXES
 from latentry.synthesis.sources.listing import (
-    SUFFIXES,
     Listing,
     PictureFolder,
     check_path,

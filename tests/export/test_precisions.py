@@ -156,7 +156,8 @@ def test_a_build_is_measured_again_over_other_seeds(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--samples", "19"], "samples is 19; it takes at least 20"),
+        (["--samples", "99"], "samples is 99; it takes 100 to 50000"),
+        (["--samples", "50001"], "samples is 50001; it takes 100 to 50000"),
         (["--first-seed", "-1"], "first_seed is -1; it takes 0 to"),
         (["--bound", "worst=3"], "there is no bound 'worst'"),
         (["--build", "other-int8"], "other-int8"),
